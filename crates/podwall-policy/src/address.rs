@@ -1,0 +1,339 @@
+//! Which addresses does a block cover?
+//!
+//! ```text
+//!   IpBlock 10.0.0.0/8 except 10.1.0.0/16
+//!   line    ──────■■■■■■■■■▁▁▁▁■■■■■■■■──────     two ranges, exact; another rule may still
+//!                 10.0/8   10.1     10.255        allow the hole (policies are additive)
+//! ```
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+/// IPv4 or IPv6.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both, IPv4 first.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::V4 { "IPv4" } else { "IPv6" })
+    }
+}
+
+/// An `ipBlock`: a CIDR without its exceptions.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IpBlock {
+    /// Host bits cleared: stored objects may carry them (10.161.0.0/8).
+    pub cidr: IpNet,
+    /// Each strictly inside `cidr` in a valid object; one that is outside has no effect.
+    pub except: Vec<IpNet>,
+}
+
+impl IpBlock {
+    /// A block; clears host bits.
+    pub fn new(cidr: IpNet, except: impl IntoIterator<Item = IpNet>) -> Self {
+        Self { cidr: cidr.trunc(), except: except.into_iter().map(|net| net.trunc()).collect() }
+    }
+
+    /// Whether the block covers the address. A block never covers an address of the other family:
+    /// `0.0.0.0/0` is not "any".
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.cidr.contains(&address) && !self.except.iter().any(|net| net.contains(&address))
+    }
+
+    /// The block as sorted disjoint ranges of one family.
+    pub fn ranges(&self) -> AddressSet {
+        self.except
+            .iter()
+            .fold(AddressSet::from(self.cidr), |set, net| set.difference(&AddressSet::from(*net)))
+    }
+}
+
+impl fmt::Display for IpBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.cidr)?;
+        for (i, net) in self.except.iter().enumerate() {
+            write!(f, "{}{net}", if i == 0 { " except " } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for IpBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// An inclusive range of addresses of one family.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AddressRange {
+    family: Family,
+    first: u128,
+    last: u128,
+}
+
+impl AddressRange {
+    /// All addresses of a family.
+    pub fn all(family: Family) -> Self {
+        let last = if family == Family::V4 { u128::from(u32::MAX) } else { u128::MAX };
+        Self { family, first: 0, last }
+    }
+
+    /// One address.
+    pub fn one(address: IpAddr) -> Self {
+        let bits = bits(address);
+        Self { family: Family::of(address), first: bits, last: bits }
+    }
+
+    /// From `address` to the family's last. In the order of ranges it comes after every range that
+    /// starts at or below `address`, so it bounds a search for the one that holds it.
+    pub fn since(address: IpAddr) -> Self {
+        Self { first: bits(address), ..Self::all(Family::of(address)) }
+    }
+
+    /// The range's family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Lowest address.
+    pub fn first(&self) -> IpAddr {
+        address(self.family, self.first)
+    }
+
+    /// Highest address, inclusive.
+    pub fn last(&self) -> IpAddr {
+        address(self.family, self.last)
+    }
+
+    /// Whether the address lies in the range.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let bits = bits(address);
+        Family::of(address) == self.family && self.first <= bits && bits <= self.last
+    }
+
+    /// The fewest CIDRs that cover exactly this range, in ascending order.
+    pub fn cidrs(&self) -> Vec<IpNet> {
+        match (self.first(), self.last()) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => {
+                ipnet::Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect()
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) => {
+                ipnet::Ipv6Subnets::new(first, last, 0).map(IpNet::V6).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl From<IpNet> for AddressRange {
+    fn from(net: IpNet) -> Self {
+        let (first, last) = (net.network(), net.broadcast());
+        Self { family: Family::of(first), first: bits(first), last: bits(last) }
+    }
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.first == self.last {
+            write!(f, "{}", self.first())
+        } else {
+            write!(f, "{}-{}", self.first(), self.last())
+        }
+    }
+}
+
+impl fmt::Debug for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// A set of addresses of both families: sorted, disjoint, non-adjacent ranges.
+#[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
+pub struct AddressSet(Vec<AddressRange>);
+
+impl AddressSet {
+    /// No address.
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// Every address of both families.
+    pub fn everything() -> Self {
+        Self(Family::BOTH.map(AddressRange::all).to_vec())
+    }
+
+    /// The ranges, IPv4 before IPv6, ascending.
+    pub fn ranges(&self) -> &[AddressRange] {
+        &self.0
+    }
+
+    /// Whether the set has no address.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the address is in the set.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.iter().any(|range| range.contains(address))
+    }
+
+    /// What is in either set.
+    #[must_use]
+    pub fn union(&self, other: &Self) -> Self {
+        self.combine(other, |a, b| a || b)
+    }
+
+    /// What is in both sets.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        self.combine(other, |a, b| a && b)
+    }
+
+    /// What is in this set and not in the other.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Self {
+        self.combine(other, |a, b| a && !b)
+    }
+
+    /// Walks the address line once per family; a cut is any place where either set changes.
+    fn combine(&self, other: &Self, keep: impl Fn(bool, bool) -> bool) -> Self {
+        let mut out: Vec<AddressRange> = Vec::new();
+        for family in Family::BOTH {
+            let of = |set: &Self| -> Vec<AddressRange> {
+                set.0.iter().copied().filter(|r| r.family == family).collect()
+            };
+            let (a, b) = (of(self), of(other));
+            let whole = AddressRange::all(family);
+            let mut starts: Vec<u128> = std::iter::once(0)
+                .chain(
+                    a.iter()
+                        .chain(&b)
+                        .flat_map(|r| [Some(r.first), r.last.checked_add(1)])
+                        .flatten(),
+                )
+                .filter(|start| *start <= whole.last)
+                .collect();
+            starts.sort_unstable();
+            starts.dedup();
+            let within = |list: &[AddressRange], at: u128| {
+                let next = list.partition_point(|r| r.first <= at);
+                next > 0 && at <= list[next - 1].last
+            };
+            for (i, first) in starts.iter().copied().enumerate() {
+                let last = starts.get(i + 1).map_or(whole.last, |next| next - 1);
+                if keep(within(&a, first), within(&b, first)) {
+                    match out.last_mut() {
+                        Some(r) if r.family == family && r.last.checked_add(1) == Some(first) => {
+                            r.last = last;
+                        }
+                        _ => out.push(AddressRange { family, first, last }),
+                    }
+                }
+            }
+        }
+        Self(out)
+    }
+}
+
+impl From<IpNet> for AddressSet {
+    fn from(net: IpNet) -> Self {
+        Self(vec![AddressRange::from(net)])
+    }
+}
+
+impl From<AddressRange> for AddressSet {
+    fn from(range: AddressRange) -> Self {
+        Self(vec![range])
+    }
+}
+
+/// The address as a number: 32 bits of it for IPv4.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits()),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+fn address(family: Family, bits: u128) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::from_bits(bits as u32).into(),
+        Family::V6 => Ipv6Addr::from_bits(bits).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_block_is_its_cidr_without_the_exceptions() {
+        let block = IpBlock::new(net("10.161.0.0/8"), [net("10.1.0.0/16")]);
+        assert_eq!(block.to_string(), "10.0.0.0/8 except 10.1.0.0/16");
+        assert!(block.contains("10.0.255.255".parse().unwrap()));
+        assert!(!block.contains("10.1.0.0".parse().unwrap()));
+        assert!(!block.contains("11.0.0.0".parse().unwrap()));
+        assert!(!block.contains("::ffff:10.0.0.1".parse().unwrap()));
+        let ranges: Vec<_> = block.ranges().ranges().iter().map(ToString::to_string).collect();
+        assert_eq!(ranges, ["10.0.0.0-10.0.255.255", "10.2.0.0-10.255.255.255"]);
+    }
+
+    #[test]
+    fn everything_without_a_range_comes_back_as_cidrs() {
+        let set = AddressSet::everything().difference(&AddressSet::from(net("128.0.0.0/1")));
+        assert_eq!(set.ranges()[0].cidrs(), [net("0.0.0.0/1")]);
+        assert_eq!(set.ranges()[1].cidrs(), [net("::/0")]);
+    }
+
+    fn any_net() -> impl Strategy<Value = IpNet> {
+        let v4 = (0u32..8, 28u8..=32).prop_map(|(a, len)| {
+            IpNet::new(Ipv4Addr::from_bits(0x0a00_0000 | a).into(), len).unwrap()
+        });
+        let v6 = (0u128..8, 124u8..=128)
+            .prop_map(|(a, len)| IpNet::new(Ipv6Addr::from_bits(a).into(), len).unwrap());
+        prop_oneof![v4, v6, Just(net("0.0.0.0/0")), Just(net("::/0"))]
+    }
+
+    proptest! {
+        #[test]
+        fn set_algebra_is_pointwise(a in prop::collection::vec(any_net(), 0..4), b in prop::collection::vec(any_net(), 0..4)) {
+            let set = |nets: &[IpNet]| nets.iter().fold(AddressSet::empty(), |s, n| s.union(&(*n).into()));
+            let (x, y) = (set(&a), set(&b));
+            let probes = (0u32..12).map(|i| IpAddr::from(Ipv4Addr::from_bits(0x0a00_0000 | i)))
+                .chain((0u128..12).map(|i| IpAddr::from(Ipv6Addr::from_bits(i))))
+                .chain(["255.255.255.255".parse().unwrap(), "ffff::".parse().unwrap()]);
+            for probe in probes {
+                let (in_a, in_b) = (a.iter().any(|n| n.contains(&probe)), b.iter().any(|n| n.contains(&probe)));
+                prop_assert_eq!(x.union(&y).contains(probe), in_a || in_b);
+                prop_assert_eq!(x.intersection(&y).contains(probe), in_a && in_b);
+                prop_assert_eq!(x.difference(&y).contains(probe), in_a && !in_b);
+            }
+            let cidrs: Vec<IpNet> = x.ranges().iter().flat_map(AddressRange::cidrs).collect();
+            prop_assert_eq!(set(&cidrs), x);
+        }
+    }
+}

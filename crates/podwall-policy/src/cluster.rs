@@ -1,0 +1,81 @@
+//! What is known of the cluster, found by name?
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::object::{Name, Namespace, Node, Pod, Service, Workload};
+use crate::policy::{Policy, Tier};
+
+/// Everything that is known, by name. Whoever builds it owns it; evaluators only read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// Stated and implied namespaces.
+    pub namespaces: BTreeMap<Arc<str>, Namespace>,
+    /// Nodes.
+    pub nodes: BTreeMap<Arc<str>, Node>,
+    /// Pods, those made from workloads included.
+    pub pods: BTreeMap<Name, Pod>,
+    /// Services.
+    pub services: BTreeMap<Name, Service>,
+    /// Workloads by kind and name.
+    pub workloads: BTreeMap<(Arc<str>, Name), Workload>,
+    /// Policies by tier and name.
+    pub policies: BTreeMap<(Tier, Name), Policy>,
+}
+
+impl Cluster {
+    /// Adds or replaces a namespace.
+    pub fn put_namespace(&mut self, namespace: Namespace) {
+        self.namespaces.insert(namespace.name.clone(), namespace);
+    }
+
+    /// Adds or replaces a node.
+    pub fn put_node(&mut self, node: Node) {
+        self.nodes.insert(node.name.clone(), node);
+    }
+
+    /// Adds or replaces a pod, and implies its namespace.
+    pub fn put_pod(&mut self, pod: Pod) {
+        self.imply(&pod.name.namespace.clone());
+        self.pods.insert(pod.name.clone(), pod);
+    }
+
+    /// Adds or replaces a Service, and implies its namespace.
+    pub fn put_service(&mut self, service: Service) {
+        self.imply(&service.name.namespace.clone());
+        self.services.insert(service.name.clone(), service);
+    }
+
+    /// Adds or replaces a workload, and implies its namespace. Its pods are not made here.
+    pub fn put_workload(&mut self, workload: Workload) {
+        self.imply(&workload.name.namespace.clone());
+        self.workloads.insert((workload.kind.clone(), workload.name.clone()), workload);
+    }
+
+    /// Adds or replaces a policy, and implies its namespace.
+    pub fn put_policy(&mut self, policy: Policy) {
+        if !policy.name.namespace.is_empty() {
+            self.imply(&policy.name.namespace.clone());
+        }
+        self.policies.insert((policy.tier, policy.name.clone()), policy);
+    }
+
+    /// The running pod that has this address. Of two that claim it (an address is used again before
+    /// the API shows the deletion) the one with the greater name is taken, so that the answer does
+    /// not depend on order; a live source resolves this by start time before it gets here.
+    pub fn pod_by_ip(&self, address: IpAddr) -> Option<&Pod> {
+        self.pods.values().rev().find(|pod| pod.is_subject() && pod.ips.contains(&address))
+    }
+
+    /// The node that has this address.
+    pub fn node_by_ip(&self, address: IpAddr) -> Option<&Node> {
+        self.nodes.values().find(|node| node.addresses.contains(&address))
+    }
+
+    fn imply(&mut self, namespace: &Arc<str>) {
+        if !self.namespaces.contains_key(namespace) {
+            self.put_namespace(Namespace::implied(namespace.clone()));
+        }
+    }
+}

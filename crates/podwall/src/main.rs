@@ -1,0 +1,2 @@
+//! podwall
+fn main() {}
