@@ -14,9 +14,14 @@
 
 pub mod address;
 pub mod cluster;
+pub mod evaluate;
+pub mod explain;
+pub mod flow;
 pub mod label;
+pub mod matching;
 pub mod object;
 pub mod policy;
 pub mod port;
+pub mod reason;
 pub mod selector;
 pub mod source;
