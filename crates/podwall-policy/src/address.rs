@@ -96,6 +96,17 @@ impl AddressRange {
         Self { family, first: 0, last }
     }
 
+    /// The addresses from `first` to `last` as numbers: 32 bits of them for IPv4. `None` if the
+    /// range is turned round or leaves the family.
+    pub fn from_bits(family: Family, first: u128, last: u128) -> Option<Self> {
+        (first <= last && last <= Self::all(family).last).then_some(Self { family, first, last })
+    }
+
+    /// Lowest and highest address as numbers.
+    pub fn bits(&self) -> (u128, u128) {
+        (self.first, self.last)
+    }
+
     /// One address.
     pub fn one(address: IpAddr) -> Self {
         let bits = bits(address);
@@ -300,6 +311,16 @@ mod tests {
         assert!(!block.contains("::ffff:10.0.0.1".parse().unwrap()));
         let ranges: Vec<_> = block.ranges().ranges().iter().map(ToString::to_string).collect();
         assert_eq!(ranges, ["10.0.0.0-10.0.255.255", "10.2.0.0-10.255.255.255"]);
+    }
+
+    #[test]
+    fn a_range_comes_back_from_its_numbers_and_stays_in_its_family() {
+        let range = AddressRange::from(net("10.0.0.0/30"));
+        let (first, last) = range.bits();
+        assert_eq!(AddressRange::from_bits(Family::V4, first, last), Some(range));
+        assert_eq!(AddressRange::from_bits(Family::V4, last, first), None);
+        assert_eq!(AddressRange::from_bits(Family::V4, 0, 1 << 32), None);
+        assert!(AddressRange::from_bits(Family::V6, 0, 1 << 32).is_some());
     }
 
     #[test]
