@@ -9,6 +9,8 @@
 //!            └── node-2 ───── pod          a pod: a network namespace behind a veth
 //! ```
 //!
-//! The modules, from the kernel upwards: [`netns`] namespaces.
+//! The modules, from the kernel upwards: [`netns`] namespaces, [`link`] what is in
+//! them.
 
+pub mod link;
 pub mod netns;

@@ -11,13 +11,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::{fs, thread};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use thiserror::Error;
+
+use crate::link::{Batch, LinkError, Links};
 
 /// The calling thread's network namespace.
 const THREAD_NETNS: &str = "/proc/thread-self/ns/net";
@@ -59,7 +61,7 @@ pub enum NetNsError {
     },
     /// The loopback interface could not be switched on.
     #[error("cannot switch on the loopback interface: {0}")]
-    Loopback(#[source] io::Error),
+    Loopback(#[source] Box<LinkError>),
 }
 
 /// A network namespace that this process holds open.
@@ -82,7 +84,7 @@ impl NetNs {
         File::options().write(true).create_new(true).open(path).map_err(|e| file("name", e))?;
         let made = on_new_thread("(new)", || {
             unshare(CloneFlags::CLONE_NEWNET).map_err(|e| NetNsError::Create(e.into()))?;
-            loopback_up().map_err(NetNsError::Loopback)?;
+            loopback_up()?;
             mount(Some(THREAD_NETNS), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
                 .map_err(|e| file("mount", e.into()))?;
             current_thread_fd()
@@ -103,7 +105,7 @@ impl NetNs {
     pub fn unnamed() -> Result<Self, NetNsError> {
         let fd = on_new_thread("(new)", || {
             unshare(CloneFlags::CLONE_NEWNET).map_err(|e| NetNsError::Create(e.into()))?;
-            loopback_up().map_err(NetNsError::Loopback)?;
+            loopback_up()?;
             current_thread_fd()
         })??;
         Ok(Self { fd, path: None })
@@ -200,6 +202,13 @@ fn current_thread_fd() -> Result<OwnedFd, NetNsError> {
     })
 }
 
+/// Switches `lo` on in the calling thread's namespace.
+fn loopback_up() -> Result<(), NetNsError> {
+    Links::here()
+        .and_then(|links| links.change(Batch::new().up("lo")))
+        .map_err(|e| NetNsError::Loopback(Box::new(e)))
+}
+
 /// Runs `f` on a thread that nobody else ever uses.
 fn on_new_thread<T: Send>(name: &str, f: impl FnOnce() -> T + Send) -> Result<T, NetNsError> {
     let failed = |reason: String| NetNsError::Thread { name: name.to_owned(), reason };
@@ -217,24 +226,6 @@ fn on_new_thread<T: Send>(name: &str, f: impl FnOnce() -> T + Send) -> Result<T,
                 failed(format!("the work panicked: {}", said.unwrap_or("without a message")))
             })
     })
-}
-
-/// Switches `lo` on in the calling thread's namespace.
-#[expect(unsafe_code, reason = "the socket ioctl SIOCSIFFLAGS has no safe wrapper")]
-fn loopback_up() -> io::Result<()> {
-    use nix::libc::{IFF_UP, SIOCSIFFLAGS, c_char, c_short, ifreq, ioctl};
-    let socket = std::net::UdpSocket::bind(("0.0.0.0", 0))?;
-    // SAFETY: ifreq is plain data for which all zeroes is a valid value.
-    let mut request: ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l' as c_char;
-    request.ifr_name[1] = b'o' as c_char;
-    request.ifr_ifru.ifru_flags = IFF_UP as c_short;
-    // SAFETY: the descriptor is open, and the kernel reads one ifreq, which lives until the call
-    // returns.
-    match unsafe { ioctl(socket.as_raw_fd(), SIOCSIFFLAGS, &request) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 #[cfg(test)]
