@@ -46,9 +46,10 @@ pub struct IpBlock {
 }
 
 impl IpBlock {
-    /// A block; clears host bits.
+    /// A block; clears host bits, and reads IPv4 written as IPv6 (`::ffff:10.0.0.0/104`) as the
+    /// IPv4 block that it is: new objects may not carry either, stored ones may (KEP-4858).
     pub fn new(cidr: IpNet, except: impl IntoIterator<Item = IpNet>) -> Self {
-        Self { cidr: cidr.trunc(), except: except.into_iter().map(|net| net.trunc()).collect() }
+        Self { cidr: canonical(cidr), except: except.into_iter().map(canonical).collect() }
     }
 
     /// Whether the block covers the address. A block never covers an address of the other family:
@@ -78,6 +79,19 @@ impl fmt::Display for IpBlock {
 impl fmt::Debug for IpBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
+    }
+}
+
+/// Without host bits, and IPv4 as IPv4.
+fn canonical(net: IpNet) -> IpNet {
+    match net.trunc() {
+        IpNet::V6(v6) => v6
+            .addr()
+            .to_ipv4_mapped()
+            .zip(v6.prefix_len().checked_sub(96))
+            .and_then(|(v4, prefix)| IpNet::new(v4.into(), prefix).ok())
+            .unwrap_or(IpNet::V6(v6)),
+        v4 @ IpNet::V4(_) => v4,
     }
 }
 

@@ -78,6 +78,11 @@ pub struct RuleOutcome {
     pub specs: Vec<crate::port::PortSpec>,
     /// Port names that the destination does not have.
     pub unresolved: Vec<Reason>,
+    /// The ports that get as far as this rule: nothing before it has certainly decided them. All
+    /// NetworkPolicies stand on one step, in the other tiers the first match decides.
+    pub reach: PortSet,
+    /// The policy is evaluated and reported, but decides nothing.
+    pub dry_run: bool,
 }
 
 /// Why no policy is asked.
@@ -179,7 +184,7 @@ pub fn side(cluster: &Cluster, flow: &Flow<'_>, direction: Direction) -> Side {
         Ok(pod) => pod,
         Err(exempt) => return Side::open(direction, Some(exempt)),
     };
-    if matches!(peer, Party::Pod(other) if other.name == pod.name) {
+    if is_itself(pod, peer) {
         return Side::open(direction, Some(Exempt::Itself));
     }
     let own_node = match direction {
@@ -211,40 +216,46 @@ fn subject_of(party: Party<'_>) -> Result<&Pod, Exempt> {
     }
 }
 
-/// Whether the source is the node on which the pod runs, or a hostNetwork pod there.
-fn from_own_node(pod: &Pod, src: Party<'_>) -> Match {
-    let src_node = match src {
-        Party::Node(node) => Some(&node.name),
-        Party::Pod(other) if other.host_network && other.phase == Phase::Alive => {
-            match &other.node {
-                Some(node) => Some(node),
-                None => return unknown_node(other),
-            }
-        }
-        _ => return Match::No(Vec::new()),
-    };
-    match &pod.node {
-        None => unknown_node(pod),
-        Some(node) if Some(node) == src_node => Match::Yes,
-        Some(_) => Match::No(Vec::new()),
+/// Whether the other party is the pod itself: by name, by its own address, or by a loopback
+/// address, which never leaves the pod (corner case 34).
+fn is_itself(pod: &Pod, peer: Party<'_>) -> bool {
+    match peer {
+        Party::Pod(other) => other.name == pod.name,
+        Party::Node(_) => false,
+        Party::Address(address) => address.is_loopback() || pod.ips.contains(&address),
     }
 }
 
-fn unknown_node(pod: &Pod) -> Match {
-    Match::Unknown(vec![MissingFact::PodNode { pod: pod.name.clone() }])
+/// Whether the source is the node on which the pod runs, or a hostNetwork pod there.
+fn from_own_node(pod: &Pod, src: Party<'_>) -> Match {
+    let unstated = |pod: &Pod| MissingFact::PodNode { pod: pod.name.clone() };
+    let (src_node, src_unstated) = match src {
+        Party::Node(node) => (Some(&node.name), None),
+        Party::Pod(other) if other.host_network && other.phase == Phase::Alive => {
+            (other.node.as_ref(), Some(unstated(other)))
+        }
+        _ => return Match::No(Vec::new()),
+    };
+    match (src_node, &pod.node) {
+        (Some(src), Some(own)) if src == own => Match::Yes,
+        (Some(_), Some(_)) => Match::No(Vec::new()),
+        (None, Some(_)) => Match::Unknown(src_unstated.into_iter().collect()),
+        (Some(_), None) => Match::Unknown(vec![unstated(pod)]),
+        (None, None) => Match::Unknown(src_unstated.into_iter().chain([unstated(pod)]).collect()),
+    }
 }
 
-/// What is decided so far on one side.
+/// What is decided so far on one side. A port is in `may_pass` if some completion of the missing
+/// facts lets it pass, in `may_drop` if some completion drops it, in `rest` if some completion has
+/// not decided it yet. So what is not in `may_drop` certainly passes, and the other way round.
 struct Walk {
-    allowed: PortSet,
-    denied: PortSet,
-    /// What nothing has decided yet.
+    may_pass: PortSet,
+    may_drop: PortSet,
     rest: PortSet,
-    /// What a Pass rule took out of the current tier.
+    /// What a Pass rule may have taken out of the current tier.
     passed: PortSet,
-    /// Part of `rest` that a NetworkPolicy may allow, if facts turn out so.
-    maybe: PortSet,
-    missing: Vec<MissingFact>,
+    /// Which facts leave which ports open.
+    doubts: Vec<(PortSet, Vec<MissingFact>)>,
 }
 
 fn walk_tiers(
@@ -255,16 +266,17 @@ fn walk_tiers(
     direction: Direction,
 ) -> Side {
     let mut walk = Walk {
-        allowed: PortSet::empty(),
-        denied: PortSet::empty(),
+        may_pass: PortSet::empty(),
+        may_drop: PortSet::empty(),
         rest: PortSet::everything(),
         passed: PortSet::empty(),
-        maybe: PortSet::empty(),
-        missing: Vec::new(),
+        doubts: Vec::new(),
     };
     let mut isolated_by = Vec::new();
     let mut outcomes = Vec::new();
     for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
+        let tier_starts_with = walk.rest.clone();
+        let mut perhaps_isolated = Vec::new();
         for policy in in_order(cluster, tier) {
             let Some(rules) = policy.rules(direction) else { continue };
             let selected = selects(cluster, &policy.subject, pod);
@@ -272,72 +284,91 @@ fn walk_tiers(
                 continue;
             }
             if tier == Tier::NetworkPolicy && !policy.dry_run {
-                isolated_by.push(policy.name.clone());
+                match &selected {
+                    Match::Unknown(facts) => perhaps_isolated.extend(facts.iter().cloned()),
+                    _ => isolated_by.push(policy.name.clone()),
+                }
             }
             for (i, rule) in rules.iter().enumerate() {
                 let mut outcome = outcome(cluster, flow, peer, direction, policy, rule, i);
-                if let (Match::Unknown(facts), Match::Yes | Match::Unknown(_)) =
-                    (&selected, &outcome.peers)
-                {
-                    // The word of a policy that may or may not select the pod is uncertain.
-                    outcome.peers = Match::Unknown(facts.clone());
-                }
+                outcome.peers = both(selected.clone(), outcome.peers);
+                outcome.reach = match tier {
+                    Tier::NetworkPolicy => tier_starts_with.clone(), // additive: no order
+                    Tier::Admin | Tier::Baseline => walk.rest.clone(), // the first match decides
+                };
                 if !policy.dry_run {
-                    walk.hear(&outcome, tier);
+                    walk.hear(&outcome);
                 }
                 outcomes.push(outcome);
             }
         }
-        walk.end_tier(tier == Tier::NetworkPolicy && !isolated_by.is_empty());
+        walk.end_tier();
+        if tier == Tier::NetworkPolicy {
+            walk.isolate(!isolated_by.is_empty(), perhaps_isolated);
+        }
     }
-    let allowed = walk.allowed.union(&walk.rest); // no tier has a word on the rest: open
-    if allowed.union(&walk.denied).is_everything() {
-        walk.missing.clear();
-    }
+    let may_pass = walk.may_pass.union(&walk.rest); // no tier has a word on the rest: open
+    let open = may_pass.intersection(&walk.may_drop);
+    let missing = walk
+        .doubts
+        .into_iter()
+        .filter(|(ports, _)| !ports.intersection(&open).is_empty())
+        .flat_map(|(_, facts)| facts)
+        .collect();
     Side {
         direction,
         exempt: None,
         isolated_by,
         rules: outcomes,
-        allowed,
-        denied: walk.denied,
-        missing: walk.missing,
+        allowed: PortSet::everything().difference(&walk.may_drop),
+        denied: PortSet::everything().difference(&may_pass),
+        missing,
+    }
+}
+
+/// A rule has a word if its policy selects the pod and its peers match: both must hold.
+fn both(selected: Match, peers: Match) -> Match {
+    match (selected, peers) {
+        (Match::Yes, peers) => peers,
+        (selected, Match::Yes) => selected,
+        (Match::Unknown(a), Match::Unknown(b)) => Match::Unknown(a.into_iter().chain(b).collect()),
+        (no @ Match::No(_), _) | (_, no) => no,
     }
 }
 
 impl Walk {
-    /// Takes one rule's word into account.
-    fn hear(&mut self, outcome: &RuleOutcome, tier: Tier) {
+    /// Takes one rule's word into account. Only a rule that certainly matches ends the walk for
+    /// its ports; NetworkPolicies only allow, so among them that changes nothing.
+    fn hear(&mut self, outcome: &RuleOutcome) {
         let hit = self.rest.intersection(&outcome.ports);
         match &outcome.peers {
             Match::No(_) => return,
-            Match::Unknown(facts) => {
-                if !hit.is_empty() {
-                    self.missing.extend(facts.iter().cloned());
-                }
-                if tier == Tier::NetworkPolicy {
-                    // Additive: another rule may still allow it for certain.
-                    self.maybe = self.maybe.union(&hit);
-                    return;
-                }
-            }
-            Match::Yes => match outcome.action {
-                Action::Allow => self.allowed = self.allowed.union(&hit),
-                Action::Deny => self.denied = self.denied.union(&hit),
-                Action::Pass => self.passed = self.passed.union(&hit),
-            },
+            Match::Unknown(facts) => self.doubts.push((hit.clone(), facts.clone())),
+            Match::Yes => self.rest = self.rest.difference(&hit),
         }
-        self.rest = self.rest.difference(&hit);
+        let heard = match outcome.action {
+            Action::Allow => &mut self.may_pass,
+            Action::Deny => &mut self.may_drop,
+            Action::Pass => &mut self.passed,
+        };
+        *heard = heard.union(&hit);
     }
 
-    /// At the end of a tier what was passed goes on; an isolated pod is closed for what no
-    /// NetworkPolicy allows.
-    fn end_tier(&mut self, isolated: bool) {
+    /// At the end of a tier what was passed goes on to the next.
+    fn end_tier(&mut self) {
         self.rest = self.rest.union(&self.passed);
         self.passed = PortSet::empty();
-        if isolated {
-            self.denied = self.denied.union(&self.rest.difference(&self.maybe));
+    }
+
+    /// An isolated pod is closed for what no NetworkPolicy allows.
+    fn isolate(&mut self, certainly: bool, perhaps: Vec<MissingFact>) {
+        if certainly || !perhaps.is_empty() {
+            self.may_drop = self.may_drop.union(&self.rest);
+        }
+        if certainly {
             self.rest = PortSet::empty();
+        } else if !perhaps.is_empty() {
+            self.doubts.push((self.rest.clone(), perhaps));
         }
     }
 }
@@ -374,5 +405,7 @@ fn outcome(
         ports,
         specs: rule.ports.clone(),
         unresolved,
+        reach: PortSet::empty(),
+        dry_run: policy.dry_run,
     }
 }

@@ -34,6 +34,10 @@ pub struct SideExplanation {
     pub near_misses: Vec<NearMiss>,
     /// Rules of which it is unknown whether they match.
     pub undecided: Vec<(RuleRef, Vec<MissingFact>)>,
+    /// Rules that match but come too late: an earlier tier or rule has decided.
+    pub overruled: Vec<RuleRef>,
+    /// Rules of dry-run policies that match: they decide nothing.
+    pub dry_run: Vec<RuleRef>,
 }
 
 /// A rule that does not match, and everything that it lacks.
@@ -41,49 +45,46 @@ pub struct SideExplanation {
 pub struct NearMiss {
     /// The rule.
     pub rule: RuleRef,
+    /// What it would do if it matched.
+    pub action: Action,
     /// If all of these were mended the rule would match.
     pub reasons: Vec<Reason>,
 }
 
-impl Evaluation {
-    /// The verdict on a question.
-    pub fn answer(&self, question: Question) -> Verdict {
-        let sides = [self.egress.answer(question), self.ingress.answer(question)];
-        match question {
-            Question::Port(protocol, Some(port)) => self.verdict(protocol, port),
-            Question::Port(protocol, None) if !protocol.has_ports() => self.verdict(protocol, 0),
-            // Both sides may allow something and yet nothing in common.
-            _ if sides.contains(&Verdict::Denied) => Verdict::Denied,
-            Question::Port(protocol, None) => {
-                let all = PortSet::range(protocol, PortRange::ALL);
-                if !self.allowed().intersection(&all).is_empty() {
-                    Verdict::Allowed
-                } else if all.difference(&self.denied()).is_empty() {
-                    Verdict::Denied
-                } else {
-                    Verdict::Unknown
-                }
-            }
-            Question::Anything => self.any_verdict(),
+impl Question {
+    /// The protocols and ports that are asked about.
+    fn ports(self) -> PortSet {
+        match self {
+            Self::Anything => PortSet::everything(),
+            Self::Port(protocol, Some(port)) => PortSet::range(protocol, PortRange::one(port)),
+            Self::Port(protocol, None) => PortSet::range(protocol, PortRange::ALL),
         }
+    }
+
+    /// Allowed if anything that is asked about certainly passes, denied if nothing of it can.
+    fn answer(self, allowed: &PortSet, denied: &PortSet) -> Verdict {
+        let asked = self.ports();
+        if !asked.intersection(allowed).is_empty() {
+            Verdict::Allowed
+        } else if asked.difference(denied).is_empty() {
+            Verdict::Denied
+        } else {
+            Verdict::Unknown
+        }
+    }
+}
+
+impl Evaluation {
+    /// The verdict on a question. Both sides may allow something and yet nothing in common.
+    pub fn answer(&self, question: Question) -> Verdict {
+        question.answer(&self.allowed(), &self.denied())
     }
 }
 
 impl Side {
     /// The side's verdict on a question.
     pub fn answer(&self, question: Question) -> Verdict {
-        let all = match question {
-            Question::Port(protocol, Some(port)) => return self.verdict(protocol, port),
-            Question::Port(protocol, None) => PortSet::range(protocol, PortRange::ALL),
-            Question::Anything => PortSet::everything(),
-        };
-        if !self.allowed.intersection(&all).is_empty() {
-            Verdict::Allowed
-        } else if all.difference(&self.denied).is_empty() {
-            Verdict::Denied
-        } else {
-            Verdict::Unknown
-        }
+        question.answer(&self.allowed, &self.denied)
     }
 
     /// Explains the side's verdict on a question.
@@ -94,25 +95,39 @@ impl Side {
             denied_by: Vec::new(),
             near_misses: Vec::new(),
             undecided: Vec::new(),
+            overruled: Vec::new(),
+            dry_run: Vec::new(),
         };
         for outcome in &self.rules {
+            let rule = outcome.rule.clone();
+            let action = outcome.action;
             let ports = port_reasons(outcome, question);
+            let in_time = !question
+                .ports()
+                .intersection(&outcome.ports)
+                .intersection(&outcome.reach)
+                .is_empty();
+            if outcome.dry_run {
+                if outcome.peers.is_yes() && ports.is_empty() {
+                    out.dry_run.push(rule);
+                }
+                continue;
+            }
             match &outcome.peers {
-                Match::Yes if ports.is_empty() => match outcome.action {
-                    Action::Allow => out.allowed_by.push(outcome.rule.clone()),
-                    Action::Deny => out.denied_by.push(outcome.rule.clone()),
-                    Action::Pass => {}
-                },
-                Match::Unknown(facts) if ports.is_empty() => {
-                    out.undecided.push((outcome.rule.clone(), facts.clone()));
-                }
-                Match::Yes | Match::Unknown(_) => {
-                    out.near_misses.push(NearMiss { rule: outcome.rule.clone(), reasons: ports });
-                }
                 Match::No(reasons) => {
                     let reasons = reasons.iter().cloned().chain(ports).collect();
-                    out.near_misses.push(NearMiss { rule: outcome.rule.clone(), reasons });
+                    out.near_misses.push(NearMiss { rule, action, reasons });
                 }
+                _ if !ports.is_empty() => {
+                    out.near_misses.push(NearMiss { rule, action, reasons: ports });
+                }
+                _ if !in_time => out.overruled.push(rule),
+                Match::Unknown(facts) => out.undecided.push((rule, facts.clone())),
+                Match::Yes => match action {
+                    Action::Allow => out.allowed_by.push(rule),
+                    Action::Deny => out.denied_by.push(rule),
+                    Action::Pass => {}
+                },
             }
         }
         out.near_misses.sort_by_key(|miss| miss.reasons.len()); // stable: else in rule order
@@ -122,26 +137,23 @@ impl Side {
 
 /// What keeps a rule's ports from covering the question; empty if they do.
 fn port_reasons(outcome: &RuleOutcome, question: Question) -> Vec<Reason> {
-    let (protocol, port) = match question {
-        Question::Anything if !outcome.ports.is_empty() => return Vec::new(),
-        Question::Anything => (Protocol::TCP, None),
-        Question::Port(protocol, port) => {
-            let covered = match port {
-                Some(port) => outcome.ports.contains(protocol, port),
-                None if protocol.has_ports() => outcome.ports.iter().any(|(of, _)| of == protocol),
-                None => outcome.ports.has_other_protocols(),
-            };
-            if covered {
-                return Vec::new();
-            }
-            (protocol, port.filter(|_| protocol.has_ports()))
-        }
-    };
+    if !question.ports().intersection(&outcome.ports).is_empty() {
+        return Vec::new();
+    }
     // A name that leads nowhere says more than a list of ports, if it is all that there is.
     if outcome.ports.is_empty() && !outcome.unresolved.is_empty() {
         return outcome.unresolved.clone();
     }
-    vec![Reason::Ports { protocol, port, ports: outcome.specs.clone() }]
+    let (protocol, port) = match question {
+        Question::Anything => (Protocol::TCP, None), // a rule's ports are never empty but by name
+        Question::Port(protocol, port) => (protocol, port.filter(|_| protocol.has_ports())),
+    };
+    vec![Reason::Ports {
+        protocol,
+        port,
+        ports: outcome.specs.clone(),
+        resolved: outcome.ports.clone(),
+    }]
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use crate::label::METADATA_NAME;
 use crate::object::{Name, Namespace, Phase, Pod};
 use crate::policy::{NamespaceScope, Peer, PodScope, Rule};
 use crate::port::{PortMatch, PortRange, PortSet};
-use crate::reason::{MissingFact, Reason, has};
+use crate::reason::{Hint, MissingFact, Reason, has};
+use crate::selector::{Operator, Requirement};
 
 /// Whether something matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +75,7 @@ pub fn match_peer(cluster: &Cluster, peer: &Peer, party: Party<'_>, family: Fami
     match (peer, party) {
         (Peer::Pods(scope), Party::Pod(pod)) => match_pod(cluster, scope, pod),
         (Peer::Pods(_), _) => Match::No(vec![Reason::NotAPod { party: party.to_string() }]),
-        (Peer::Block(block), Party::Pod(pod)) if pod.phase == Phase::Terminated => {
-            let _ = block;
+        (Peer::Block(_), Party::Pod(pod)) if pod.phase == Phase::Terminated => {
             Match::No(vec![Reason::Terminated { pod: pod.name.clone() }])
         }
         (Peer::Block(block), _) => match_block(cluster, block, party, family),
@@ -91,6 +91,8 @@ fn match_pod(cluster: &Cluster, scope: &PodScope, pod: &Pod) -> Match {
     }
     let mut reasons = Vec::new();
     let mut missing = Vec::new();
+    let implied = Namespace::implied(pod.name.namespace.clone());
+    let namespace = cluster.namespaces.get(&pod.name.namespace).unwrap_or(&implied);
     match &scope.namespaces {
         NamespaceScope::Own(own) if *own == pod.name.namespace => {}
         NamespaceScope::Own(own) => {
@@ -98,8 +100,6 @@ fn match_pod(cluster: &Cluster, scope: &PodScope, pod: &Pod) -> Match {
         }
         NamespaceScope::Matching(selector) => {
             let name = &pod.name.namespace;
-            let implied = Namespace::implied(name.clone());
-            let namespace = cluster.namespaces.get(name).unwrap_or(&implied);
             for wants in &selector.requirements {
                 if !namespace.labels_known && *wants.key != *METADATA_NAME {
                     missing.push(MissingFact::NamespaceLabels {
@@ -111,17 +111,45 @@ fn match_pod(cluster: &Cluster, scope: &PodScope, pod: &Pod) -> Match {
                         namespace: name.clone(),
                         has: has(&namespace.labels, wants),
                         wants: wants.clone(),
+                        hint: namespace_hint(wants, pod),
                     });
                 }
             }
         }
     }
-    reasons.extend(scope.pods.failing(&pod.labels).map(|wants| Reason::PodLabel {
-        pod: pod.name.clone(),
-        has: has(&pod.labels, wants),
-        wants: wants.clone(),
+    reasons.extend(scope.pods.failing(&pod.labels).map(|wants| {
+        Reason::PodLabel {
+            pod: pod.name.clone(),
+            has: has(&pod.labels, wants),
+            wants: wants.clone(),
+            hint: (asks_for_a_label(wants) && wants.matches(&namespace.labels))
+                .then(|| Hint::OnNamespace(namespace.name.clone())),
+        }
     }));
     Match::from_parts(reasons, missing)
+}
+
+/// Whether the label may have been looked for on the wrong object, or under the wrong key.
+fn namespace_hint(wants: &Requirement, pod: &Pod) -> Option<Hint> {
+    let name = &pod.name.namespace;
+    let means_the_name = Requirement {
+        key: METADATA_NAME.into(),
+        operator: wants.operator.clone(), // as if it asked for the label that is always there
+    };
+    if !asks_for_a_label(wants) || wants.operator == Operator::Exists {
+        None
+    } else if wants.matches(&pod.labels) {
+        Some(Hint::OnPod(pod.name.clone()))
+    } else if means_the_name.matches(&Namespace::implied(name.clone()).labels) {
+        Some(Hint::NamespaceName(name.clone()))
+    } else {
+        None
+    }
+}
+
+/// Whether a requirement can be met only by an object that has the label.
+fn asks_for_a_label(wants: &Requirement) -> bool {
+    matches!(wants.operator, Operator::Equals(_) | Operator::In(_) | Operator::Exists)
 }
 
 fn match_block(cluster: &Cluster, block: &IpBlock, party: Party<'_>, family: Family) -> Match {
@@ -129,7 +157,7 @@ fn match_block(cluster: &Cluster, block: &IpBlock, party: Party<'_>, family: Fam
     if Family::of(block.cidr.addr()) != family {
         return no(Reason::OtherFamily { family, block: block.clone() });
     }
-    if let Some(address) = party.address(family) {
+    if let Some(address) = party.address(family).or_else(|| node_address(cluster, party, family)) {
         return address_in_block(block, party, address);
     }
     // The address is not known, but its range may be: any address of the family, or the pod CIDR
@@ -165,6 +193,16 @@ fn address_in_block(block: &IpBlock, party: Party<'_>, address: IpAddr) -> Match
     match block.except.iter().find(|net| net.contains(&address)) {
         Some(net) => Match::No(vec![Reason::Excepted { party, address, except: *net }]),
         None => Match::Yes,
+    }
+}
+
+/// The address of a hostNetwork pod that states none: its node's.
+fn node_address(cluster: &Cluster, party: Party<'_>, family: Family) -> Option<IpAddr> {
+    match party {
+        Party::Pod(pod) if pod.host_network => {
+            Party::Node(cluster.nodes.get(pod.node.as_ref()?)?).address(family)
+        }
+        _ => None,
     }
 }
 
@@ -211,11 +249,8 @@ pub fn rule_ports(rule: &Rule, flow: &Flow<'_>) -> (PortSet, Vec<Reason>) {
                         party: flow.dst.to_string(),
                         name: name.clone(),
                         protocol,
-                        other: pod.and_then(|p| {
-                            p.ports
-                                .iter()
-                                .find(|c| c.name.as_ref() == Some(name))
-                                .map(|c| c.protocol)
+                        declared: pod.map(|p| {
+                            p.ports.iter().filter(|port| port.name.is_some()).cloned().collect()
                         }),
                     });
                 }
