@@ -12,5 +12,8 @@
 //! The modules, from the kernel upwards: [`netns`] namespaces, [`link`] what is in
 //! them.
 
+pub mod dns;
+pub mod holder;
 pub mod link;
 pub mod netns;
+pub mod serve;
