@@ -188,7 +188,7 @@ pub fn side(cluster: &Cluster, flow: &Flow<'_>, direction: Direction) -> Side {
         return Side::open(direction, Some(Exempt::Itself));
     }
     let own_node = match direction {
-        Direction::Ingress => from_own_node(pod, flow.src),
+        Direction::Ingress => from_own_node(cluster, pod, flow.src),
         Direction::Egress => Match::No(Vec::new()),
     };
     if own_node.is_yes() {
@@ -226,15 +226,20 @@ fn is_itself(pod: &Pod, peer: Party<'_>) -> bool {
     }
 }
 
-/// Whether the source is the node on which the pod runs, or a hostNetwork pod there.
-fn from_own_node(pod: &Pod, src: Party<'_>) -> Match {
+/// Whether the source is the node on which the pod runs, by whatever address, or a hostNetwork pod
+/// there.
+fn from_own_node(cluster: &Cluster, pod: &Pod, src: Party<'_>) -> Match {
     let unstated = |pod: &Pod| MissingFact::PodNode { pod: pod.name.clone() };
     let (src_node, src_unstated) = match src {
         Party::Node(node) => (Some(&node.name), None),
         Party::Pod(other) if other.host_network && other.phase == Phase::Alive => {
             (other.node.as_ref(), Some(unstated(other)))
         }
-        _ => return Match::No(Vec::new()),
+        Party::Pod(_) => return Match::No(Vec::new()),
+        Party::Address(address) => match cluster.node_by_ip(address) {
+            Some(node) => (Some(&node.name), None),
+            None => return Match::No(Vec::new()),
+        },
     };
     match (src_node, &pod.node) {
         (Some(src), Some(own)) if src == own => Match::Yes,

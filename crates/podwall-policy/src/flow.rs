@@ -23,7 +23,7 @@ pub enum Party<'a> {
     Pod(&'a Pod),
     /// A node itself.
     Node(&'a Node),
-    /// An address that is neither a pod's nor a node's.
+    /// An address that is neither a pod's nor a node's first of its family.
     Address(IpAddr),
 }
 
@@ -39,14 +39,16 @@ pub struct Flow<'a> {
 }
 
 impl<'a> Party<'a> {
-    /// Who has this address: a running pod, else a node, else somebody outside.
+    /// Who has this address: a running pod, else a node, else somebody outside. A further address
+    /// of a node stays an address, because that is what rules see of it. The flow's family is the
+    /// address's, whatever other addresses the party has.
     pub fn at(cluster: &'a Cluster, address: IpAddr) -> Self {
         if let Some(pod) = cluster.pod_by_ip(address) {
-            Self::Pod(pod)
-        } else if let Some(node) = cluster.node_by_ip(address) {
-            Self::Node(node)
-        } else {
-            Self::Address(address)
+            return Self::Pod(pod);
+        }
+        match cluster.node_by_ip(address).map(Self::Node) {
+            Some(node) if node.address(Family::of(address)) == Some(address) => node,
+            _ => Self::Address(address),
         }
     }
 
@@ -58,7 +60,7 @@ impl<'a> Party<'a> {
         }
     }
 
-    /// The party's address in a family, if it is known.
+    /// The party's address in a family, if it is known; of several that a node has, the first.
     pub fn address(self, family: Family) -> Option<IpAddr> {
         match self {
             Self::Pod(pod) => pod.ip(family),
