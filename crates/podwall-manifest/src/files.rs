@@ -1,0 +1,199 @@
+//! Which files does an input name, in which order?
+//!
+//! ```text
+//!   -f web.yaml -f policies/ -f -
+//!        │           ├─ a.yaml              *.yaml *.yml *.json, sorted by path,
+//!        │           ├─ sub/b.json          subdirectories included,
+//!        │           ├─ README.md           others are passed over,
+//!        │           └─ .git/…              as are names that start with a dot
+//!        └─ read whatever it is called
+//! ```
+//!
+//! A file is read once however often it is named. Links are followed; a directory that contains
+//! itself through a link is entered once.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rustc_hash::FxHashSet;
+
+use crate::diagnostic::Code;
+use crate::reading::{Input, Options, Reader};
+
+const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// How deep directories are entered.
+const DEEPEST: usize = 64;
+
+/// Hands every file of the inputs to the reader.
+pub(crate) fn visit(inputs: &[Input], options: &Options, reader: &mut Reader<'_>) {
+    let mut visitor = Visitor {
+        options,
+        reader,
+        seen: FxHashSet::default(),
+        bytes_left: options.max_total_bytes,
+        files_left: options.max_files,
+        stdin_read: false,
+        stopped: false,
+    };
+    for input in inputs {
+        match input {
+            Input::Text { name, text } => visitor.reader.bytes(name, text.as_bytes()),
+            Input::Stdin => visitor.stdin(),
+            Input::Path(path) if path.as_os_str() == "-" => visitor.stdin(),
+            Input::Path(path) => visitor.path(path),
+        }
+    }
+}
+
+struct Visitor<'v, 'o> {
+    options: &'v Options,
+    reader: &'v mut Reader<'o>,
+    /// Files and directories that were met already, by their true path.
+    seen: FxHashSet<PathBuf>,
+    bytes_left: u64,
+    files_left: usize,
+    stdin_read: bool,
+    stopped: bool,
+}
+
+impl Visitor<'_, '_> {
+    fn stdin(&mut self) {
+        if !self.stdin_read {
+            self.stdin_read = true;
+            self.content("<stdin>", io::stdin().lock());
+        }
+    }
+
+    fn path(&mut self, path: &Path) {
+        let name = path.display().to_string();
+        match fs::metadata(path) {
+            Err(error) => self.unreadable(&name, &error),
+            Ok(metadata) if metadata.is_dir() => {
+                let mut found = 0;
+                self.directory(path, 0, &mut found);
+                if found == 0 {
+                    let message = "this directory holds no manifest".to_string();
+                    self.reader
+                        .file_error(&name, Code::NothingToRead, message)
+                        .help("files named *.yaml, *.yml and *.json are read");
+                }
+            }
+            Ok(_) => self.file(path),
+        }
+    }
+
+    fn directory(&mut self, path: &Path, depth: usize, found: &mut usize) {
+        let name = path.display().to_string();
+        if !self.is_new(path) {
+            return;
+        }
+        if depth > DEEPEST {
+            let message = format!("directories are nested more than {DEEPEST} deep");
+            self.reader.file_error(&name, Code::Limit, message);
+            return;
+        }
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) => return self.unreadable(&name, &error),
+        };
+        let mut paths = BTreeSet::new();
+        for entry in entries {
+            match entry {
+                Ok(entry) if entry.file_name().as_encoded_bytes().starts_with(b".") => {}
+                Ok(entry) => _ = paths.insert(entry.path()),
+                Err(error) => self.unreadable(&name, &error),
+            }
+        }
+        for path in paths {
+            if self.stopped {
+                return;
+            }
+            let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+            let wanted = ending.is_some_and(|e| ENDINGS.contains(&e.as_str()));
+            match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_dir() => self.directory(&path, depth + 1, found),
+                // Pipes and devices are read only if they are named themselves.
+                Ok(metadata) if metadata.is_file() && wanted => {
+                    *found += 1;
+                    self.file(&path);
+                }
+                Err(error) if wanted => {
+                    *found += 1;
+                    self.unreadable(&path.display().to_string(), &error);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn file(&mut self, path: &Path) {
+        let name = path.display().to_string();
+        if self.stopped || !self.is_new(path) {
+            return;
+        }
+        if self.files_left == 0 {
+            self.stopped = true;
+            let message = format!(
+                "more than {} files: this one and the rest are not read",
+                self.options.max_files
+            );
+            self.reader.file_error(&name, Code::Limit, message);
+            return;
+        }
+        self.files_left -= 1;
+        match File::open(path) {
+            Ok(file) => self.content(&name, file),
+            Err(error) => self.unreadable(&name, &error),
+        }
+    }
+
+    fn content(&mut self, name: &str, source: impl Read) {
+        let limit = self.options.max_file_bytes.min(self.bytes_left);
+        let mut bytes = Vec::new();
+        if let Err(error) = source.take(limit + 1).read_to_end(&mut bytes) {
+            return self.unreadable(name, &error);
+        }
+        let length = bytes.len() as u64;
+        if length <= limit {
+            self.bytes_left -= length;
+            return self.reader.bytes(name, &bytes);
+        }
+        let (what, limit) = if limit == self.options.max_file_bytes {
+            ("this file is", limit)
+        } else {
+            self.stopped = true;
+            ("all files together are", self.options.max_total_bytes)
+        };
+        let message = format!("{what} larger than {}", size(limit));
+        self.reader
+            .file_error(name, Code::Limit, message)
+            .help("is it a manifest? otherwise split it");
+    }
+
+    /// Whether the file or directory was not met before. One whose path cannot be made out is new.
+    fn is_new(&mut self, path: &Path) -> bool {
+        fs::canonicalize(path).map_or(true, |path| self.seen.insert(path))
+    }
+
+    fn unreadable(&mut self, name: &str, error: &io::Error) {
+        let why = match error.kind() {
+            io::ErrorKind::NotFound => "there is no such file or directory".to_string(),
+            io::ErrorKind::PermissionDenied => "permission denied".to_string(),
+            _ if error.raw_os_error() == Some(40) => {
+                "it is a link that leads to itself".to_string()
+            }
+            _ => error.to_string(),
+        };
+        self.reader.file_error(name, Code::Unreadable, format!("cannot be read: {why}"));
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        b if b >= 1 << 20 && b % (1 << 20) == 0 => format!("{} MiB", b >> 20),
+        b => format!("{b} bytes"),
+    }
+}

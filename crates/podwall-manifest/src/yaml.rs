@@ -1,0 +1,450 @@
+//! How does a YAML document become a tree?
+//!
+//! ```text
+//!   text ──▶ saphyr-parser ──▶ events ──▶ stack of open lists and mappings ──▶ Node
+//!                                              &anchors kept, *aliases copied, << merged
+//! ```
+//!
+//! Copies of anchors are counted against a budget, so that nine lines of nested aliases cannot
+//! become a billion nodes; depth is limited by [`DEEPEST`].
+
+use std::borrow::Cow;
+
+use rustc_hash::FxHashMap;
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, Tag};
+
+use crate::diagnostic::Code;
+use crate::node::{Entry, Map, Node, Value};
+use crate::scalar;
+use crate::text::{At, Part};
+
+/// How deep lists and mappings may be nested. A Deployment in full has 15 levels, an OpenAPI schema
+/// in a CustomResourceDefinition can have some 60; the parser itself stops at 255.
+pub(crate) const DEEPEST: usize = 200;
+
+/// How many nodes aliases may add to one document.
+const ALIASED: usize = 250_000;
+
+/// Why a document is no tree.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) code: Code,
+    pub(crate) at: At,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
+    /// An earlier place that belongs to it.
+    pub(crate) earlier: Option<(At, &'static str)>,
+}
+
+impl Broken {
+    pub(crate) fn new(code: Code, at: At, message: impl Into<String>) -> Self {
+        Self { code, at, message: message.into(), help: None, earlier: None }
+    }
+
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// Reads the documents of a part; usually one. Those before an error are kept.
+pub(crate) fn parse<'t>(part: Part<'t>, budget: &mut usize) -> (Vec<Node<'t>>, Option<Broken>) {
+    let mut nodes = Vec::new();
+    let mut builder = Builder::new(part.lines_before, budget);
+    let mut parser = Parser::new_from_str(part.text);
+    loop {
+        match parser.next_event() {
+            None | Some(Ok((Event::StreamEnd, _))) => return (nodes, None),
+            Some(Ok((event, span))) => match builder.event(event, span) {
+                Ok(None) => {}
+                Ok(Some(node)) => nodes.push(node),
+                Err(broken) => return (nodes, Some(*broken)),
+            },
+            Some(Err(error)) => return (nodes, Some(explain(&error, part))),
+        }
+    }
+}
+
+/// An open list or mapping.
+struct Frame<'t> {
+    at: At,
+    anchor: usize,
+    kind: Open<'t>,
+}
+
+enum Open<'t> {
+    List(Vec<Node<'t>>),
+    Map { entries: Vec<Entry<'t>>, key: Option<(Cow<'t, str>, At)>, merged: Vec<Node<'t>> },
+}
+
+struct Builder<'t, 'b> {
+    lines_before: u32,
+    stack: Vec<Frame<'t>>,
+    anchors: FxHashMap<usize, Node<'t>>,
+    /// Nodes that aliases may still add to this document, and to the run.
+    document_budget: usize,
+    run_budget: &'b mut usize,
+}
+
+type Step<T> = Result<T, Box<Broken>>;
+
+impl<'t, 'b> Builder<'t, 'b> {
+    fn new(lines_before: u32, run_budget: &'b mut usize) -> Self {
+        Self {
+            lines_before,
+            stack: Vec::new(),
+            anchors: FxHashMap::default(),
+            document_budget: ALIASED,
+            run_budget,
+        }
+    }
+
+    /// Takes one event in; hands out the document's root when it is complete.
+    fn event(&mut self, event: Event<'t>, span: Span) -> Step<Option<Node<'t>>> {
+        match event {
+            Event::DocumentStart(_) => {
+                self.anchors.clear();
+                self.document_budget = ALIASED;
+                Ok(None)
+            }
+            Event::Scalar(text, style, anchor, tag) => self.scalar(text, style, anchor, tag, span),
+            Event::SequenceStart(anchor, _) => {
+                self.open(span, anchor, Open::List(Vec::new()))?;
+                Ok(None)
+            }
+            Event::MappingStart(anchor, _) => {
+                let kind = Open::Map { entries: Vec::new(), key: None, merged: Vec::new() };
+                self.open(span, anchor, kind)?;
+                Ok(None)
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close(span),
+            Event::Alias(id) => {
+                let at = self.at(span);
+                let Some(node) = self.anchors.get(&id) else {
+                    let message = "this alias refers to a value that contains it";
+                    return Err(Box::new(Broken::new(Code::Limit, at, message)));
+                };
+                let size = node.size();
+                let node = node.clone();
+                self.spend(size, at)?;
+                self.value(node)
+            }
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(None),
+        }
+    }
+
+    fn scalar(
+        &mut self,
+        text: Cow<'t, str>,
+        style: ScalarStyle,
+        anchor: usize,
+        tag: Option<Cow<'t, Tag>>,
+        span: Span,
+    ) -> Step<Option<Node<'t>>> {
+        let at = self.at(span);
+        let plain = style == ScalarStyle::Plain;
+        if let Some(Frame { kind: Open::Map { key: key @ None, .. }, .. }) = self.stack.last_mut() {
+            let value = typed(text.clone(), plain, tag.as_deref(), at)?;
+            let name = match value {
+                Value::Text(text) => text,
+                Value::Bool(bool) => bool.to_string().into(),
+                Value::Int(int) => int.to_string().into(),
+                Value::Float(float) => float.to_string().into(),
+                _ => {
+                    let broken = Broken::new(Code::Syntax, at, "a key is missing before this `:`");
+                    return Err(Box::new(broken.help("write a key, or remove the colon")));
+                }
+            };
+            *key = Some((name, at));
+            return Ok(None);
+        }
+        let node = Node { at, value: typed(text, plain, tag.as_deref(), at)? };
+        self.keep(anchor, &node)?;
+        self.value(node)
+    }
+
+    fn open(&mut self, span: Span, anchor: usize, kind: Open<'t>) -> Step<()> {
+        let at = self.at(span);
+        if let Some(Frame { kind: Open::Map { key: None, .. }, .. }) = self.stack.last() {
+            let broken = Broken::new(Code::Syntax, at, "a mapping's key must be a plain word");
+            return Err(Box::new(broken.help(
+                "text in double braces is a template: render it first (`helm template`, \
+                 `kustomize build`)",
+            )));
+        }
+        if self.stack.len() >= DEEPEST {
+            let message = format!("nested more than {DEEPEST} levels deep");
+            return Err(Box::new(Broken::new(Code::Limit, at, message)));
+        }
+        self.stack.push(Frame { at, anchor, kind });
+        Ok(())
+    }
+
+    fn close(&mut self, span: Span) -> Step<Option<Node<'t>>> {
+        let Some(Frame { mut at, anchor, kind }) = self.stack.pop() else { return Ok(None) };
+        let flow = at.length == 1;
+        let value = match kind {
+            Open::List(items) => {
+                at.length = 1;
+                Value::List(items)
+            }
+            Open::Map { mut entries, merged, .. } => {
+                for node in merged {
+                    self.merge(&mut entries, node)?;
+                }
+                at.length = entries.first().map_or(1, |entry| entry.at.length);
+                Value::Map(Map::new(entries))
+            }
+        };
+        let end = self.at(span);
+        if flow {
+            at.length = 1;
+            if end.line == at.line && end.column >= at.column {
+                at.length = end.column - at.column + 1;
+            }
+        }
+        let node = Node { at, value };
+        self.keep(anchor, &node)?;
+        self.value(node)
+    }
+
+    /// Puts a complete value where it belongs; hands it out if it is the document's root.
+    fn value(&mut self, node: Node<'t>) -> Step<Option<Node<'t>>> {
+        match self.stack.last_mut().map(|frame| &mut frame.kind) {
+            None => return Ok(Some(node)),
+            Some(Open::List(items)) => items.push(node),
+            Some(Open::Map { entries, key, merged }) => match key.take() {
+                Some((name, at)) if name == "<<" => {
+                    if !matches!(node.value, Value::Map(_) | Value::List(_)) {
+                        let message = "`<<` merges a mapping, or a list of mappings";
+                        return Err(Box::new(Broken::new(Code::Syntax, at, message)));
+                    }
+                    merged.push(node);
+                }
+                Some((key, at)) => entries.push(Entry { key, at, value: node }),
+                None => {
+                    let message = "a mapping's key must be a plain word, not an alias";
+                    return Err(Box::new(Broken::new(Code::Syntax, node.at, message)));
+                }
+            },
+        }
+        Ok(None)
+    }
+
+    /// A merge key adds what the mapping does not say itself (YAML 1.1, `tag:yaml.org,2002:merge`).
+    fn merge(&mut self, entries: &mut Vec<Entry<'t>>, node: Node<'t>) -> Step<()> {
+        match node.value {
+            Value::Map(map) => {
+                for entry in map.entries {
+                    if !entries.iter().any(|e| e.key == entry.key) {
+                        entries.push(entry);
+                    }
+                    self.spend(1, node.at)?;
+                }
+            }
+            Value::List(items) => {
+                for item in items {
+                    self.merge(entries, item)?;
+                }
+            }
+            _ => {
+                let message = "`<<` merges a mapping, or a list of mappings";
+                return Err(Box::new(Broken::new(Code::Syntax, node.at, message)));
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, anchor: usize, node: &Node<'t>) -> Step<()> {
+        if anchor != 0 {
+            self.spend(node.size(), node.at)?;
+            self.anchors.insert(anchor, node.clone());
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, nodes: usize, at: At) -> Step<()> {
+        let left = self.document_budget.checked_sub(nodes);
+        let left_in_run = self.run_budget.checked_sub(nodes);
+        match (left, left_in_run) {
+            (Some(left), Some(left_in_run)) => {
+                self.document_budget = left;
+                *self.run_budget = left_in_run;
+                Ok(())
+            }
+            _ => {
+                let message = format!("aliases blow this document up to over {ALIASED} values");
+                let broken = Broken::new(Code::Limit, at, message);
+                Err(Box::new(broken.help("write the values out, or use fewer aliases")))
+            }
+        }
+    }
+
+    fn at(&self, span: Span) -> At {
+        let length = if span.end.line() == span.start.line() {
+            span.end.col().saturating_sub(span.start.col())
+        } else {
+            1
+        };
+        At { length: length as u32, ..mark(span.start, self.lines_before) }
+    }
+}
+
+fn mark(marker: Marker, lines_before: u32) -> At {
+    At { line: marker.line() as u32 + lines_before, column: marker.col() as u32 + 1, length: 1 }
+}
+
+fn typed<'t>(text: Cow<'t, str>, plain: bool, tag: Option<&Tag>, at: At) -> Step<Value<'t>> {
+    let wanted = match tag {
+        None if plain => return Ok(scalar::resolve(text)),
+        None => return Ok(Value::Text(text)),
+        Some(tag) if tag.handle == "tag:yaml.org,2002:" => &*tag.suffix,
+        Some(_) => return Ok(Value::Text(text)),
+    };
+    let value = match wanted {
+        "int" | "bool" | "float" | "null" => scalar::resolve(text.clone()),
+        _ => return Ok(Value::Text(text)),
+    };
+    match (wanted, &value) {
+        ("int" | "float", Value::Int(_)) | ("float", Value::Float(_)) => Ok(value),
+        ("bool", Value::Bool(_)) | ("null", Value::Null) => Ok(value),
+        _ => {
+            let message = format!("this is tagged `!!{wanted}`, but is not one");
+            Err(Box::new(Broken::new(Code::Syntax, at, message)))
+        }
+    }
+}
+
+/// Says in a user's words what the parser stumbled over.
+fn explain(error: &ScanError, part: Part<'_>) -> Broken {
+    let at = mark(*error.marker(), part.lines_before);
+    let line = part.text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or_default();
+    let before: String = line.chars().take(error.marker().col()).collect();
+    let indent: String =
+        line.chars().take_while(|c| c.is_whitespace()).take(error.marker().col() + 1).collect();
+    if let Some(column) = indent.chars().position(|c| c == '\t') {
+        let at = At { column: column as u32 + 1, length: 1, ..at };
+        return Broken::new(Code::Tab, at, "a tab in the indentation")
+            .help("YAML allows only spaces there; most editors can replace tabs by two spaces");
+    }
+    if line.contains("{{") || line.trim_start().starts_with("{%") {
+        return Broken::new(Code::Template, at, "this looks like a template, not like YAML")
+            .help("render it first (`helm template`, `kustomize build`)");
+    }
+    let info = error.info();
+    let broken = |message: &str| Broken::new(Code::Syntax, at, message);
+    if info.contains("recursion limit") {
+        return Broken::new(Code::Limit, at, format!("nested more than {DEEPEST} levels deep"));
+    }
+    if info.contains("mapping values are not allowed") {
+        return broken("a `:` cannot stand here").help(
+            "put the value in quotes if it contains `: `, or correct the indentation of this line",
+        );
+    }
+    if info.contains("quoted scalar") && info.contains("end of stream") {
+        return broken("this quote is never closed");
+    }
+    if info.contains("unexpected character") || info.contains("unexpected end of plain scalar") {
+        let what = line.chars().nth(error.marker().col()).unwrap_or(' ');
+        return broken(&format!("a value cannot start with `{what}`"))
+            .help("put the value in quotes");
+    }
+    if info.contains("did not find expected '-'") {
+        return broken("expected another list item (`- `) or less indentation")
+            .help("items of a list and keys of a mapping cannot stand at the same level");
+    }
+    if info.contains("did not find expected key") {
+        return broken("expected a key of the mapping, or less indentation")
+            .help("keys of one mapping start in the same column");
+    }
+    if info.contains("simple key expect") || info.contains("could not find expected ':'") {
+        return broken("expected `:` after this key").help("write `key: value`");
+    }
+    if info.contains("unknown anchor") {
+        return broken("this alias has no anchor before it in the document")
+            .help("put the value in quotes if the `*` belongs to it");
+    }
+    if info.contains("invalid indentation") || info.contains("indentation") {
+        return broken("this line's indentation fits nothing before it")
+            .help("a bracket may still be open before it, or the line starts in the wrong column");
+    }
+    let _ = before;
+    broken(info)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> String {
+        let mut budget = 1_000_000;
+        let (nodes, broken) = parse(Part { text, lines_before: 0 }, &mut budget);
+        if let Some(broken) = broken {
+            return format!("{}:{} {}", broken.at.line, broken.at.column, broken.message);
+        }
+        let json: Vec<_> = nodes.iter().map(|n| n.to_json(&mut |_| ()).to_string()).collect();
+        json.join(" ")
+    }
+
+    #[test]
+    fn scalars_keep_their_style() {
+        assert_eq!(
+            json("a: 1\nb: '1'\nc: |\n  x\nd: !!str 1\ne: \"yes\"\nf: yes"),
+            r#"{"a":1,"b":"1","c":"x\n","d":"1","e":"yes","f":true}"#
+        );
+    }
+
+    #[test]
+    fn keys_become_strings_as_in_json() {
+        assert_eq!(json("1: a\nyes: b\n'yes': c"), r#"{"1":"a","true":"b","yes":"c"}"#);
+        assert_eq!(json("? [a]\n: b"), "1:3 a mapping's key must be a plain word");
+        assert_eq!(json(": b"), "1:1 a key is missing before this `:`");
+    }
+
+    #[test]
+    fn aliases_are_copies_and_merges_add_what_is_missing() {
+        assert_eq!(json("a: &x {k: 1}\nb: *x"), r#"{"a":{"k":1},"b":{"k":1}}"#);
+        assert_eq!(
+            json("a: &x {k: 1, l: 2}\nb:\n  <<: *x\n  k: 3"),
+            r#"{"a":{"k":1,"l":2},"b":{"k":3,"l":2}}"#
+        );
+        assert_eq!(
+            json("a: &x {k: 1}\nc: &y {k: 2, m: 3}\nb: {<<: [*x, *y]}"),
+            r#"{"a":{"k":1},"b":{"k":1,"m":3},"c":{"k":2,"m":3}}"#
+        );
+        assert_eq!(json("a: &x [*x]"), "1:8 this alias refers to a value that contains it");
+    }
+
+    #[test]
+    fn an_alias_bomb_ends_early() {
+        let mut text = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for i in 1..12 {
+            let items = vec![format!("*a{}", i - 1); 10].join(",");
+            text.push_str(&format!("a{i}: &a{i} [{items}]\n"));
+        }
+        assert!(json(&text).ends_with("aliases blow this document up to over 250000 values"));
+    }
+
+    #[test]
+    fn depth_is_limited_however_it_is_written() {
+        for text in
+            ["[".repeat(10_000), "- ".repeat(10_000), "{a: ".repeat(10_000), "? ".repeat(10_000)]
+        {
+            let message = json(&text);
+            let fine = message.ends_with("levels deep") || message.contains("plain word");
+            assert!(fine, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_container_is_marked_where_it_starts() {
+        let mut budget = 100;
+        let text = "a:\n  - b: 1\nc: [1, 2]\n";
+        let (nodes, _) = parse(Part { text, lines_before: 10 }, &mut budget);
+        let Value::Map(map) = &nodes[0].value else { panic!() };
+        let Value::List(items) = &map.entries[0].value.value else { panic!() };
+        assert_eq!(items[0].at, At { line: 12, column: 5, length: 1 });
+        assert_eq!(map.entries[0].value.at, At { line: 12, column: 3, length: 1 });
+        assert_eq!(map.entries[1].value.at, At { line: 13, column: 4, length: 6 });
+    }
+}
