@@ -91,8 +91,9 @@ pub struct NodeTables {
     pub peers: FxHashMap<IpAddr, PeerId>,
     /// Disjoint ranges, ascending, IPv4 first, for addresses that are not in `peers`.
     pub blocks: BTreeMap<AddressRange, PeerId>,
-    /// The verdicts. A lookup that finds none denies.
-    pub verdicts: FxHashMap<VerdictKey, Verdict>,
+    /// The verdicts, in order: all of a subject stand together, and in them all of a peer. A lookup
+    /// that finds none denies.
+    pub verdicts: BTreeMap<VerdictKey, Verdict>,
     /// Rule numbers to rules, for events, counters and words.
     pub rules: BTreeMap<RuleId, RuleRef>,
     /// The policies behind a subject class, for words ("isolated by …").
@@ -186,17 +187,18 @@ impl NodeTables {
     ) -> Option<Verdict> {
         let get = |ports| self.verdicts.get(&VerdictKey { subject, peer, ports }).copied();
         if protocol.has_ports() {
-            // Ranges are few; the kernel has an interval structure where this scans.
+            // The last range that starts at or below the port; ranges do not overlap.
             let in_range = || {
-                self.verdicts.iter().find_map(|(key, verdict)| match key.ports {
-                    PortKey::Range(p, range)
-                        if (key.subject, key.peer, p) == (subject, peer, protocol)
-                            && range.contains(port) =>
-                    {
-                        Some(*verdict)
-                    }
+                let key = |first, last| {
+                    let range = PortRange { first, last };
+                    VerdictKey { subject, peer, ports: PortKey::Range(protocol, range) }
+                };
+                let upto = key(0, 0)..=key(port, u16::MAX);
+                let (found, verdict) = self.verdicts.range(upto).next_back()?;
+                match found.ports {
+                    PortKey::Range(_, range) if range.contains(port) => Some(*verdict),
                     _ => None,
-                })
+                }
             };
             get(PortKey::Port(protocol, port))
                 .or_else(in_range)

@@ -1,0 +1,246 @@
+//! How do changes of objects become changes of one node's tables?
+//!
+//! ```text
+//!   put/remove ──▶ recorded ──commit──▶ world ─▶ policies ─▶ peer classes ─┐
+//!                                                      └──▶ subject classes ┴─▶ rows ─▶ Delta
+//! ```
+//!
+//! A commit recomputes what the recorded changes touch: the addresses of a changed pod, the classes
+//! that a new selector cuts, the rows of both. It never walks the world, and the tables that come
+//! out depend on the objects alone and not on their history, class numbers aside.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podwall_policy::cluster::Cluster;
+use podwall_policy::object::{Name, Namespace, Pod};
+use podwall_policy::policy::{Direction, Policy, Tier};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::atoms::{AtomId, Atoms};
+use crate::ids::Ids;
+use crate::partition::Partition;
+use crate::policies::PolicySlot;
+use crate::rows::Rows;
+use crate::scopes::ScopeIndex;
+use crate::segments::Segments;
+use crate::subjects::{PolicyTable, Program, SubjectKey};
+use crate::tables::{Delta, NodeTables, PeerId, SubjectId};
+use crate::world::{KnownPod, PodSlot, World};
+
+/// What a peer class's addresses have in common: the atoms that they meet, sorted.
+pub(crate) type Signature = Arc<[AtomId]>;
+
+/// A member of a peer class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Member {
+    /// An address of a pod that some atom about pods asks for.
+    Address(IpAddr),
+    /// The stretch of the address line that starts here, for all other addresses in it.
+    Segment(IpAddr),
+}
+
+/// Compiles objects to one node's tables, change by change.
+///
+/// It holds what it must know of all pods, namespaces and policies (an agent needs no second copy),
+/// the classes that follow, and the tables. One task owns it, records changes as they come, and
+/// commits when it wants the kernel to follow; nothing is shared.
+#[derive(Debug)]
+pub struct NodeCompiler {
+    pub(crate) node: Option<Arc<str>>,
+    pub(crate) pending: Pending,
+    pub(crate) world: World,
+    pub(crate) policies: PolicyTable,
+    pub(crate) policy_slots: FxHashMap<(Tier, Name), PolicySlot>,
+    pub(crate) policy_ids: Ids,
+    /// Policies by the pods that they select.
+    pub(crate) subject_index: ScopeIndex<PolicySlot>,
+    /// The policies that select a local pod, sorted.
+    pub(crate) selected_by: FxHashMap<PodSlot, Vec<PolicySlot>>,
+    pub(crate) atoms: Atoms,
+    pub(crate) segments: Segments,
+    pub(crate) peers: Partition<Signature, Member>,
+    /// The peer classes that meet an atom.
+    pub(crate) classes_of: FxHashMap<AtomId, FxHashSet<PeerId>>,
+    pub(crate) subjects: Partition<SubjectKey, (Direction, IpAddr)>,
+    pub(crate) programs: FxHashMap<SubjectId, Program>,
+    pub(crate) rows: Rows,
+    pub(crate) tables: NodeTables,
+    pub(crate) work: Work,
+}
+
+/// Changes since the last commit; of several of one object the last counts.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    pub(crate) namespaces: BTreeMap<Arc<str>, Option<Namespace>>,
+    pub(crate) pods: BTreeMap<Name, Option<KnownPod>>,
+    pub(crate) policies: BTreeMap<(Tier, Name), Option<Policy>>,
+}
+
+/// How large the tables are, and what the last commit did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Pods that can be peers, on all nodes.
+    pub pods: usize,
+    /// Policies that are known.
+    pub policies: usize,
+    /// Of these, those that decide something on this node.
+    pub active_policies: usize,
+    /// Distinct selectors, blocks and port numbers that active policies ask peers for.
+    pub atoms: usize,
+    /// Subject classes.
+    pub subject_classes: usize,
+    /// Peer classes, [`PeerId::OTHER`] not counted.
+    pub peer_classes: usize,
+    /// Local addresses with a direction that is isolated.
+    pub subjects: usize,
+    /// Addresses with a peer class.
+    pub addresses: usize,
+    /// Address ranges with a peer class.
+    pub ranges: usize,
+    /// Verdicts.
+    pub verdicts: usize,
+    /// Rules that verdicts name.
+    pub rules: usize,
+    /// What the last commit did.
+    pub last: Work,
+}
+
+/// The work of one commit, counted in objects. Tests hold it down; time would depend on the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Pods that changed, or whose namespace changed in a label that some selector asks for.
+    pub pods: usize,
+    /// Pods that a new selector was held against.
+    pub pods_walked: usize,
+    /// Addresses whose peer class was asked for anew.
+    pub addresses: usize,
+    /// Stretches of the address line that changed.
+    pub segments: usize,
+    /// Peer classes that came, went or changed their meaning.
+    pub peer_classes: usize,
+    /// Subject classes whose rules were put together anew.
+    pub subject_classes: usize,
+    /// Rows that were computed.
+    pub rows: usize,
+}
+
+impl NodeCompiler {
+    /// A compiler for one node; `None` takes all pods as local, for tests and analysis.
+    pub fn new(node: Option<Arc<str>>) -> Self {
+        Self {
+            node,
+            pending: Pending::default(),
+            world: World::new(),
+            policies: FxHashMap::default(),
+            policy_slots: FxHashMap::default(),
+            policy_ids: Ids::from(0),
+            subject_index: ScopeIndex::default(),
+            selected_by: FxHashMap::default(),
+            atoms: Atoms::new(),
+            segments: Segments::default(),
+            peers: Partition::new(PeerId::OTHER.0 + 1),
+            classes_of: FxHashMap::default(),
+            subjects: Partition::new(SubjectId::CLOSED.0 + 1),
+            programs: FxHashMap::default(),
+            rows: Rows::new(),
+            tables: NodeTables::default(),
+            work: Work::default(),
+        }
+    }
+
+    /// Records that a namespace is there, with these labels.
+    pub fn put_namespace(&mut self, namespace: Namespace) {
+        self.pending.namespaces.insert(namespace.name.clone(), Some(namespace));
+    }
+
+    /// Records that nobody states a namespace any more. Its pods stay until they are removed; it
+    /// counts as one of which only `kubernetes.io/metadata.name` is known.
+    pub fn remove_namespace(&mut self, name: &str) {
+        self.pending.namespaces.insert(name.into(), None);
+    }
+
+    /// Records that a pod is there, on whatever node. Pods that are neither subject nor peer
+    /// (hostNetwork, terminated) may be put; they count as removed.
+    pub fn put_pod(&mut self, pod: &Pod) {
+        self.pending.pods.insert(pod.name.clone(), KnownPod::of(pod, self.node.as_deref()));
+    }
+
+    /// Records that a pod is gone.
+    pub fn remove_pod(&mut self, name: &Name) {
+        self.pending.pods.insert(name.clone(), None);
+    }
+
+    /// Records that a policy is there.
+    pub fn put_policy(&mut self, policy: Policy) {
+        self.pending.policies.insert((policy.tier, policy.name.clone()), Some(policy));
+    }
+
+    /// Records that a policy is gone.
+    pub fn remove_policy(&mut self, tier: Tier, name: &Name) {
+        self.pending.policies.insert((tier, name.clone()), None);
+    }
+
+    /// Records all objects of a cluster. Those that were recorded before and are not in it stay.
+    pub fn put_cluster(&mut self, cluster: &Cluster) {
+        for namespace in cluster.namespaces.values() {
+            self.put_namespace(namespace.clone());
+        }
+        for pod in cluster.pods.values() {
+            self.put_pod(pod);
+        }
+        for policy in cluster.policies.values() {
+            self.put_policy(policy.clone());
+        }
+    }
+
+    /// Brings the tables up to date with all that was recorded, and says what changed in them.
+    pub fn commit(&mut self) -> Delta {
+        self.work = Work::default();
+        let mut delta = Delta::default();
+        let touched = self.apply_objects();
+        let policies = self.apply_policies(&touched);
+        let classes = self.update_peer_classes(&touched, &mut delta);
+        let subjects = self.update_subject_classes(&touched, &policies, &mut delta);
+        self.update_rows(&policies, &classes, &subjects, &mut delta);
+        self.settle(policies, classes, &mut delta);
+        delta
+    }
+
+    /// The tables as of the last commit.
+    pub fn tables(&self) -> &NodeTables {
+        &self.tables
+    }
+
+    /// The tables, without what is needed to change them.
+    pub fn into_tables(self) -> NodeTables {
+        self.tables
+    }
+
+    /// Sizes, and the work of the last commit.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            pods: self.world.len(),
+            policies: self.policies.len(),
+            active_policies: self.policies.values().filter(|policy| policy.is_active()).count(),
+            atoms: self.atoms.len(),
+            subject_classes: self.subjects.len(),
+            peer_classes: self.peers.len(),
+            subjects: self.tables.subjects.len(),
+            addresses: self.tables.peers.len(),
+            ranges: self.tables.blocks.len(),
+            verdicts: self.tables.verdicts.len(),
+            rules: self.tables.rules.len(),
+            last: self.work,
+        }
+    }
+}
+
+/// Compiles a whole cluster for one node; `None` takes all pods as local.
+pub fn compile(cluster: &Cluster, node: Option<&str>) -> NodeTables {
+    let mut compiler = NodeCompiler::new(node.map(Arc::from));
+    compiler.put_cluster(cluster);
+    compiler.commit();
+    compiler.into_tables()
+}

@@ -1,0 +1,173 @@
+//! Which policies matter on this node, and what do they need?
+//!
+//! ```text
+//!   policy ── selects a local pod? ──no──▶ kept, costs nothing
+//!                  └─yes─▶ active: its peers are atoms, its egress port names are in use
+//! ```
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use podwall_policy::policy::{Action, Direction, PodScope, Policy, Rule, RuleRef, Tier};
+use podwall_policy::port::PortMatch;
+use rustc_hash::FxHashSet;
+
+use crate::atoms::{AtomId, Atoms, Question};
+use crate::scopes::normal;
+use crate::tables::SubjectId;
+use crate::world::{PodSlot, PortName};
+
+/// A policy's place while it is known. It stays when the policy is updated.
+pub(crate) type PolicySlot = u32;
+
+/// A policy and what follows from it. Owned by the compiler.
+#[derive(Debug)]
+pub(crate) struct KnownPolicy {
+    pub(crate) policy: Arc<Policy>,
+    /// The subject in its one spelling.
+    pub(crate) subject: PodScope,
+    /// The local pods that it selects.
+    pub(crate) selected: FxHashSet<PodSlot>,
+    /// The subject classes whose key names it.
+    pub(crate) subjects: FxHashSet<SubjectId>,
+    /// What it needs of peers, while it is active.
+    pub(crate) needs: Option<Needs>,
+}
+
+/// What an active policy needs of peers, per direction.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Needs {
+    pub(crate) ingress: Part,
+    pub(crate) egress: Part,
+}
+
+/// One direction of an active policy.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Part {
+    /// For each rule the atoms of its peers; `None`: anybody.
+    pub(crate) peers: Vec<Option<Box<[AtomId]>>>,
+    /// Port names that its rules use.
+    pub(crate) names: BTreeSet<PortName>,
+    /// Of these, those that rules for anybody use.
+    pub(crate) names_for_anybody: BTreeSet<PortName>,
+}
+
+impl Part {
+    fn of(rules: &[Rule], mut atom: impl FnMut(Question) -> AtomId) -> Self {
+        let mut part = Self::default();
+        for rule in rules {
+            for name in names_of(rule) {
+                if rule.peers.is_empty() {
+                    part.names_for_anybody.insert(name.clone());
+                }
+                part.names.insert(name);
+            }
+            let mut peers: Vec<AtomId> =
+                rule.peers.iter().map(|peer| atom(Question::of(peer))).collect();
+            peers.sort_unstable();
+            peers.dedup();
+            part.peers.push((!rule.peers.is_empty()).then(|| peers.into()));
+        }
+        part
+    }
+
+    /// All atoms of its peers.
+    pub(crate) fn atoms(&self) -> impl Iterator<Item = AtomId> {
+        self.peers.iter().flatten().flatten().copied()
+    }
+
+    /// Whether a rule is for anybody, whatever its ports.
+    pub(crate) fn has_rule_for_anybody(&self) -> bool {
+        self.peers.iter().any(Option::is_none)
+    }
+}
+
+/// The port names that a rule uses.
+fn names_of(rule: &Rule) -> impl Iterator<Item = PortName> {
+    rule.ports.iter().filter_map(|spec| match &spec.port {
+        PortMatch::Named(name) => Some((name.clone(), spec.protocol)),
+        PortMatch::Any | PortMatch::Range(_) => None,
+    })
+}
+
+impl Needs {
+    /// Takes the atoms and names that a policy needs.
+    pub(crate) fn acquire(policy: &Policy, slot: PolicySlot, atoms: &mut Atoms) -> Self {
+        let mut part = |direction| {
+            let rules = policy.rules(direction).unwrap_or_default();
+            Part::of(rules, |question| atoms.acquire(question, slot))
+        };
+        let needs = Self { ingress: part(Direction::Ingress), egress: part(Direction::Egress) };
+        for name in &needs.egress.names {
+            atoms.acquire_name(name, slot);
+        }
+        needs
+    }
+
+    /// Gives back what is not needed any more; `now` is what the policy needs instead.
+    pub(crate) fn release(&self, now: Option<&Self>, slot: PolicySlot, atoms: &mut Atoms) {
+        let used: FxHashSet<AtomId> = now.map(Self::atoms).into_iter().flatten().collect();
+        for atom in self.atoms().filter(|atom| !used.contains(atom)) {
+            atoms.release(atom, slot);
+        }
+        for name in &self.egress.names {
+            if now.is_none_or(|now| !now.egress.names.contains(name)) {
+                atoms.release_name(name, slot);
+            }
+        }
+    }
+
+    /// One direction.
+    pub(crate) fn part(&self, direction: Direction) -> &Part {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+
+    fn atoms(&self) -> impl Iterator<Item = AtomId> {
+        self.ingress.atoms().chain(self.egress.atoms())
+    }
+}
+
+impl KnownPolicy {
+    /// A policy that selects nothing yet.
+    pub(crate) fn new(policy: Policy) -> Self {
+        Self {
+            subject: normal(&policy.subject),
+            policy: Arc::new(policy),
+            selected: FxHashSet::default(),
+            subjects: FxHashSet::default(),
+            needs: None,
+        }
+    }
+
+    /// Whether it decides anything on this node.
+    pub(crate) fn is_active(&self) -> bool {
+        let speaks = self.policy.ingress.is_some() || self.policy.egress.is_some();
+        speaks && !self.policy.dry_run && !self.selected.is_empty()
+    }
+
+    /// Its place in the order of evaluation: Admin, NetworkPolicy, Baseline; in a tier by priority,
+    /// then by name.
+    pub(crate) fn rank(&self) -> impl Ord + use<'_> {
+        (self.policy.tier, self.policy.priority, &self.policy.name)
+    }
+
+    /// A rule of a direction, by index.
+    pub(crate) fn rule(&self, direction: Direction, index: u32) -> Option<&Rule> {
+        self.policy.rules(direction)?.get(usize::try_from(index).ok()?)
+    }
+
+    /// What people call a rule.
+    pub(crate) fn rule_ref(&self, direction: Direction, index: u32) -> Option<RuleRef> {
+        let source = self.rule(direction, index)?.source.clone();
+        let (tier, policy) = (self.policy.tier, self.policy.name.clone());
+        Some(RuleRef { tier, policy, direction, number: index + 1, source })
+    }
+}
+
+/// Whether a rule can do more than add to what passes in an isolated pod's tier.
+pub(crate) fn only_adds(tier: Tier, action: Action) -> bool {
+    tier != Tier::Baseline && action == Action::Allow
+}

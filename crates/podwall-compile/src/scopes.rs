@@ -1,0 +1,344 @@
+//! Which selectors match this pod, without asking each of them?
+//!
+//! ```text
+//!   pod in ns "shop", app=web ─┬─ Own("shop")        ─┬─ app=web   → selectors that require it
+//!                              ├─ ns label team=a    ─┤
+//!                              └─ all namespaces     ─┴─ (rest)    → selectors without such a key
+//! ```
+//!
+//! Selectors are kept by namespace scope, and in it by a label that a pod must carry to match. Most
+//! selectors are one `matchLabels` pair, so a pod meets few candidates however many there are.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use podwall_policy::label::{Labels, METADATA_NAME};
+use podwall_policy::policy::{NamespaceScope, PodScope};
+use podwall_policy::selector::{Operator, Requirement, Selector};
+use rustc_hash::{FxHashMap, FxHasher};
+
+/// A `key=value` pair as a number. Two pairs may share one: it finds candidates, and each candidate
+/// is then matched in full.
+pub(crate) type LabelHash = u64;
+
+/// The number of a `key=value` pair.
+pub(crate) fn label_hash(key: &str, value: &str) -> LabelHash {
+    let mut hasher = FxHasher::default();
+    (key, value).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The numbers of an object's labels.
+pub(crate) fn label_hashes(labels: &Labels) -> Vec<LabelHash> {
+    labels.iter().map(|(key, value)| label_hash(key, value)).collect()
+}
+
+/// Of what matches the requirement, everything carries one of these labels. `None`: no such list.
+pub(crate) fn anchors_of(requirement: &Requirement) -> Option<Vec<LabelHash>> {
+    match &requirement.operator {
+        Operator::Equals(value) => Some(vec![label_hash(&requirement.key, value)]),
+        Operator::In(values) => {
+            Some(values.iter().map(|value| label_hash(&requirement.key, value)).collect())
+        }
+        Operator::NotIn(_) | Operator::Exists | Operator::DoesNotExist => None,
+    }
+}
+
+/// The shortest list of labels of which everything that matches carries one.
+fn anchors(selector: &Selector) -> Option<Vec<LabelHash>> {
+    selector.requirements.iter().filter_map(anchors_of).min_by_key(Vec::len)
+}
+
+/// The same scope in one spelling, so that equal scopes are one: requirements sorted, and a
+/// namespace that is asked for by `kubernetes.io/metadata.name` alone is named.
+pub(crate) fn normal(scope: &PodScope) -> PodScope {
+    let sorted = |selector: &Selector| {
+        let mut requirements = selector.requirements.clone();
+        requirements.sort_unstable();
+        requirements.dedup();
+        Selector { requirements }
+    };
+    let namespaces = match &scope.namespaces {
+        NamespaceScope::Own(name) => NamespaceScope::Own(name.clone()),
+        NamespaceScope::Matching(selector) => match &selector.requirements[..] {
+            [Requirement { key, operator: Operator::Equals(name) }] if **key == *METADATA_NAME => {
+                NamespaceScope::Own(name.clone())
+            }
+            _ => NamespaceScope::Matching(sorted(selector)),
+        },
+    };
+    PodScope { namespaces, pods: sorted(&scope.pods) }
+}
+
+/// Selectors with something that belongs to each. Owned by who asks the question.
+#[derive(Debug)]
+pub(crate) struct ScopeIndex<T> {
+    groups: FxHashMap<NamespaceScope, Group<T>>,
+    /// Namespace selectors by a label that they require.
+    by_label: FxHashMap<LabelHash, Vec<Selector>>,
+    /// Namespace selectors without such a label.
+    rest: Vec<Selector>,
+}
+
+#[derive(Debug)]
+struct Group<T> {
+    by_label: FxHashMap<LabelHash, Vec<(Selector, T)>>,
+    rest: Vec<(Selector, T)>,
+    len: usize,
+}
+
+impl<T> Default for ScopeIndex<T> {
+    fn default() -> Self {
+        Self { groups: FxHashMap::default(), by_label: FxHashMap::default(), rest: Vec::new() }
+    }
+}
+
+impl<T: Copy + Ord> ScopeIndex<T> {
+    /// Whether there is no selector.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Adds a selector, which must be [`normal`].
+    pub(crate) fn insert(&mut self, scope: &PodScope, value: T) {
+        if !self.groups.contains_key(&scope.namespaces) {
+            if let NamespaceScope::Matching(selector) = &scope.namespaces {
+                match anchors(selector) {
+                    Some(labels) => {
+                        for label in labels {
+                            self.by_label.entry(label).or_default().push(selector.clone());
+                        }
+                    }
+                    None => self.rest.push(selector.clone()),
+                }
+            }
+            let group = Group { by_label: FxHashMap::default(), rest: Vec::new(), len: 0 };
+            self.groups.insert(scope.namespaces.clone(), group);
+        }
+        let Some(group) = self.groups.get_mut(&scope.namespaces) else { return };
+        group.len += 1;
+        match anchors(&scope.pods) {
+            Some(labels) => {
+                for label in labels {
+                    group.by_label.entry(label).or_default().push((scope.pods.clone(), value));
+                }
+            }
+            None => group.rest.push((scope.pods.clone(), value)),
+        }
+    }
+
+    /// Removes a selector that was added with the same value.
+    pub(crate) fn remove(&mut self, scope: &PodScope, value: T) {
+        let Some(group) = self.groups.get_mut(&scope.namespaces) else { return };
+        let gone = |(selector, its): &(Selector, T)| *its == value && *selector == scope.pods;
+        let mut found = false;
+        match anchors(&scope.pods) {
+            Some(labels) => {
+                for label in labels {
+                    found |= remove_from(&mut group.by_label, label, gone);
+                }
+                // `In ()` matches nothing and stands under no label.
+                found |= anchors(&scope.pods).is_some_and(|labels| labels.is_empty());
+            }
+            None => {
+                if let Some(at) = group.rest.iter().position(gone) {
+                    group.rest.swap_remove(at);
+                    found = true;
+                }
+            }
+        }
+        group.len -= usize::from(found);
+        if group.len == 0 {
+            self.groups.remove(&scope.namespaces);
+            if let NamespaceScope::Matching(selector) = &scope.namespaces {
+                match anchors(selector) {
+                    Some(labels) => {
+                        for label in labels {
+                            remove_from(&mut self.by_label, label, |its| its == selector);
+                        }
+                    }
+                    None => self.rest.retain(|its| its != selector),
+                }
+            }
+        }
+    }
+
+    /// What belongs to the selectors that match a pod with these labels in this namespace, sorted.
+    pub(crate) fn matching(
+        &self,
+        namespace: &Arc<str>,
+        namespace_labels: &Labels,
+        labels: &Labels,
+        hashes: &[LabelHash],
+    ) -> Vec<T> {
+        let mut found = Vec::new();
+        let mut visit = |group: &Group<T>| {
+            let under_labels =
+                hashes.iter().filter_map(|label| group.by_label.get(label)).flatten();
+            for (selector, value) in under_labels.chain(&group.rest) {
+                if selector.matches(labels) {
+                    found.push(*value);
+                }
+            }
+        };
+        if self.groups.is_empty() {
+            return found;
+        }
+        if let Some(group) = self.groups.get(&NamespaceScope::Own(namespace.clone())) {
+            visit(group);
+        }
+        for selector in self.namespace_selectors(namespace_labels) {
+            if let Some(group) = self.groups.get(&NamespaceScope::Matching(selector.clone())) {
+                visit(group);
+            }
+        }
+        found.sort_unstable();
+        found.dedup(); // a selector stands under each of its labels
+        found
+    }
+
+    /// Whether some namespace selector matches one of the two sets of labels and not the other.
+    pub(crate) fn tells_apart(&self, before: &Labels, after: &Labels) -> bool {
+        let differs = |a: &Labels, b: &Labels| {
+            self.namespace_selectors(a).any(|selector| !selector.matches(b))
+        };
+        differs(before, after) || differs(after, before)
+    }
+
+    /// The namespace selectors that match these labels. One that is anchored to several labels
+    /// may come twice.
+    fn namespace_selectors<'a>(&'a self, labels: &'a Labels) -> impl Iterator<Item = &'a Selector> {
+        labels
+            .iter()
+            .filter_map(|(key, value)| self.by_label.get(&label_hash(key, value)))
+            .flatten()
+            .chain(&self.rest)
+            .filter(|selector| selector.matches(labels))
+    }
+}
+
+/// Removes the first item that fits, and the list when it is empty.
+fn remove_from<V>(
+    lists: &mut FxHashMap<LabelHash, Vec<V>>,
+    label: LabelHash,
+    fits: impl Fn(&V) -> bool,
+) -> bool {
+    let Some(list) = lists.get_mut(&label) else { return false };
+    let at = list.iter().position(fits);
+    if let Some(at) = at {
+        list.swap_remove(at);
+    }
+    if list.is_empty() {
+        lists.remove(&label);
+    }
+    at.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&'static str, &'static str)]) -> Labels {
+        pairs.iter().copied().collect()
+    }
+
+    fn values(list: &[&str]) -> Operator {
+        Operator::In(list.iter().map(|v| Arc::from(*v)).collect())
+    }
+
+    fn scopes() -> Vec<PodScope> {
+        let own = |name: &str| NamespaceScope::Own(name.into());
+        let of = NamespaceScope::Matching;
+        let web = Selector::labels([("app", "web")]);
+        let both = Selector::everything().and("app", values(&["web", "db"]));
+        let none = Selector::everything().and("app", values(&[]));
+        let no_env = Selector::everything().and("env", Operator::DoesNotExist);
+        let team = Selector::labels([("team", "a")]);
+        let named = Selector::labels([(METADATA_NAME, "shop")]);
+        let all = Selector::everything();
+        let mut list = Vec::new();
+        for namespaces in [
+            own("shop"),
+            own("bank"),
+            of(team),
+            of(named),
+            of(all.clone()),
+            of(both.clone()),
+            of(no_env.clone()),
+            of(none.clone()),
+        ] {
+            for pods in [&web, &both, &none, &no_env, &all] {
+                list.push(normal(&PodScope { namespaces: namespaces.clone(), pods: pods.clone() }));
+            }
+        }
+        list
+    }
+
+    fn naive(scope: &PodScope, ns: &str, ns_labels: &Labels, pod: &Labels) -> bool {
+        (match &scope.namespaces {
+            NamespaceScope::Own(name) => **name == *ns,
+            NamespaceScope::Matching(selector) => selector.matches(ns_labels),
+        }) && scope.pods.matches(pod)
+    }
+
+    #[test]
+    fn the_index_finds_what_asking_each_selector_finds_also_after_removals() {
+        let list = scopes();
+        let mut index = ScopeIndex::default();
+        for (i, scope) in list.iter().enumerate() {
+            index.insert(scope, i);
+        }
+        let mut there: Vec<usize> = (0..list.len()).collect();
+        let pods = [labels(&[]), labels(&[("app", "web")]), labels(&[("app", "db"), ("env", "x")])];
+        let namespaces = [
+            ("shop", labels(&[(METADATA_NAME, "shop")])),
+            (
+                "bank",
+                labels(&[(METADATA_NAME, "bank"), ("team", "a"), ("app", "db"), ("env", "x")]),
+            ),
+        ];
+        while !there.is_empty() {
+            for (ns, ns_labels) in &namespaces {
+                for pod in &pods {
+                    let name: Arc<str> = Arc::from(*ns);
+                    let found = index.matching(&name, ns_labels, pod, &label_hashes(pod));
+                    let mut expected = there.clone();
+                    expected.retain(|i| naive(&list[*i], ns, ns_labels, pod));
+                    expected.sort_unstable();
+                    assert_eq!(found, expected);
+                }
+            }
+            let i = there.swap_remove(there.len() * 7 / 11);
+            index.remove(&list[i], i);
+        }
+        assert!(index.is_empty() && index.by_label.is_empty() && index.rest.is_empty());
+    }
+
+    #[test]
+    fn only_labels_that_a_namespace_selector_asks_for_tell_namespaces_apart() {
+        let mut index = ScopeIndex::default();
+        let selector = Selector::labels([("team", "a")]);
+        let scope = PodScope {
+            namespaces: NamespaceScope::Matching(selector),
+            pods: Selector::everything(),
+        };
+        index.insert(&scope, 1);
+        let (a, b) = (labels(&[("team", "a")]), labels(&[("team", "b")]));
+        assert!(index.tells_apart(&a, &b) && index.tells_apart(&b, &a));
+        assert!(!index.tells_apart(&b, &labels(&[("x", "y")])));
+        assert!(!index.tells_apart(&a, &labels(&[("team", "a"), ("x", "y")])));
+    }
+
+    #[test]
+    fn a_namespace_asked_for_by_its_name_label_is_named() {
+        let by_label = PodScope {
+            namespaces: NamespaceScope::Matching(Selector::labels([(METADATA_NAME, "shop")])),
+            pods: Selector::labels([("b", "1"), ("a", "2")]),
+        };
+        let by_name = PodScope {
+            namespaces: NamespaceScope::Own("shop".into()),
+            pods: Selector::labels([("a", "2"), ("b", "1")]),
+        };
+        assert_eq!(normal(&by_label), normal(&by_name));
+    }
+}

@@ -1,0 +1,302 @@
+//! What do the policies of a subject class say to a peer class?
+//!
+//! ```text
+//!   subject class = policies that select + numbers of the port names that their ingress rules use
+//!      └─ program: rules in order of evaluation
+//!            by atom ──▶ rules for peers that give this answer   ─┐
+//!            for anybody                                          ┴─▶ claims ──flatten──▶ row
+//! ```
+//!
+//! Where all rules only add to what passes, a row says what its peer is allowed beyond what anybody
+//! is, and rows fall through to that. Otherwise each row is the last word for its peer.
+
+use std::sync::Arc;
+
+use podwall_policy::policy::{Action, Direction, Tier};
+use podwall_policy::port::{PortMatch, PortRange, Protocol};
+use rustc_hash::FxHashMap;
+
+use crate::atoms::AtomId;
+use crate::flatten::{Answer, Claim, Default, Ports, flatten};
+use crate::policies::{KnownPolicy, PolicySlot, only_adds};
+use crate::tables::PortKey;
+use crate::world::PortName;
+
+/// What makes local addresses alike.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SubjectKey {
+    pub(crate) direction: Direction,
+    /// The policies that select the pod in this direction, by slot; at least one.
+    pub(crate) policies: Arc<[PolicySlot]>,
+    /// The port names that their ingress rules use, and what they stand for on the pod.
+    pub(crate) ports: Arc<[(PortName, Box<[u16]>)]>,
+}
+
+/// A port name and a number that it stands for on a peer.
+pub(crate) type Resolved<'a> = (&'a PortName, u16);
+
+/// The rules of a subject class, found by what they ask. Owned by the compiler.
+#[derive(Debug)]
+pub(crate) struct Program {
+    key: SubjectKey,
+    default: Default,
+    rules: Vec<ProgramRule>,
+    by_atom: FxHashMap<AtomId, Vec<u32>>,
+    for_anybody: Vec<u32>,
+    /// Of `for_anybody`, those whose ports depend on the peer.
+    named_for_anybody: Vec<u32>,
+    /// What anybody is allowed, so that rows need not say it again; sorted and disjoint.
+    cover: Vec<(Protocol, PortRange)>,
+    covers_everything: bool,
+}
+
+#[derive(Debug)]
+struct ProgramRule {
+    tier: Tier,
+    action: Action,
+    policy: PolicySlot,
+    index: u32,
+    /// Whether its ports depend on the peer.
+    named: bool,
+}
+
+/// A rule of a policy by slot, direction and index.
+pub(crate) type RuleKey = (PolicySlot, Direction, u32);
+
+/// One entry of a row.
+pub(crate) type RowEntry = (PortKey, bool, Option<RuleKey>);
+
+/// The policies by slot.
+pub(crate) type PolicyTable = FxHashMap<PolicySlot, KnownPolicy>;
+
+impl Program {
+    /// The program of a subject class.
+    pub(crate) fn new(key: &SubjectKey, policies: &PolicyTable) -> Self {
+        let direction = key.direction;
+        let mut selecting: Vec<(PolicySlot, &KnownPolicy)> =
+            key.policies.iter().filter_map(|slot| Some((*slot, policies.get(slot)?))).collect();
+        selecting.sort_by(|a, b| a.1.rank().cmp(&b.1.rank()));
+        let isolated = selecting.iter().any(|(_, it)| it.policy.tier == Tier::NetworkPolicy);
+        let mut program = Self {
+            key: key.clone(),
+            default: Default::Spoken { allow: !isolated },
+            rules: Vec::new(),
+            by_atom: FxHashMap::default(),
+            for_anybody: Vec::new(),
+            named_for_anybody: Vec::new(),
+            cover: Vec::new(),
+            covers_everything: false,
+        };
+        let mut all_only_add = isolated;
+        for (slot, known) in selecting {
+            let tier = known.policy.tier;
+            if tier == Tier::Baseline && isolated {
+                continue; // the NetworkPolicies have the last word
+            }
+            let part = known.needs.as_ref().map(|needs| needs.part(direction));
+            let rules = known.policy.rules(direction).unwrap_or_default();
+            for ((rule, peers), index) in
+                rules.iter().zip(part.iter().flat_map(|p| &p.peers)).zip(0..)
+            {
+                all_only_add &= only_adds(tier, rule.action);
+                let named = direction == Direction::Egress
+                    && rule.ports.iter().any(|spec| matches!(spec.port, PortMatch::Named(_)));
+                program.add(
+                    ProgramRule { tier, action: rule.action, policy: slot, index, named },
+                    peers.as_deref(),
+                );
+            }
+        }
+        if all_only_add {
+            program.default = Default::Silent;
+            program.note_cover(policies);
+        }
+        program
+    }
+
+    fn add(&mut self, rule: ProgramRule, peers: Option<&[AtomId]>) {
+        // A pod is not selected by 2³² rules.
+        let at = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
+        match peers {
+            Some(peers) => {
+                for atom in peers {
+                    self.by_atom.entry(*atom).or_default().push(at);
+                }
+            }
+            None => {
+                self.for_anybody.push(at);
+                if rule.named {
+                    self.named_for_anybody.push(at);
+                }
+            }
+        }
+        self.rules.push(rule);
+    }
+
+    fn note_cover(&mut self, policies: &PolicyTable) {
+        let row = self.row_for_anybody(policies);
+        let mut cover: Vec<(Protocol, PortRange)> = Vec::new();
+        for (ports, ..) in row {
+            match ports {
+                PortKey::Port(protocol, port) => cover.push((protocol, PortRange::one(port))),
+                PortKey::Range(protocol, range) => cover.push((protocol, range)),
+                PortKey::AnyPort(protocol) => cover.push((protocol, PortRange::ALL)),
+                PortKey::AnyProtocol => self.covers_everything = true,
+            }
+        }
+        cover.sort_unstable();
+        for (protocol, range) in cover {
+            match self.cover.last_mut() {
+                Some((its, last))
+                    if *its == protocol && u32::from(range.first) <= u32::from(last.last) + 1 =>
+                {
+                    last.last = last.last.max(range.last);
+                }
+                _ => self.cover.push((protocol, range)),
+            }
+        }
+    }
+
+    /// Whether rows of the other program may differ even for peers that no changed rule names.
+    pub(crate) fn has_other_shape(&self, other: &Self) -> bool {
+        self.default != other.default || self.key.ports != other.key.ports
+    }
+
+    /// The key that the program was made for.
+    pub(crate) fn key(&self) -> &SubjectKey {
+        &self.key
+    }
+
+    /// The atoms that its rules ask for.
+    pub(crate) fn atoms(&self) -> impl Iterator<Item = AtomId> {
+        self.by_atom.keys().copied()
+    }
+
+    /// The row for peers that have none of their own.
+    pub(crate) fn row_for_anybody(&self, policies: &PolicyTable) -> Vec<RowEntry> {
+        let mut claims = Vec::new();
+        for rule in &self.for_anybody {
+            self.claim(*rule, &[], policies, &mut claims);
+        }
+        self.entries(flatten(&claims, self.default))
+    }
+
+    /// The row for a peer class; empty if it gets no more and no less than anybody.
+    pub(crate) fn row(
+        &self,
+        signature: &[AtomId],
+        ports: &[Resolved<'_>],
+        policies: &PolicyTable,
+    ) -> Vec<RowEntry> {
+        if self.covers_everything {
+            return Vec::new();
+        }
+        let mut rules: Vec<u32> =
+            signature.iter().filter_map(|atom| self.by_atom.get(atom)).flatten().copied().collect();
+        if !ports.is_empty() {
+            rules.extend(&self.named_for_anybody);
+        }
+        rules.sort_unstable();
+        rules.dedup();
+        let mut claims = Vec::new();
+        for rule in &rules {
+            self.claim(*rule, ports, policies, &mut claims);
+        }
+        if claims.is_empty() {
+            return Vec::new();
+        }
+        if self.default != Default::Silent {
+            let for_anybody =
+                self.for_anybody.iter().filter(|rule| rules.binary_search(rule).is_err());
+            for rule in for_anybody {
+                self.claim(*rule, ports, policies, &mut claims);
+            }
+            claims.sort_by_key(|claim| claim.rule);
+        }
+        let mut row = flatten(&claims, self.default);
+        if !self.cover.is_empty() {
+            self.drop_covered(&mut row);
+        }
+        self.entries(row)
+    }
+
+    /// Drops what anybody is allowed anyway, unless a wider entry of the row would answer instead:
+    /// that would name a rule which does not match.
+    fn drop_covered(&self, row: &mut Vec<(PortKey, Answer)>) {
+        let covered = |protocol, range: PortRange| {
+            self.cover.iter().any(|(its, cover)| {
+                *its == protocol && cover.first <= range.first && range.last <= cover.last
+            })
+        };
+        let any_protocol = row.iter().any(|(ports, _)| *ports == PortKey::AnyProtocol);
+        if any_protocol {
+            return;
+        }
+        row.retain(|(ports, _)| {
+            !matches!(ports, PortKey::AnyPort(protocol) if covered(*protocol, PortRange::ALL))
+        });
+        let wide: Vec<Protocol> = row
+            .iter()
+            .filter_map(|(ports, _)| match ports {
+                PortKey::AnyPort(protocol) => Some(*protocol),
+                _ => None,
+            })
+            .collect();
+        row.retain(|(ports, _)| match *ports {
+            PortKey::Port(protocol, port) => {
+                wide.contains(&protocol) || !covered(protocol, PortRange::one(port))
+            }
+            PortKey::Range(protocol, range) => {
+                wide.contains(&protocol) || !covered(protocol, range)
+            }
+            PortKey::AnyPort(_) | PortKey::AnyProtocol => true,
+        });
+    }
+
+    fn claim(
+        &self,
+        at: u32,
+        ports: &[Resolved<'_>],
+        policies: &PolicyTable,
+        claims: &mut Vec<Claim>,
+    ) {
+        let Some(entry) = usize::try_from(at).ok().and_then(|at| self.rules.get(at)) else {
+            return;
+        };
+        let direction = self.key.direction;
+        let Some(rule) = policies.get(&entry.policy).and_then(|p| p.rule(direction, entry.index))
+        else {
+            return;
+        };
+        let mut claim = |ports| {
+            claims.push(Claim { rule: at, tier: entry.tier, action: entry.action, ports });
+        };
+        if rule.ports.is_empty() {
+            claim(Ports::Everything);
+        }
+        for spec in &rule.ports {
+            let protocol = spec.protocol;
+            match &spec.port {
+                PortMatch::Any => claim(Ports::Range(protocol, PortRange::ALL)),
+                PortMatch::Range(range) => claim(Ports::Range(protocol, *range)),
+                PortMatch::Named(name) => {
+                    let is_it = |its: &PortName| its.0 == *name && its.1 == protocol;
+                    let on_subject = self.key.ports.iter().filter(|(its, _)| is_it(its));
+                    let numbers = on_subject.flat_map(|(_, numbers)| numbers.iter().copied());
+                    let on_peer = ports.iter().filter(|(its, _)| is_it(its)).map(|(_, n)| *n);
+                    for number in numbers.chain(on_peer) {
+                        claim(Ports::Range(protocol, PortRange::one(number)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn entries(&self, row: Vec<(PortKey, Answer)>) -> Vec<RowEntry> {
+        let key = |at: u32| {
+            let rule = self.rules.get(usize::try_from(at).ok()?)?;
+            Some((rule.policy, self.key.direction, rule.index))
+        };
+        row.into_iter().map(|(ports, (allow, rule))| (ports, allow, rule.and_then(key))).collect()
+    }
+}

@@ -1,0 +1,435 @@
+//! What is known of the cluster, indexed for the compiler's questions?
+//!
+//! ```text
+//!   address ─▶ pods that claim it ─▶ the one that has it (greatest name)
+//!   selector ─▶ shortest of: pods with the label, pods of the namespaces ─▶ pods that match
+//!   port name ─▶ pods that declare it
+//! ```
+//!
+//! Only what tables depend on is kept: a pod that is neither subject nor peer (hostNetwork,
+//! terminated) is not here at all, and a pod whose object changed elsewhere did not change.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podwall_policy::label::Labels;
+use podwall_policy::object::{Name, Namespace, Pod};
+use podwall_policy::policy::{NamespaceScope, PodScope};
+use podwall_policy::port::Protocol;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::ids::Ids;
+use crate::scopes::{LabelHash, anchors_of, label_hashes};
+
+/// A pod's place in the world while it is known.
+pub(crate) type PodSlot = u32;
+
+/// A port name and its protocol.
+pub(crate) type PortName = (Arc<str>, Protocol);
+
+/// Pods and namespaces, by everything that they are searched by. Owned by the compiler.
+#[derive(Debug)]
+pub(crate) struct World {
+    pods: FxHashMap<PodSlot, KnownPod>,
+    slots: FxHashMap<Name, PodSlot>,
+    ids: Ids,
+    namespaces: FxHashMap<Arc<str>, KnownNamespace>,
+    local: FxHashSet<PodSlot>,
+    owners: FxHashMap<IpAddr, Vec<PodSlot>>,
+    by_label: FxHashMap<LabelHash, FxHashSet<PodSlot>>,
+    by_port_name: FxHashMap<PortName, FxHashSet<PodSlot>>,
+}
+
+/// A pod that policies can select and selectors can match.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KnownPod {
+    pub(crate) name: Name,
+    pub(crate) labels: Labels,
+    pub(crate) ips: Box<[IpAddr]>,
+    /// Named ports only.
+    pub(crate) ports: Box<[(PortName, u16)]>,
+    pub(crate) local: bool,
+}
+
+/// A namespace that is stated or has pods.
+#[derive(Debug)]
+struct KnownNamespace {
+    labels: Labels,
+    stated: bool,
+    pods: FxHashSet<PodSlot>,
+    local: FxHashSet<PodSlot>,
+}
+
+/// What a commit's changes of objects touch.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    /// Pods that changed or whose namespace did, and are known now.
+    pub(crate) pods: BTreeSet<PodSlot>,
+    /// Pods that are no longer known.
+    pub(crate) gone: BTreeSet<PodSlot>,
+    /// The addresses of all these, before and after.
+    pub(crate) addresses: BTreeSet<IpAddr>,
+}
+
+impl KnownPod {
+    /// What matters of a pod; `None` if it is neither subject nor peer.
+    pub(crate) fn of(pod: &Pod, node: Option<&str>) -> Option<Self> {
+        if !pod.is_subject() {
+            return None;
+        }
+        let mut ips = pod.ips.clone();
+        ips.sort_unstable();
+        ips.dedup();
+        let ports = pod
+            .ports
+            .iter()
+            .filter_map(|port| Some(((port.name.clone()?, port.protocol), port.number)))
+            .collect();
+        let local = node.is_none_or(|node| pod.node.as_deref() == Some(node));
+        let (name, labels) = (pod.name.clone(), pod.labels.clone());
+        Some(Self { name, labels, ips: ips.into(), ports, local })
+    }
+
+    /// The numbers of a port name, sorted.
+    pub(crate) fn numbers(&self, name: &PortName) -> Box<[u16]> {
+        let numbers: BTreeSet<u16> =
+            self.ports.iter().filter(|(its, _)| its == name).map(|(_, number)| *number).collect();
+        numbers.into_iter().collect()
+    }
+}
+
+impl World {
+    /// A world without objects.
+    pub(crate) fn new() -> Self {
+        Self {
+            pods: FxHashMap::default(),
+            slots: FxHashMap::default(),
+            ids: Ids::from(0),
+            namespaces: FxHashMap::default(),
+            local: FxHashSet::default(),
+            owners: FxHashMap::default(),
+            by_label: FxHashMap::default(),
+            by_port_name: FxHashMap::default(),
+        }
+    }
+
+    /// How many pods are known.
+    pub(crate) fn len(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Ends a commit: slots of pods that went may be used again.
+    pub(crate) fn settle(&mut self) {
+        self.ids.settle();
+    }
+
+    /// A pod.
+    pub(crate) fn pod(&self, slot: PodSlot) -> Option<&KnownPod> {
+        self.pods.get(&slot)
+    }
+
+    /// The pod that has an address: of several that claim it the one with the greatest name, as
+    /// [`podwall_policy::cluster::Cluster::pod_by_ip`] has it.
+    pub(crate) fn owner(&self, address: IpAddr) -> Option<(PodSlot, &KnownPod)> {
+        let pod = |slot: &PodSlot| Some((*slot, self.pods.get(slot)?));
+        match self.owners.get(&address)?.as_slice() {
+            [one] => pod(one),
+            several => several.iter().filter_map(pod).max_by(|a, b| a.1.name.cmp(&b.1.name)),
+        }
+    }
+
+    /// The labels of a namespace; only `kubernetes.io/metadata.name` where nobody states it.
+    pub(crate) fn namespace_labels(&self, name: &Arc<str>) -> Labels {
+        self.namespaces
+            .get(name)
+            .map_or_else(|| Namespace::implied(name.clone()).labels, |entry| entry.labels.clone())
+    }
+
+    /// The pods of a namespace.
+    pub(crate) fn pods_of(&self, namespace: &str) -> impl Iterator<Item = PodSlot> {
+        self.namespaces.get(namespace).into_iter().flat_map(|entry| entry.pods.iter().copied())
+    }
+
+    /// The pods that declare a port name.
+    pub(crate) fn pods_with_port(&self, name: &PortName) -> impl Iterator<Item = PodSlot> {
+        self.by_port_name.get(name).into_iter().flatten().copied()
+    }
+
+    /// States a namespace's labels, or takes the statement back. The labels before and after, if
+    /// they differ.
+    pub(crate) fn set_namespace(
+        &mut self,
+        name: &Arc<str>,
+        namespace: Option<&Namespace>,
+    ) -> Option<(Labels, Labels)> {
+        let before = self.namespace_labels(name);
+        let entry =
+            self.namespaces.entry(name.clone()).or_insert_with(|| KnownNamespace::new(name));
+        entry.stated = namespace.is_some();
+        entry.labels = namespace
+            .map_or_else(|| Namespace::implied(name.clone()).labels, |it| it.labels.clone());
+        let after = entry.labels.clone();
+        self.forget_namespace_if_unused(name);
+        (before != after).then_some((before, after))
+    }
+
+    /// Sets what is known of a pod, or forgets it.
+    pub(crate) fn set_pod(&mut self, name: &Name, pod: Option<KnownPod>, touched: &mut Touched) {
+        let slot = self.slots.get(name).copied();
+        let before = slot.and_then(|slot| self.pods.get(&slot));
+        if before == pod.as_ref() {
+            return;
+        }
+        if let Some(slot) = slot {
+            self.unlink(slot, touched);
+        }
+        match pod {
+            Some(pod) => {
+                let slot = slot.unwrap_or_else(|| self.ids.take());
+                touched.pods.insert(slot);
+                touched.addresses.extend(pod.ips.iter().copied());
+                self.link(slot, pod);
+            }
+            None => {
+                if let Some(slot) = slot {
+                    self.slots.remove(name);
+                    self.ids.give_back(slot);
+                    touched.pods.remove(&slot);
+                    touched.gone.insert(slot);
+                }
+                self.forget_namespace_if_unused(&name.namespace);
+            }
+        }
+    }
+
+    fn link(&mut self, slot: PodSlot, pod: KnownPod) {
+        let namespace = &pod.name.namespace;
+        let entry = self
+            .namespaces
+            .entry(namespace.clone())
+            .or_insert_with(|| KnownNamespace::new(namespace));
+        entry.pods.insert(slot);
+        if pod.local {
+            entry.local.insert(slot);
+            self.local.insert(slot);
+        }
+        for address in &pod.ips {
+            self.owners.entry(*address).or_default().push(slot);
+        }
+        for label in label_hashes(&pod.labels) {
+            self.by_label.entry(label).or_default().insert(slot);
+        }
+        for (name, _) in &pod.ports {
+            self.by_port_name.entry(name.clone()).or_default().insert(slot);
+        }
+        self.slots.insert(pod.name.clone(), slot);
+        self.pods.insert(slot, pod);
+    }
+
+    fn unlink(&mut self, slot: PodSlot, touched: &mut Touched) {
+        let Some(pod) = self.pods.remove(&slot) else { return };
+        touched.addresses.extend(pod.ips.iter().copied());
+        if let Some(entry) = self.namespaces.get_mut(&pod.name.namespace) {
+            entry.pods.remove(&slot);
+            entry.local.remove(&slot);
+        }
+        self.local.remove(&slot);
+        for address in &pod.ips {
+            if let Some(owners) = self.owners.get_mut(address) {
+                owners.retain(|owner| *owner != slot);
+                if owners.is_empty() {
+                    self.owners.remove(address);
+                }
+            }
+        }
+        for label in label_hashes(&pod.labels) {
+            drop_from(&mut self.by_label, &label, slot);
+        }
+        for (name, _) in &pod.ports {
+            drop_from(&mut self.by_port_name, name, slot);
+        }
+    }
+
+    fn forget_namespace_if_unused(&mut self, name: &Arc<str>) {
+        if self.namespaces.get(name).is_some_and(|entry| !entry.stated && entry.pods.is_empty()) {
+            self.namespaces.remove(name);
+        }
+    }
+
+    /// The pods that a scope selects; `local`: on this node only. Walks the shortest list that has
+    /// them all, and adds its length to `walked`.
+    pub(crate) fn matching(
+        &self,
+        scope: &PodScope,
+        local: bool,
+        walked: &mut usize,
+    ) -> Vec<PodSlot> {
+        let set = |entry: &KnownNamespace| -> usize {
+            if local { entry.local.len() } else { entry.pods.len() }
+        };
+        let in_namespaces = match &scope.namespaces {
+            NamespaceScope::Own(name) => self.namespaces.get(name).map_or(0, set),
+            NamespaceScope::Matching(_) if local => self.local.len(),
+            NamespaceScope::Matching(_) => self.pods.len(),
+        };
+        let with_label = |labels: &[LabelHash]| -> usize {
+            labels.iter().filter_map(|label| self.by_label.get(label)).map(FxHashSet::len).sum()
+        };
+        let by_label = scope
+            .pods
+            .requirements
+            .iter()
+            .filter_map(anchors_of)
+            .map(|labels| (with_label(&labels), labels))
+            .min_by_key(|(count, _)| *count)
+            .filter(|(count, _)| *count < in_namespaces);
+        let mut found = Vec::new();
+        let mut check = |slot: PodSlot, namespace_fits: bool| {
+            *walked += 1;
+            let Some(pod) = self.pods.get(&slot) else { return };
+            if (pod.local || !local)
+                && scope.pods.matches(&pod.labels)
+                && (namespace_fits || self.in_scope(&scope.namespaces, &pod.name.namespace))
+            {
+                found.push(slot);
+            }
+        };
+        if let Some((_, labels)) = by_label {
+            for slot in labels.iter().filter_map(|label| self.by_label.get(label)).flatten() {
+                check(*slot, false);
+            }
+            found.sort_unstable();
+            found.dedup(); // two pairs may share a hash
+            return found;
+        }
+        match &scope.namespaces {
+            NamespaceScope::Own(name) => {
+                let entry = self.namespaces.get(name);
+                let slots = entry.map(|entry| if local { &entry.local } else { &entry.pods });
+                for slot in slots.into_iter().flatten() {
+                    check(*slot, true);
+                }
+            }
+            NamespaceScope::Matching(_) if local => {
+                for slot in &self.local {
+                    check(*slot, false);
+                }
+            }
+            NamespaceScope::Matching(selector) => {
+                for entry in self.namespaces.values() {
+                    if selector.matches(&entry.labels) {
+                        for slot in &entry.pods {
+                            check(*slot, true);
+                        }
+                    }
+                }
+            }
+        }
+        found.sort_unstable();
+        found
+    }
+
+    fn in_scope(&self, scope: &NamespaceScope, namespace: &Arc<str>) -> bool {
+        match scope {
+            NamespaceScope::Own(name) => name == namespace,
+            NamespaceScope::Matching(selector) => {
+                self.namespaces.get(namespace).is_some_and(|entry| selector.matches(&entry.labels))
+            }
+        }
+    }
+}
+
+impl KnownNamespace {
+    fn new(name: &Arc<str>) -> Self {
+        Self {
+            labels: Namespace::implied(name.clone()).labels,
+            stated: false,
+            pods: FxHashSet::default(),
+            local: FxHashSet::default(),
+        }
+    }
+}
+
+fn drop_from<K: std::hash::Hash + Eq>(
+    sets: &mut FxHashMap<K, FxHashSet<PodSlot>>,
+    key: &K,
+    slot: PodSlot,
+) {
+    if let Some(set) = sets.get_mut(key) {
+        set.remove(&slot);
+        if set.is_empty() {
+            sets.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use podwall_policy::selector::{Operator, Selector};
+
+    fn pod(namespace: &str, name: &str, labels: &[(&'static str, &'static str)]) -> Pod {
+        let mut pod = Pod::new(namespace, name, labels.iter().copied().collect());
+        pod.ips = vec!["10.0.0.1".parse().unwrap()];
+        pod.node = Some("n1".into());
+        pod
+    }
+
+    fn put(world: &mut World, pod: &Pod) -> Touched {
+        let mut touched = Touched::default();
+        world.set_pod(&pod.name, KnownPod::of(pod, Some("n1")), &mut touched);
+        touched
+    }
+
+    #[test]
+    fn of_two_pods_with_one_address_the_greater_name_has_it_and_the_other_inherits() {
+        let mut world = World::new();
+        let address = "10.0.0.1".parse().unwrap();
+        let (a, b) = (pod("x", "a", &[]), pod("x", "b", &[]));
+        for pod in [&b, &a] {
+            put(&mut world, pod);
+        }
+        assert_eq!(world.owner(address).unwrap().1.name, b.name);
+        let ended = Pod { phase: podwall_policy::object::Phase::Terminated, ..b };
+        let touched = put(&mut world, &ended);
+        assert!(touched.addresses.contains(&address));
+        assert_eq!(world.owner(address).unwrap().1.name, a.name);
+    }
+
+    #[test]
+    fn a_pod_that_changed_in_nothing_that_matters_touches_nothing() {
+        let mut world = World::new();
+        let first = pod("x", "a", &[("app", "web")]);
+        put(&mut world, &first);
+        let again = Pod { uid: Some("other".into()), ..first };
+        let touched = put(&mut world, &again);
+        assert!(touched.pods.is_empty() && touched.addresses.is_empty());
+    }
+
+    #[test]
+    fn a_search_walks_the_shortest_list_and_finds_the_same() {
+        let mut world = World::new();
+        for i in 0..50u8 {
+            let mut pod =
+                pod(if i < 10 { "small" } else { "large" }, &format!("p{i}"), &[("all", "x")]);
+            if i % 10 == 3 {
+                pod.labels = pod.labels.with("app", "web");
+            }
+            pod.node = Some(if i < 45 { "n1" } else { "n2" }.into());
+            put(&mut world, &pod);
+        }
+        let count = |namespaces: NamespaceScope, pods: Selector, local| {
+            let mut walked = 0;
+            let found = world.matching(&PodScope { namespaces, pods }, local, &mut walked);
+            (found.len(), walked)
+        };
+        let all = || NamespaceScope::Matching(Selector::everything());
+        let web = Selector::labels([("all", "x"), ("app", "web")]);
+        let not_web = Selector::everything().and("app", Operator::DoesNotExist);
+        assert_eq!(count(all(), web.clone(), false), (5, 5));
+        assert_eq!(count(NamespaceScope::Own("large".into()), web, false), (4, 5));
+        assert_eq!(count(NamespaceScope::Own("small".into()), not_web.clone(), false), (9, 10));
+        assert_eq!(count(all(), not_web, true), (40, 45));
+    }
+}
