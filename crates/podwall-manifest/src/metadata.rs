@@ -189,7 +189,7 @@ pub(crate) fn label<'n>(
     entry: &'n Entry<'_>,
     path: &Path<'_>,
 ) -> Option<&'n str> {
-    let path = path.field(&entry.key);
+    let path = path.key(&entry.key);
     label_key(walk, &entry.key, entry.at, &path);
     label_value(walk, &entry.value, &path)
 }
@@ -218,7 +218,7 @@ pub(crate) fn label_value<'n>(
 fn annotations(walk: &mut Walk<'_>, node: &Node<'_>, path: &Path<'_>) {
     let Some(map) = walk.map(node, path) else { return };
     for Entry { key, value, at } in &map.entries {
-        let path = path.field(key);
+        let path = path.key(key);
         // Keys are compared in lower case (`ValidateAnnotations`).
         if let Some(wrong) = names::label_key(&key.to_lowercase()) {
             let message = format!("annotation key `{}` {wrong}", short(key));

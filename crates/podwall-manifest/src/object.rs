@@ -23,7 +23,7 @@ use crate::node::{Map, Node, Value};
 use crate::reading::Options;
 use crate::text::{At, Text};
 use crate::walk::{Path, Unknown, Walk};
-use crate::{kind, node_object, pod, policy, service, workload};
+use crate::{kind, node_object, pod, policy, service, suggest, workload};
 
 /// What makes an object unique.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -92,10 +92,11 @@ pub struct LeftOut {
 }
 
 impl fmt::Display for LeftOut {
-    /// `NetworkPolicy demo/web (web.yaml:1:1)`, `a document (web.yaml:9:1)`.
+    /// `NetworkPolicy demo/web (web.yaml:1:1)`, `a document (web.yaml:9:1)`, `a file (x.yaml)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Some(kind) => write!(f, "{kind}")?,
+            None if self.source.line == 0 => f.write_str("a file")?,
             None => f.write_str("a document")?,
         }
         if let Some(name) = &self.name {
@@ -132,7 +133,11 @@ pub(crate) fn read_document(
     findings: &mut Findings,
     out: &mut dyn FnMut(Outcome, &mut Findings),
 ) {
+    let first = findings.list.len();
     read_any(text, node, None, options, findings, out);
+    // Checks go by meaning; a reader goes by lines.
+    let by_place = |d: &Diagnostic| d.place.as_ref().map(|p| (p.source.line, p.source.column));
+    findings.list.get_mut(first..).unwrap_or_default().sort_by_key(by_place);
 }
 
 fn read_any(
@@ -220,6 +225,12 @@ fn identity<'n>(
     node: &Node<'_>,
     lent: Option<Lent<'n>>,
 ) -> Option<(&'n str, &'n str)> {
+    let stated = |key: &str| map.get(key).is_some() || suggest::nearest_key(map, key).is_some();
+    if lent.is_none() && !stated("apiVersion") && !stated("kind") {
+        let message = "this is not a Kubernetes object: it has no `apiVersion` and no `kind`";
+        walk.error(Code::NotAnObject, node.at, &Path::root(""), message);
+        return None;
+    }
     let mut field = |key: &'static str, lent: Option<&'n str>| {
         let path = Path::root(key);
         let entry = map.get(key).filter(|e| !e.value.is_null());
@@ -229,7 +240,7 @@ fn identity<'n>(
         };
         if text.is_empty() {
             let at = map.get(key).map_or(node.at, |e| e.at);
-            let near = crate::suggest::nearest_key(map, key);
+            let near = suggest::nearest_key(map, key);
             let diagnostic = walk.missing(at, &path);
             match near {
                 Some(near) => diagnostic.help(format!("`{near}` should be `{key}`")),
@@ -287,6 +298,10 @@ fn read_known(
         walk.error(Code::DuplicateKey, twice.again, &Path::root(""), message)
             .note("the first is here", Some(place));
     });
+    if typed.is_none() && walk.findings.errors() == errors {
+        // Every way to nothing has said why; should one not have, the object must not vanish.
+        walk.error(Code::WrongType, node.at, &Path::root(""), "this object cannot be read");
+    }
     let place = walk.place(metadata.name_at);
     match typed {
         Some(typed) if walk.findings.errors() == errors => {
@@ -302,7 +317,8 @@ fn read_metadata(walk: &mut Walk<'_>, kind: &Kind, map: &Map<'_>, node: &Node<'_
     let path = Path::root("metadata");
     let Some(entry) = map.get("metadata").filter(|e| !e.value.is_null()) else {
         let at = map.get("metadata").map_or(node.at, |e| e.at);
-        walk.missing(at, &path.field("name")).help("write `metadata: {name: …}`");
+        let help = "write `metadata: {name: …}`";
+        walk.missing_unless_typo(map, "metadata", at, &path.field("name"), help);
         return Metadata::default();
     };
     if let Value::Map(fields) = &entry.value.value
@@ -367,10 +383,7 @@ fn read_typed(
         }
         Class::Policy => {
             let Some(spec) = spec else {
-                walk.missing(at, &Path::root("spec")).help(
-                    "`spec: {podSelector: {}}` selects every pod and denies all that comes in, if \
-                     that is meant",
-                );
+                walk.missing_unless_typo(map, "spec", at, &Path::root("spec"), policy::NO_SPEC);
                 return None;
             };
             Typed::Policy(Box::new(policy::read(walk, name, spec, at)?))

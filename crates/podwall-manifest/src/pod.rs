@@ -63,7 +63,8 @@ pub(crate) fn spec(
         let items = list.and_then(|e| walk.list(&e.value, &path));
         if key == "containers" && (list.is_none() || items.is_some_and(<[_]>::is_empty)) {
             let at = list.map_or(entry.at, |e| e.at);
-            walk.missing(at, &path).help("a pod has at least one container");
+            let help = "a pod has at least one container";
+            walk.missing_unless_typo(map, key, at, &path, help);
         }
         for (i, item) in items.unwrap_or_default().iter().enumerate() {
             container(walk, pod, item, &mut names, &path.index(i));

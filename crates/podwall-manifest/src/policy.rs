@@ -33,16 +33,17 @@ use crate::walk::{Path, Unknown, Walk};
 /// The three protocols that a policy can name.
 pub(crate) const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
+/// What to say where `spec` is missing.
+pub(crate) const NO_SPEC: &str = "`spec: {podSelector: {}}` selects every pod and denies all that \
+                                  comes in, if that is meant";
+
 const SPEC: [&str; 4] = ["podSelector", "policyTypes", "ingress", "egress"];
 
 /// Reads `spec` of a NetworkPolicy.
 pub(crate) fn read(walk: &mut Walk<'_>, name: Name, spec: &Entry<'_>, at: At) -> Option<Policy> {
     let path = Path::root("spec");
     if spec.value.is_null() {
-        walk.missing(spec.at, &path).help(
-            "`spec: {podSelector: {}}` selects every pod and denies all that comes in, if that is \
-             meant",
-        );
+        walk.missing(spec.at, &path).help(NO_SPEC);
         return None;
     }
     let map = walk.map(&spec.value, &path)?;
@@ -424,9 +425,17 @@ fn named_port(walk: &mut Walk<'_>, name: &str, node: &Node<'_>, path: &Path<'_>)
     if wrong.is_empty() {
         return;
     }
+    if name.is_empty() {
+        let message = format!("`{path}` must not be empty");
+        walk.error(Code::InvalidPort, node.at, path, message)
+            .help("to allow every port of the protocol, leave `port` out");
+        return;
+    }
     let message = format!("port name `{}` {}", short(name), wrong.join(", and "));
     let diagnostic = walk.error(Code::InvalidPort, node.at, path, message);
-    if name.parse::<u32>().is_ok() {
+    if port_name(&name.to_lowercase()).is_empty() {
+        diagnostic.help(format!("did you mean `{}`?", name.to_lowercase()));
+    } else if name.parse::<u32>().is_ok() {
         diagnostic
             .label("in quotes it is a name, not a number")
             .help(format!("remove the quotes: {name}"));

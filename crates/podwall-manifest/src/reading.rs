@@ -143,6 +143,10 @@ impl Reader<'_> {
     ) -> &mut Diagnostic {
         let mut diagnostic = Diagnostic::error(code, message);
         let source = podwall_policy::source::Source::new(name, 0, 0);
+        if code != Code::NothingToRead {
+            let source = source.clone();
+            self.reading.left_out.push(LeftOut { kind: None, namespace: None, name: None, source });
+        }
         diagnostic.place = Some(Place { source, length: 1, text: None });
         self.findings.push(diagnostic)
     }

@@ -35,6 +35,7 @@ pub(crate) struct Path<'p> {
 #[derive(Clone, Copy)]
 enum Step<'p> {
     Field(&'p str),
+    Key(&'p str),
     Index(usize),
 }
 
@@ -45,6 +46,11 @@ impl<'p> Path<'p> {
 
     pub(crate) fn field(&'p self, field: &'p str) -> Self {
         Self { parent: Some(self), step: Step::Field(field) }
+    }
+
+    /// A key that the author chose: of a label or an annotation.
+    pub(crate) fn key(&'p self, key: &'p str) -> Self {
+        Self { parent: Some(self), step: Step::Key(key) }
     }
 
     pub(crate) fn index(&'p self, index: usize) -> Self {
@@ -63,6 +69,7 @@ impl fmt::Display for Path<'_> {
                 let is_first = self.parent.is_none_or(|p| matches!(p.step, Step::Field("")));
                 write!(f, "{}{}", if is_first { "" } else { "." }, short(name))
             }
+            Step::Key(key) => write!(f, "[{}]", short(key)),
             Step::Index(index) => write!(f, "[{index}]"),
         }
     }
@@ -135,6 +142,20 @@ impl Walk<'_> {
         self.error(Code::MissingField, parent, path, format!("`{path}` is required"))
     }
 
+    /// As [`Self::missing`], unless a key of the mapping is nearly that one and was complained of.
+    pub(crate) fn missing_unless_typo(
+        &mut self,
+        map: &Map<'_>,
+        key: &str,
+        at: At,
+        path: &Path<'_>,
+        help: &str,
+    ) {
+        if map.get(key).is_some() || suggest::nearest_key(map, key).is_none() {
+            self.missing(at, path).help(help);
+        }
+    }
+
     /// The mapping itself, or nothing if it is null or something else.
     pub(crate) fn map<'n, 't>(
         &mut self,
@@ -161,8 +182,14 @@ impl Walk<'_> {
             Value::Null => None,
             _ => {
                 let diagnostic = self.wrong_type(node, path, "a list");
-                if matches!(node.value, Value::Map(_)) {
-                    diagnostic.help("put `- ` before its first key to make it a list of one");
+                match &node.value {
+                    Value::Map(_) => {
+                        diagnostic.help("put `- ` before its first key to make it a list of one");
+                    }
+                    Value::Text(text) => {
+                        diagnostic.help(format!("write [{}]", short(text)));
+                    }
+                    _ => {}
                 }
                 None
             }

@@ -42,8 +42,15 @@ pub(crate) fn read(
         let template = required_map(walk, map.get("jobTemplate"), spec.at, &template_path)?;
         let parent = map.get("jobTemplate").map_or(spec.at, |e| e.at);
         job_spec_path = template_path.field("spec");
+        if template.get("template").is_some() && template.get("spec").is_none() {
+            let message = "`template` stands one level too high";
+            walk.error(Code::UnknownField, parent, &template_path, message)
+                .help("a job template has a `spec`, and that has the pod's `template`");
+            return None;
+        }
         let job = template.get("spec");
-        (job?, required_map(walk, job, parent, &job_spec_path)?, &job_spec_path)
+        let job_map = required_map(walk, job, parent, &job_spec_path)?;
+        (job?, job_map, &job_spec_path)
     } else {
         (spec, map, &path)
     };
@@ -137,6 +144,9 @@ fn template(
 ) -> Option<Pod> {
     let path = path.field("template");
     let entry = holder.get("template");
+    if entry.is_none() && crate::suggest::nearest_key(holder, "template").is_some() {
+        return None;
+    }
     let map = required_map(walk, entry, parent, &path)?;
     let at = entry.map_or(parent, |e| e.at);
     walk.fields(map, &path, &["metadata", "spec"], Unknown::RefuseTypos, |key| match key {

@@ -58,9 +58,13 @@ pub(crate) fn parse<'t>(part: Part<'t>, budget: &mut usize) -> (Vec<Node<'t>>, O
             Some(Ok((event, span))) => match builder.event(event, span) {
                 Ok(None) => {}
                 Ok(Some(node)) => nodes.push(node),
-                Err(broken) => return (nodes, Some(*broken)),
+                Err(broken) => return (nodes, Some(templated(*broken, part))),
             },
-            Some(Err(error)) => return (nodes, Some(explain(&error, part))),
+            Some(Err(error)) => {
+                let mut broken = explain(&error, part);
+                broken.earlier = builder.open_bracket().filter(|_| broken.code == Code::Syntax);
+                return (nodes, Some(broken));
+            }
         }
     }
 }
@@ -68,6 +72,8 @@ pub(crate) fn parse<'t>(part: Part<'t>, budget: &mut usize) -> (Vec<Node<'t>>, O
 /// An open list or mapping.
 struct Frame<'t> {
     at: At,
+    /// Written with brackets or braces.
+    flow: bool,
     anchor: usize,
     kind: Open<'t>,
 }
@@ -122,7 +128,7 @@ impl<'t, 'b> Builder<'t, 'b> {
                 let at = self.at(span);
                 let Some(node) = self.anchors.get(&id) else {
                     let message = "this alias refers to a value that contains it";
-                    return Err(Box::new(Broken::new(Code::Limit, at, message)));
+                    return Err(Box::new(Broken::new(Code::Syntax, at, message)));
                 };
                 let size = node.size();
                 let node = node.clone();
@@ -167,22 +173,19 @@ impl<'t, 'b> Builder<'t, 'b> {
         let at = self.at(span);
         if let Some(Frame { kind: Open::Map { key: None, .. }, .. }) = self.stack.last() {
             let broken = Broken::new(Code::Syntax, at, "a mapping's key must be a plain word");
-            return Err(Box::new(broken.help(
-                "text in double braces is a template: render it first (`helm template`, \
-                 `kustomize build`)",
-            )));
+            return Err(Box::new(broken));
         }
         if self.stack.len() >= DEEPEST {
             let message = format!("nested more than {DEEPEST} levels deep");
             return Err(Box::new(Broken::new(Code::Limit, at, message)));
         }
-        self.stack.push(Frame { at, anchor, kind });
+        // A block's start has no width of its own.
+        self.stack.push(Frame { at, flow: at.length == 1, anchor, kind });
         Ok(())
     }
 
     fn close(&mut self, span: Span) -> Step<Option<Node<'t>>> {
-        let Some(Frame { mut at, anchor, kind }) = self.stack.pop() else { return Ok(None) };
-        let flow = at.length == 1;
+        let Some(Frame { mut at, flow, anchor, kind }) = self.stack.pop() else { return Ok(None) };
         let value = match kind {
             Open::List(items) => {
                 at.length = 1;
@@ -280,6 +283,16 @@ impl<'t, 'b> Builder<'t, 'b> {
         }
     }
 
+    /// The innermost bracket or brace that is still open.
+    fn open_bracket(&self) -> Option<(At, &'static str)> {
+        let frame = self.stack.last().filter(|frame| frame.flow)?;
+        let what = match frame.kind {
+            Open::List(_) => "this `[` is still open",
+            Open::Map { .. } => "this `{` is still open",
+        };
+        Some((frame.at, what))
+    }
+
     fn at(&self, span: Span) -> At {
         let length = if span.end.line() == span.start.line() {
             span.end.col().saturating_sub(span.start.col())
@@ -315,11 +328,23 @@ fn typed<'t>(text: Cow<'t, str>, plain: bool, tag: Option<&Tag>, at: At) -> Step
     }
 }
 
+const RENDER_FIRST: &str = "render it first (`helm template`, `kustomize build`)";
+
+/// An error in a line with double braces is most likely that of a template.
+fn templated(broken: Broken, part: Part<'_>) -> Broken {
+    let line = broken.at.line.saturating_sub(part.lines_before + 1) as usize;
+    if broken.code == Code::Syntax && part.text.lines().nth(line).is_some_and(|l| l.contains("{{"))
+    {
+        return Broken::new(Code::Template, broken.at, "this looks like a template, not like YAML")
+            .help(RENDER_FIRST);
+    }
+    broken
+}
+
 /// Says in a user's words what the parser stumbled over.
 fn explain(error: &ScanError, part: Part<'_>) -> Broken {
     let at = mark(*error.marker(), part.lines_before);
     let line = part.text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or_default();
-    let before: String = line.chars().take(error.marker().col()).collect();
     let indent: String =
         line.chars().take_while(|c| c.is_whitespace()).take(error.marker().col() + 1).collect();
     if let Some(column) = indent.chars().position(|c| c == '\t') {
@@ -329,7 +354,7 @@ fn explain(error: &ScanError, part: Part<'_>) -> Broken {
     }
     if line.contains("{{") || line.trim_start().starts_with("{%") {
         return Broken::new(Code::Template, at, "this looks like a template, not like YAML")
-            .help("render it first (`helm template`, `kustomize build`)");
+            .help(RENDER_FIRST);
     }
     let info = error.info();
     let broken = |message: &str| Broken::new(Code::Syntax, at, message);
@@ -353,12 +378,17 @@ fn explain(error: &ScanError, part: Part<'_>) -> Broken {
         return broken("expected another list item (`- `) or less indentation")
             .help("items of a list and keys of a mapping cannot stand at the same level");
     }
+    if line.trim_start().starts_with("- ") && info.contains("did not find expected key") {
+        return broken("a list item cannot stand here, among the keys of a mapping")
+            .help("indent it like the other items of its list");
+    }
     if info.contains("did not find expected key") {
         return broken("expected a key of the mapping, or less indentation")
             .help("keys of one mapping start in the same column");
     }
     if info.contains("simple key expect") || info.contains("could not find expected ':'") {
-        return broken("expected `:` after this key").help("write `key: value`");
+        return broken("expected `:` after this key")
+            .help("write `key: value`; the line before may lack its `:`");
     }
     if info.contains("unknown anchor") {
         return broken("this alias has no anchor before it in the document")
@@ -368,8 +398,10 @@ fn explain(error: &ScanError, part: Part<'_>) -> Broken {
         return broken("this line's indentation fits nothing before it")
             .help("a bracket may still be open before it, or the line starts in the wrong column");
     }
-    let _ = before;
-    broken(info)
+    match info.split_once("expected ',' or ") {
+        Some((_, bracket)) => broken(&format!("expected `,` or `{}`", bracket.trim_matches('\''))),
+        None => broken(info),
+    }
 }
 
 #[cfg(test)]
