@@ -294,13 +294,18 @@ fn walk_tiers(
                     _ => isolated_by.push(policy.name.clone()),
                 }
             }
+            // If the policy selects the pod at all, its earlier rules have decided these ports.
+            let mut decided_here = PortSet::empty();
             for (i, rule) in rules.iter().enumerate() {
                 let mut outcome = outcome(cluster, flow, peer, direction, policy, rule, i);
-                outcome.peers = both(selected.clone(), outcome.peers);
                 outcome.reach = match tier {
                     Tier::NetworkPolicy => tier_starts_with.clone(), // additive: no order
-                    Tier::Admin | Tier::Baseline => walk.rest.clone(), // the first match decides
+                    Tier::Admin | Tier::Baseline => walk.rest.difference(&decided_here),
                 };
+                if outcome.peers.is_yes() {
+                    decided_here = decided_here.union(&outcome.ports);
+                }
+                outcome.peers = both(selected.clone(), outcome.peers);
                 if !policy.dry_run {
                     walk.hear(&outcome);
                 }
@@ -345,7 +350,7 @@ impl Walk {
     /// Takes one rule's word into account. Only a rule that certainly matches ends the walk for
     /// its ports; NetworkPolicies only allow, so among them that changes nothing.
     fn hear(&mut self, outcome: &RuleOutcome) {
-        let hit = self.rest.intersection(&outcome.ports);
+        let hit = self.rest.intersection(&outcome.reach).intersection(&outcome.ports);
         match &outcome.peers {
             Match::No(_) => return,
             Match::Unknown(facts) => self.doubts.push((hit.clone(), facts.clone())),

@@ -57,6 +57,22 @@ impl Selector {
         Self { requirements }
     }
 
+    /// Reads what `kubectl -l` takes: `app=web,env in (a,b),tier!=db,!old,team`. `Display` writes
+    /// the same form.
+    ///
+    /// # Errors
+    /// A sentence that quotes the part that cannot be read.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut selector = Self::default();
+        for part in split_outside_parentheses(text) {
+            let part = part.trim();
+            if !part.is_empty() {
+                selector.requirements.push(Requirement::parse(part)?);
+            }
+        }
+        Ok(selector)
+    }
+
     /// Adds one requirement (builder for tests and parsers).
     #[must_use]
     pub fn and(mut self, key: impl Into<Arc<str>>, operator: Operator) -> Self {
@@ -80,7 +96,54 @@ impl Selector {
     }
 }
 
+/// At commas that do not stand between the values of `in (…)`.
+fn split_outside_parentheses(text: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let (mut depth, mut start) = (0_u32, 0);
+    for (at, c) in text.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
 impl Requirement {
+    fn parse(part: &str) -> Result<Self, String> {
+        let key = |text: &str| -> Result<Arc<str>, String> {
+            let text = text.trim();
+            let bad = text.is_empty() || text.contains([' ', '(', ')', '!', '=']);
+            if bad { Err(format!("{part:?} has no label key")) } else { Ok(text.into()) }
+        };
+        let values = |text: &str| -> Result<BTreeSet<Arc<str>>, String> {
+            let list = text.trim().strip_prefix('(').and_then(|t| t.strip_suffix(')'));
+            let list = list.ok_or_else(|| format!("{part:?} wants values as (a,b)"))?;
+            Ok(list.split(',').map(|v| v.trim().into()).collect())
+        };
+        if let Some(absent) = part.strip_prefix('!') {
+            return Ok(Self { key: key(absent)?, operator: Operator::DoesNotExist });
+        }
+        let (name, operator) = if let Some((name, value)) = part.split_once("!=") {
+            (name, Operator::NotIn([value.trim().into()].into()))
+        } else if let Some((name, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
+            (name, Operator::Equals(value.trim().into()))
+        } else if let Some((name, list)) = part.split_once(" notin ") {
+            (name, Operator::NotIn(values(list)?))
+        } else if let Some((name, list)) = part.split_once(" in ") {
+            (name, Operator::In(values(list)?))
+        } else {
+            (part, Operator::Exists)
+        };
+        Ok(Self { key: key(name)?, operator })
+    }
+
     /// Whether the labels meet this requirement.
     pub fn matches(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
@@ -155,6 +218,18 @@ mod tests {
             assert_eq!(selector.matches(&web), expected, "{selector}");
         }
         assert!(Selector::everything().matches(&Labels::default()));
+    }
+
+    #[test]
+    fn what_kubectl_takes_is_read_and_printed_again() {
+        for text in ["app=web", "app=web,env in (a,b),!old,team,zone notin (x)", "a/b=c"] {
+            assert_eq!(Selector::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(Selector::parse("tier!=db, app == web").unwrap().to_string(), "tier notin (db),app=web");
+        assert_eq!(Selector::parse("").unwrap(), Selector::everything());
+        for broken in ["=web", "app in a,b", "!", "a b"] {
+            assert!(Selector::parse(broken).is_err(), "{broken}");
+        }
     }
 
     #[test]

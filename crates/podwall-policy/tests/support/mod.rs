@@ -11,6 +11,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses another part of this")]
 
 pub mod conformance;
+pub mod random;
 
 use std::net::IpAddr;
 use std::sync::Arc;
