@@ -1,0 +1,87 @@
+//! Real manifests read without a finding.
+//!
+//! `good/NAME` is read, must give no diagnostic, and the objects and skipped kinds must be those of
+//! `good/NAME.objects`. `UPDATE_EXPECT=1` rewrites those files; look at each change before it is
+//! committed. `seeds/` holds every whole manifest of the documents that the project was founded on.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use podwall_manifest::{Input, Options, Reading, object_from_json, read, render_all};
+
+fn files(directory: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e != "objects"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "{directory} is empty");
+    files
+}
+
+fn read_well(path: &Path) -> Reading {
+    let reading = read(&[Input::Path(path.to_path_buf())], &Options::default());
+    assert!(
+        reading.diagnostics.is_empty() && reading.left_out.is_empty(),
+        "{}:\n{}",
+        path.display(),
+        render_all(&reading.diagnostics, false)
+    );
+    reading
+}
+
+/// Objects with their lines, skipped kinds, and the pods that come of it.
+fn describe(reading: &Reading) -> String {
+    let mut out = String::new();
+    for object in &reading.objects {
+        writeln!(out, "{} at {}:{}", object.key, object.source.line, object.source.column).unwrap();
+    }
+    for (kind, count) in &reading.skipped {
+        writeln!(out, "skipped {kind}: {count}").unwrap();
+    }
+    for pod in reading.cluster().pods.values() {
+        let owner =
+            pod.owner.as_ref().map_or(String::new(), |o| format!(" of {} {}", o.kind, o.name));
+        writeln!(out, "pod {}{owner}", pod.name).unwrap();
+    }
+    out
+}
+
+#[test]
+fn real_manifests_read_without_a_finding() {
+    for path in files("tests/good") {
+        let found = describe(&read_well(&path));
+        let mut expected = path.clone().into_os_string();
+        expected.push(".objects");
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            fs::write(&expected, &found).unwrap();
+        }
+        let expected = fs::read_to_string(&expected).unwrap_or_default();
+        assert_eq!(found, expected, "{}", path.display());
+    }
+}
+
+#[test]
+fn the_founding_documents_manifests_read_without_a_finding() {
+    let mut objects = 0;
+    for path in files("tests/seeds") {
+        objects += read_well(&path).objects.len();
+    }
+    assert!(objects >= 20, "{objects}");
+}
+
+#[test]
+fn what_was_written_reads_again_from_json_as_the_same_object() {
+    let mut compared = 0;
+    for path in files("tests/good").into_iter().chain(files("tests/seeds")) {
+        for object in read_well(&path).objects {
+            let again = object_from_json(&object.raw, "state", &Options::default()).unwrap();
+            assert_eq!(again.key, object.key);
+            assert_eq!(again.raw, object.raw);
+            compared += 1;
+        }
+    }
+    assert!(compared > 40, "{compared}");
+}
