@@ -68,7 +68,7 @@ impl Visitor<'_, '_> {
     }
 
     fn path(&mut self, path: &Path) {
-        let name = path.display().to_string();
+        let name = shown(path);
         match fs::metadata(path) {
             Err(error) => self.unreadable(&name, &error),
             Ok(metadata) if metadata.is_dir() => {
@@ -86,7 +86,7 @@ impl Visitor<'_, '_> {
     }
 
     fn directory(&mut self, path: &Path, depth: usize, found: &mut usize) {
-        let name = path.display().to_string();
+        let name = shown(path);
         if !self.is_new(path) {
             return;
         }
@@ -122,7 +122,7 @@ impl Visitor<'_, '_> {
                 }
                 Err(error) if wanted => {
                     *found += 1;
-                    self.unreadable(&path.display().to_string(), &error);
+                    self.unreadable(&shown(&path), &error);
                 }
                 _ => {}
             }
@@ -130,7 +130,7 @@ impl Visitor<'_, '_> {
     }
 
     fn file(&mut self, path: &Path) {
-        let name = path.display().to_string();
+        let name = shown(path);
         if self.stopped || !self.is_new(path) {
             return;
         }
@@ -189,6 +189,12 @@ impl Visitor<'_, '_> {
         };
         self.reader.file_error(name, Code::Unreadable, format!("cannot be read: {why}"));
     }
+}
+
+/// A path as places and messages show it: without characters that a terminal obeys.
+fn shown(path: &Path) -> String {
+    let path = path.display().to_string();
+    if path.chars().any(char::is_control) { path.escape_debug().to_string() } else { path }
 }
 
 fn size(bytes: u64) -> String {

@@ -95,14 +95,14 @@ impl fmt::Display for LeftOut {
     /// `NetworkPolicy demo/web (web.yaml:1:1)`, `a document (web.yaml:9:1)`, `a file (x.yaml)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Some(kind) => write!(f, "{kind}")?,
+            Some(kind) => f.write_str(&short(kind))?,
             None if self.source.line == 0 => f.write_str("a file")?,
             None => f.write_str("a document")?,
         }
         if let Some(name) = &self.name {
             match &self.namespace {
-                Some(namespace) => write!(f, " {namespace}/{name}")?,
-                None => write!(f, " {name}")?,
+                Some(namespace) => write!(f, " {}/{}", short(namespace), short(name))?,
+                None => write!(f, " {}", short(name))?,
             }
         }
         write!(f, " ({})", self.source)
@@ -280,7 +280,7 @@ fn read_known(
     left_out.name = metadata.name.clone();
     let name = metadata.name.clone().unwrap_or_default();
     let key = ObjectKey { kind: kind.name.into(), namespace, name };
-    walk.object = Some(key.to_string());
+    walk.object = Some(short(&key.to_string()));
     walk.fields(map, &Path::root(""), &TOP, Unknown::Refuse, |field| match (kind.class, field) {
         (Class::Policy, "podSelector" | "policyTypes" | "ingress" | "egress") => {
             Some("it belongs under `spec`: give it more indentation")

@@ -61,7 +61,7 @@ impl<'t> Text<'t> {
         let text = self
             .line(at.line)
             .filter(|_| (at.column + at.length) as usize <= LONGEST_LINE)
-            .map(|line| line.chars().take(LONGEST_LINE).collect::<String>().into());
+            .map(|line| line.chars().take(LONGEST_LINE).map(visible).collect::<String>().into());
         Place { source: self.source(at), length: at.length.max(1), text }
     }
 
@@ -69,7 +69,7 @@ impl<'t> Text<'t> {
     pub(crate) fn quote(&self, at: At) -> Option<String> {
         let line = self.line(at.line)?;
         let skip = at.column.saturating_sub(1) as usize;
-        Some(line.chars().skip(skip).take(at.length.min(80) as usize).collect())
+        Some(line.chars().skip(skip).take(at.length.min(80) as usize).map(visible).collect())
     }
 
     fn line(&self, number: u32) -> Option<&'t str> {
@@ -100,6 +100,18 @@ impl<'t> Text<'t> {
         }
         parts.push(Part { text: &self.text[start..], lines_before: first_line });
         parts
+    }
+}
+
+/// Characters that could change how a terminal shows the rest are replaced, one for one.
+fn visible(c: char) -> char {
+    match c {
+        '\u{80}'..='\u{9f}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{2069}'
+        | '\u{feff}' => char::REPLACEMENT_CHARACTER,
+        _ => c,
     }
 }
 
