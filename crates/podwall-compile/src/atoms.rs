@@ -303,7 +303,7 @@ mod tests {
         let mut atoms = Atoms::new();
         let http: PortName = ("http".into(), Protocol::TCP);
         atoms.acquire_name(&http, 1);
-        assert_eq!(atoms.take_changes().fresh_names, [http.clone()]);
+        assert_eq!(atoms.take_changes().fresh_names, std::slice::from_ref(&http));
         let port = atoms.port(&http, 80);
         assert_eq!(atoms.port(&http, 80), port);
         assert_eq!(atoms.users(port).collect::<Vec<_>>(), [1]);

@@ -21,6 +21,6 @@ mod scopes;
 mod segments;
 mod subjects;
 pub mod tables;
-//#[cfg(any(test, feature = "testing"))]
-//pub mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod world;

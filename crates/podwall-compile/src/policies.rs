@@ -167,7 +167,7 @@ impl KnownPolicy {
     }
 }
 
-/// Whether a rule can do more than add to what passes in an isolated pod's tier.
+/// Whether a rule only adds to what passes, with no say over the rules beside it.
 pub(crate) fn only_adds(tier: Tier, action: Action) -> bool {
-    tier != Tier::Baseline && action == Action::Allow
+    tier == Tier::NetworkPolicy && action == Action::Allow
 }

@@ -172,10 +172,19 @@ impl NodeTables {
         port: u16,
     ) -> Verdict {
         let denied = Verdict { allow: false, rule: None };
-        [peer, PeerId::ANY]
-            .into_iter()
-            .find_map(|peer| self.row(subject, peer, protocol, port))
-            .unwrap_or(denied)
+        self.lookup(subject, peer, protocol, port).map_or(denied, |(_, verdict)| verdict)
+    }
+
+    /// The entry that decides a (subject, peer, protocol, port), if one does.
+    pub fn lookup(
+        &self,
+        subject: SubjectId,
+        peer: PeerId,
+        protocol: Protocol,
+        port: u16,
+    ) -> Option<(VerdictKey, Verdict)> {
+        let row = |peer| self.row(subject, peer, protocol, port);
+        row(peer).or_else(|| row(PeerId::ANY))
     }
 
     fn row(
@@ -184,29 +193,26 @@ impl NodeTables {
         peer: PeerId,
         protocol: Protocol,
         port: u16,
-    ) -> Option<Verdict> {
-        let get = |ports| self.verdicts.get(&VerdictKey { subject, peer, ports }).copied();
-        if protocol.has_ports() {
-            // The last range that starts at or below the port; ranges do not overlap.
-            let in_range = || {
-                let key = |first, last| {
-                    let range = PortRange { first, last };
-                    VerdictKey { subject, peer, ports: PortKey::Range(protocol, range) }
-                };
-                let upto = key(0, 0)..=key(port, u16::MAX);
-                let (found, verdict) = self.verdicts.range(upto).next_back()?;
-                match found.ports {
-                    PortKey::Range(_, range) if range.contains(port) => Some(*verdict),
-                    _ => None,
-                }
-            };
-            get(PortKey::Port(protocol, port))
-                .or_else(in_range)
-                .or_else(|| get(PortKey::AnyPort(protocol)))
-                .or_else(|| get(PortKey::AnyProtocol))
-        } else {
-            get(PortKey::AnyProtocol)
+    ) -> Option<(VerdictKey, Verdict)> {
+        let key = |ports| VerdictKey { subject, peer, ports };
+        let get = |ports| self.verdicts.get(&key(ports)).map(|verdict| (key(ports), *verdict));
+        if !protocol.has_ports() {
+            return get(PortKey::AnyProtocol);
         }
+        // The last range that starts at or below the port; ranges do not overlap.
+        let in_range = || {
+            let range = |first, last| key(PortKey::Range(protocol, PortRange { first, last }));
+            let upto = range(0, 0)..=range(port, u16::MAX);
+            let (found, verdict) = self.verdicts.range(upto).next_back()?;
+            match found.ports {
+                PortKey::Range(_, range) if range.contains(port) => Some((*found, *verdict)),
+                _ => None,
+            }
+        };
+        get(PortKey::Port(protocol, port))
+            .or_else(in_range)
+            .or_else(|| get(PortKey::AnyPort(protocol)))
+            .or_else(|| get(PortKey::AnyProtocol))
     }
 
     /// Makes the change. After it the tables equal what a full compilation gives, class numbers

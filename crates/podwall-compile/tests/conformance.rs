@@ -4,6 +4,8 @@
 //! tables for the whole cluster, direction by direction, and of three nodes whose tables must all
 //! let a packet pass.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests; only what fails a test")]
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;

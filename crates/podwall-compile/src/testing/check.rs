@@ -1,0 +1,256 @@
+//! Do tables and evaluator agree on this pair of addresses?
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use podwall_policy::address::Family;
+use podwall_policy::cluster::Cluster;
+use podwall_policy::evaluate::{Exempt, Side, Verdict, side};
+use podwall_policy::explain::Question;
+use podwall_policy::flow::{Flow, Party};
+use podwall_policy::matching::Match;
+use podwall_policy::object::Namespace;
+use podwall_policy::policy::{Action, Direction, Tier};
+use podwall_policy::port::{PortMatch, PortSpec};
+use podwall_policy::reason::Reason;
+
+use super::random::{PROTOCOLS, interesting_ports};
+use crate::tables::{Decision, NodeTables, Packet, PeerId, PortKey, Verdict as TableVerdict};
+
+/// How often each kind of outcome came up.
+pub type Coverage = BTreeMap<&'static str, usize>;
+
+/// Kinds of outcome that a long enough run must reach.
+pub const KINDS: [&str; 26] = [
+    "not local",
+    "open",
+    "loopback",
+    "from own node",
+    "allowed by exact port",
+    "allowed by range",
+    "allowed by any port",
+    "allowed by any protocol",
+    "allowed by default of a tier",
+    "denied, no entry",
+    "denied by default of a tier",
+    "denied by a Deny rule",
+    "own row",
+    "row for anybody",
+    "passed on",
+    "dry run would have matched",
+    "named port, ingress",
+    "named port, egress",
+    "named port, egress, for anybody",
+    "hole of an except",
+    "pod in a block",
+    "node in a block",
+    "hostNetwork pod",
+    "contested address",
+    "IPv6",
+    "portless protocol",
+];
+
+/// The cluster as the kernel must take it: of a namespace whose labels nobody states only the name
+/// is known, and that has to do; a pod without a node is on no node.
+pub fn as_known(cluster: &Cluster) -> Cluster {
+    let mut known = cluster.clone();
+    let names: Vec<_> = known.pods.keys().map(|name| name.namespace.clone()).collect();
+    for name in names {
+        known.namespaces.entry(name.clone()).or_insert_with(|| Namespace::implied(name));
+    }
+    known.namespaces.values_mut().for_each(|namespace| namespace.labels_known = true);
+    for pod in known.pods.values_mut() {
+        pod.node.get_or_insert_with(|| "nowhere".into());
+    }
+    known
+}
+
+/// Holds the tables of a node (`None`: of the whole cluster) to the evaluator for all protocols
+/// and interesting ports between two addresses of one family. The cluster must be [`as_known`].
+pub fn check(
+    cluster: &Cluster,
+    node: Option<&str>,
+    tables: &NodeTables,
+    (src, dst): (IpAddr, IpAddr),
+    coverage: &mut Coverage,
+) -> Result<(), String> {
+    let family = Family::of(src);
+    let flow = Flow { src: Party::at(cluster, src), dst: Party::at(cluster, dst), family };
+    let own_node = |party: Party<'_>| match party {
+        Party::Pod(pod) => pod.node.clone(),
+        _ => None,
+    };
+    let from_node = match (flow.src, node) {
+        (Party::Node(from), Some(node)) => *from.name == *node,
+        (Party::Node(from), None) => own_node(flow.dst).is_some_and(|node| node == from.name),
+        _ => false,
+    };
+    let local = |party: Party<'_>| {
+        party.subject().is_some_and(|pod| node.is_none_or(|n| pod.node.as_deref() == Some(n)))
+    };
+    for (direction, subject) in [(Direction::Egress, flow.src), (Direction::Ingress, flow.dst)] {
+        let expected = local(subject).then(|| side(cluster, &flow, direction));
+        count_setting(cluster, &flow, direction, expected.as_ref(), from_node, coverage);
+        for protocol in PROTOCOLS {
+            for port in interesting_ports().take(if protocol.has_ports() { 99 } else { 1 }) {
+                let packet = Packet { src, dst, protocol, port, from_node };
+                let Decision { egress, ingress } = tables.decide(&packet);
+                let found = if direction == Direction::Egress { egress } else { ingress };
+                let Some(expected) = &expected else {
+                    if let Some(verdict) = found {
+                        return Err(format!("{packet:?} {direction}: not local but {verdict:?}"));
+                    }
+                    continue;
+                };
+                compare(expected, found, &packet)
+                    .and_then(|()| name_of_rule(expected, found, tables, &packet))
+                    .map_err(|error| format!("{packet:?} {direction}: {error}"))?;
+                count_entry(cluster, tables, direction, &packet, found, coverage);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn compare(expected: &Side, found: Option<TableVerdict>, packet: &Packet) -> Result<(), String> {
+    let passes = match expected.verdict(packet.protocol, packet.port) {
+        Verdict::Allowed => true,
+        Verdict::Denied => false,
+        Verdict::Unknown => return Err(format!("evaluator does not know: {:?}", expected.missing)),
+    };
+    if passes == found.is_none_or(|verdict| verdict.allow) {
+        Ok(())
+    } else {
+        Err(format!("tables say {found:?}, evaluator says passes={passes}: {expected:#?}"))
+    }
+}
+
+/// The rule that the tables name must be one that the evaluator says decided it.
+fn name_of_rule(
+    expected: &Side,
+    found: Option<TableVerdict>,
+    tables: &NodeTables,
+    packet: &Packet,
+) -> Result<(), String> {
+    let Some(verdict) = found else { return Ok(()) };
+    // Explaining is slow; what holds for the first and the last port of each rule holds for all.
+    if ![0, 53, 80, 443, 8080].contains(&packet.port) {
+        return Ok(());
+    }
+    let explained = expected.explain(Question::Port(packet.protocol, Some(packet.port)));
+    let rules = if verdict.allow { explained.allowed_by } else { explained.denied_by };
+    let named = verdict.rule.map(|id| tables.rules.get(&id).ok_or(format!("no rule {id:?}")));
+    let fits = match named.transpose()? {
+        Some(rule) => rules.contains(rule),
+        None => rules.is_empty(),
+    };
+    if fits { Ok(()) } else { Err(format!("{verdict:?} is not one of {rules:?}")) }
+}
+
+fn count_setting(
+    cluster: &Cluster,
+    flow: &Flow<'_>,
+    direction: Direction,
+    expected: Option<&Side>,
+    from_node: bool,
+    coverage: &mut Coverage,
+) {
+    let mut count = |kind| *coverage.entry(kind).or_default() += 1;
+    let Some(side) = expected else { return count("not local") };
+    match side.exempt {
+        Some(Exempt::Itself) => return count("loopback"),
+        Some(Exempt::OwnNode) => return count("from own node"),
+        _ => {}
+    }
+    let (subject, peer) = match direction {
+        Direction::Egress => (flow.src, flow.dst),
+        Direction::Ingress => (flow.dst, flow.src),
+    };
+    if side.rules.is_empty()
+        && !side.is_isolated()
+        && !(from_node && direction == Direction::Ingress)
+    {
+        count("open");
+    }
+    if flow.family == Family::V6 && side.is_isolated() {
+        count("IPv6");
+    }
+    let address = |party: Party<'_>| party.address(flow.family);
+    let claims = |address| {
+        cluster.pods.values().filter(|pod| pod.is_subject() && pod.ips.contains(&address)).count()
+    };
+    if [subject, peer].into_iter().filter_map(address).any(|address| claims(address) > 1) {
+        count("contested address");
+    }
+    let host_network =
+        |address| cluster.pods.values().any(|pod| pod.host_network && pod.ips.contains(&address));
+    let by_block = side.rules.iter().any(|outcome| outcome.peers.is_yes());
+    match peer {
+        Party::Node(_) if by_block => count("node in a block"),
+        Party::Pod(_) if by_block => count("pod in a block"),
+        _ => {}
+    }
+    if address(peer).is_some_and(host_network) && side.is_isolated() {
+        count("hostNetwork pod");
+    }
+    for outcome in &side.rules {
+        let matched = outcome.peers.is_yes() && !outcome.ports.is_empty();
+        if outcome.dry_run && matched {
+            count("dry run would have matched");
+        } else if outcome.action == Action::Pass && matched && outcome.rule.tier == Tier::Admin {
+            count("passed on");
+        }
+        if let Match::No(reasons) = &outcome.peers
+            && reasons.iter().any(|reason| matches!(reason, Reason::Excepted { .. }))
+        {
+            count("hole of an except");
+        }
+    }
+}
+
+fn count_entry(
+    cluster: &Cluster,
+    tables: &NodeTables,
+    direction: Direction,
+    packet: &Packet,
+    found: Option<TableVerdict>,
+    coverage: &mut Coverage,
+) {
+    let Some(verdict) = found else { return };
+    let mut count = |kind| *coverage.entry(kind).or_default() += 1;
+    let (local, remote) = match direction {
+        Direction::Egress => (packet.src, packet.dst),
+        Direction::Ingress => (packet.dst, packet.src),
+    };
+    if !packet.protocol.has_ports() {
+        count("portless protocol");
+    }
+    let Some(subject) = tables.subjects.get(&(direction, local)) else { return };
+    let peer = tables.peer_class(remote);
+    let Some((key, _)) = tables.lookup(*subject, peer, packet.protocol, packet.port) else {
+        return count("denied, no entry");
+    };
+    count(if key.peer == PeerId::ANY { "row for anybody" } else { "own row" });
+    count(match (verdict.allow, verdict.rule, key.ports) {
+        (true, None, _) => "allowed by default of a tier",
+        (false, None, _) => "denied by default of a tier",
+        (false, Some(_), _) => "denied by a Deny rule",
+        (true, _, PortKey::Port(..)) => "allowed by exact port",
+        (true, _, PortKey::Range(..)) => "allowed by range",
+        (true, _, PortKey::AnyPort(_)) => "allowed by any port",
+        (true, _, PortKey::AnyProtocol) => "allowed by any protocol",
+    });
+    let rule = verdict.rule.and_then(|id| tables.rules.get(&id)).and_then(|name| {
+        let policy = cluster.policies.get(&(name.tier, name.policy.clone()))?;
+        policy.rules(direction)?.get(usize::try_from(name.number).ok()? - 1)
+    });
+    let Some(rule) = rule else { return };
+    let named = |spec: &PortSpec| matches!(spec.port, PortMatch::Named(_));
+    if !rule.ports.is_empty() && rule.ports.iter().all(named) {
+        count(match direction {
+            Direction::Ingress => "named port, ingress",
+            Direction::Egress if rule.peers.is_empty() => "named port, egress, for anybody",
+            Direction::Egress => "named port, egress",
+        });
+    }
+}
