@@ -16,4 +16,5 @@ pub mod dns;
 pub mod holder;
 pub mod link;
 pub mod netns;
+pub mod probe;
 pub mod serve;

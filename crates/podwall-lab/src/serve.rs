@@ -210,6 +210,9 @@ impl ServerSet {
         let (opened, raw) = namespace
             .within(|| {
                 let kernel = kernel_has_sctp();
+                if needs_host {
+                    lift_icmp_limits();
+                }
                 let opened: Vec<_> = new.iter().map(|p| (*p, open(*p, kernel))).collect();
                 (opened, (needs_host && !kernel).then(RawSctp::open))
             })
@@ -403,6 +406,20 @@ fn kernel_has_sctp() -> bool {
         .is_ok_and(|list| list.lines().any(|line| line.starts_with("SCTP ")))
 }
 
+/// Has the calling thread's namespace answer every packet with the ICMP error that is due. By
+/// default a host sends a peer one such error a second (`icmp_ratelimit`), and so a hundred probes
+/// of closed UDP ports would look like silence. Every served namespace gets this; those that only
+/// route deserve it as well.
+///
+/// Best effort: where the switches cannot be set, refusals look like silence again.
+pub fn lift_icmp_limits() {
+    // A type that is not in the mask is not limited; 2 is "packet too big", which cannot be empty
+    // in the bitmap (Documentation/networking/ip-sysctl.rst).
+    for (file, value) in [("ipv4/icmp_ratemask", "0"), ("ipv6/icmp/ratemask", "2")] {
+        let _ = std::fs::write(format!("/proc/sys/net/{file}"), value);
+    }
+}
+
 fn namespace_id(namespace: &NetNs) -> Result<NamespaceId, NetNsError> {
     let stat = fstat(namespace.as_fd()).map_err(|error| NetNsError::File {
         action: "examine",
@@ -435,4 +452,4 @@ fn port_error(who: &Identity, (protocol, port): (Protocol, u16), error: &io::Err
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -83,11 +83,12 @@ impl<'de> Deserialize<'de> for Identity {
 }
 
 /// What a server says of itself and of the packet that it answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// Who answers.
     pub identity: Identity,
     /// Over which protocol.
+    #[serde(with = "protocol_name")]
     pub protocol: Protocol,
     /// The address and port that were asked, as the server sees them: after destination NAT.
     pub asked: SocketAddr,
@@ -144,6 +145,22 @@ impl fmt::Display for Answer {
         writeln!(f, "port: {}/{}", self.asked.port(), self.protocol)?;
         writeln!(f, "address: {}", self.asked.ip())?;
         writeln!(f, "client: {}", self.client)
+    }
+}
+
+/// `TCP`, `UDP` or `SCTP`; nothing else answers in text.
+mod protocol_name {
+    use podwall_policy::port::Protocol;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(p: &Protocol, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(p)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Protocol, D::Error> {
+        let name = String::deserialize(from)?;
+        let wrong = || de::Error::custom(format!("{name:?} is not TCP, UDP or SCTP"));
+        Protocol::from_api(&name).ok_or_else(wrong)
     }
 }
 

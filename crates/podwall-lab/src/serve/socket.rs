@@ -22,6 +22,7 @@ use nix::sys::socket::{
     SockaddrIn, SockaddrIn6, SockaddrStorage, bind, listen, recvmsg, sendmsg, setsockopt, socket,
 };
 use podwall_policy::port::Protocol;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Raises the soft limit of open descriptors to the hard one, once it matters: a lab of 150 pods
@@ -137,12 +138,15 @@ pub(crate) fn any_source(socket: &impl AsFd, v6: bool) -> io::Result<()> {
     }
 }
 
+/// What is waited for: datagrams, and the ICMP errors that only the error queue shows.
+pub(crate) const INTEREST: Interest = Interest::READABLE.add(Interest::ERROR);
+
 /// Registers a socket with the runtime in whose context this is called.
 #[expect(unsafe_code, reason = "tokio cannot see that the descriptor stays the same")]
 pub(crate) fn watched(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd names one open descriptor until it is dropped, and AsyncFd drops it only
     // after it has taken it out of the runtime.
-    Ok(unsafe { AsyncFd::register(socket) }?)
+    Ok(unsafe { AsyncFd::register_with_interest(socket, INTEREST) }?)
 }
 
 /// `setsockopt(2)` with a number, for options that nix does not name.

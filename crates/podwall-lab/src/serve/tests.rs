@@ -176,7 +176,7 @@ fn init(ns: &NetNs, to: &str) -> Option<(u32, u8, Option<Answer>)> {
                     return Some((packet.tag, chunk.kind, said));
                 }
             } else {
-                std::thread::sleep(Duration::from_millis(5));
+                thread::sleep(Duration::from_millis(5));
             }
         }
         None
