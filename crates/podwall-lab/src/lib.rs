@@ -11,6 +11,8 @@
 //!
 //! The modules, from the kernel upwards: [`netns`] namespaces, [`link`] what is in
 //! them.
+//!
+//! Inside the namespaces: [`serve`] what answers, [`dns`] by which name, [`probe`] what packets do.
 
 pub mod dns;
 pub mod holder;

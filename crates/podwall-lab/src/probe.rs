@@ -44,7 +44,7 @@ pub use outcome::{Icmp, Outcome, ProbeResult, Refusal};
 /// Where probes start or arrive: a pod, a node or the outside world.
 #[derive(Debug)]
 pub struct Place {
-    /// Who it is, for results.
+    /// Who it is. Two places of one identity are taken for the same namespace.
     pub identity: Identity,
     /// Its network namespace.
     pub namespace: Arc<NetNs>,
@@ -193,7 +193,7 @@ fn places_of(tasks: &[ProbeTask]) -> (Vec<Arc<Place>>, Vec<Vec<usize>>) {
     let watched = tasks.iter().map(|task| {
         let mut of_task = Vec::with_capacity(task.arrives_at.len());
         for place in &task.arrives_at {
-            of_task.push(*index.entry(Arc::as_ptr(place)).or_insert_with(|| {
+            of_task.push(*index.entry(&place.identity).or_insert_with(|| {
                 places.push(Arc::clone(place));
                 places.len() - 1
             }));
@@ -210,7 +210,8 @@ async fn send_all(context: &Rc<Context>, progress: &mut impl FnMut(usize)) -> Ve
     let window = context.options.window.max(1);
     // Tasks of one source in a row, so that their sockets are opened together.
     let mut order: Vec<usize> = (0..total).collect();
-    order.sort_by_key(|index| Arc::as_ptr(&context.tasks[*index].source));
+    let source = |index: &usize| &context.tasks[*index].source.identity;
+    order.sort_by(|a, b| source(a).cmp(source(b)));
     let mut waiting = order.as_slice();
     let mut results: Vec<Option<ProbeResult>> = vec![None; total];
     let mut running = JoinSet::new();
@@ -250,7 +251,7 @@ async fn send_all(context: &Rc<Context>, progress: &mut impl FnMut(usize)) -> Ve
 
 /// The first of the waiting tasks that start at one place, at most `room`.
 fn next_batch<'a>(context: &Context, waiting: &'a [usize], room: usize) -> &'a [usize] {
-    let source = |index: &usize| Arc::as_ptr(&context.tasks[*index].source);
+    let source = |index: &usize| &context.tasks[*index].source.identity;
     let first = waiting.first().map(source);
     let same = waiting.iter().take_while(|index| Some(source(index)) == first).count();
     &waiting[..same.min(room)]

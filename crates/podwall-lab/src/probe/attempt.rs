@@ -79,7 +79,7 @@ impl Probe<'_> {
 
 impl Context {
     /// Opens the sockets of tasks that start at one place.
-    pub(super) fn open<'a>(&self, batch: &'a [usize]) -> Vec<(usize, Opened)> {
+    pub(super) fn open(&self, batch: &[usize]) -> Vec<(usize, Opened)> {
         let Some(source) = batch.first().map(|first| &self.tasks[*first].source) else {
             return Vec::new();
         };

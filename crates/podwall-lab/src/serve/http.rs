@@ -38,7 +38,7 @@ pub(super) fn read(received: &[u8]) -> Request {
         let common = method.len().min(received.len());
         method.as_bytes()[..common] == received[..common]
     };
-    if !METHODS.iter().any(|method| begins(method)) {
+    if !METHODS.iter().any(begins) {
         return Request::Other;
     }
     let Some((head_length, blank)) = end_of_head(received) else {
