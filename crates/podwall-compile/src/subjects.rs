@@ -12,8 +12,8 @@
 
 use std::sync::Arc;
 
-use podwall_policy::policy::{Action, Direction, Tier};
-use podwall_policy::port::{PortMatch, PortRange, Protocol};
+use podwall_policy::policy::{Action, Direction, Rule, Tier};
+use podwall_policy::port::{PortMatch, PortRange, PortSpec, Protocol};
 use rustc_hash::FxHashMap;
 
 use crate::atoms::AtomId;
@@ -193,9 +193,11 @@ impl Program {
         }
         let mut rules: Vec<u32> =
             signature.iter().filter_map(|atom| self.by_atom.get(atom)).flatten().copied().collect();
-        if !ports.is_empty() {
-            rules.extend(&self.named_for_anybody);
-        }
+        let resolves = |rule: &u32| {
+            let specs = self.rule(*rule, policies).into_iter().flat_map(|(_, rule)| &rule.ports);
+            specs.into_iter().any(|spec| ports.iter().any(|(name, _)| is_named(spec, name)))
+        };
+        rules.extend(self.named_for_anybody.iter().filter(|rule| resolves(rule)));
         rules.sort_unstable();
         rules.dedup();
         let mut claims = Vec::new();
@@ -260,14 +262,7 @@ impl Program {
         policies: &PolicyTable,
         claims: &mut Vec<Claim>,
     ) {
-        let Some(entry) = usize::try_from(at).ok().and_then(|at| self.rules.get(at)) else {
-            return;
-        };
-        let direction = self.key.direction;
-        let Some(rule) = policies.get(&entry.policy).and_then(|p| p.rule(direction, entry.index))
-        else {
-            return;
-        };
+        let Some((entry, rule)) = self.rule(at, policies) else { return };
         let mut claim = |ports| {
             claims.push(Claim { rule: at, tier: entry.tier, action: entry.action, ports });
         };
@@ -279,17 +274,26 @@ impl Program {
             match &spec.port {
                 PortMatch::Any => claim(Ports::Range(protocol, PortRange::ALL)),
                 PortMatch::Range(range) => claim(Ports::Range(protocol, *range)),
-                PortMatch::Named(name) => {
-                    let is_it = |its: &PortName| its.0 == *name && its.1 == protocol;
-                    let on_subject = self.key.ports.iter().filter(|(its, _)| is_it(its));
+                PortMatch::Named(_) => {
+                    let on_subject = self.key.ports.iter().filter(|(name, _)| is_named(spec, name));
                     let numbers = on_subject.flat_map(|(_, numbers)| numbers.iter().copied());
-                    let on_peer = ports.iter().filter(|(its, _)| is_it(its)).map(|(_, n)| *n);
+                    let on_peer = ports.iter().filter(|(name, _)| is_named(spec, name));
+                    let on_peer = on_peer.map(|(_, number)| *number);
                     for number in numbers.chain(on_peer) {
                         claim(Ports::Range(protocol, PortRange::one(number)));
                     }
                 }
             }
         }
+    }
+
+    fn rule<'a>(
+        &'a self,
+        at: u32,
+        policies: &'a PolicyTable,
+    ) -> Option<(&'a ProgramRule, &'a Rule)> {
+        let entry = self.rules.get(usize::try_from(at).ok()?)?;
+        Some((entry, policies.get(&entry.policy)?.rule(self.key.direction, entry.index)?))
     }
 
     fn entries(&self, row: Vec<(PortKey, Answer)>) -> Vec<RowEntry> {
@@ -299,4 +303,9 @@ impl Program {
         };
         row.into_iter().map(|(ports, (allow, rule))| (ports, allow, rule.and_then(key))).collect()
     }
+}
+
+/// Whether a rule's port is this name.
+fn is_named(spec: &PortSpec, name: &PortName) -> bool {
+    spec.protocol == name.1 && matches!(&spec.port, PortMatch::Named(its) if *its == name.0)
 }

@@ -12,6 +12,7 @@ pub mod change;
 pub mod check;
 pub mod dice;
 pub mod random;
+pub mod realistic;
 mod shrink;
 
 pub use shrink::shrink;

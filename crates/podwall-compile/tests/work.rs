@@ -1,0 +1,151 @@
+//! Does a change touch only what it is about? Counted in objects, not in time.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests; only what fails a test")]
+
+use std::sync::Arc;
+
+use podwall_compile::compiler::{NodeCompiler, Stats, compile};
+use podwall_compile::tables::Delta;
+use podwall_compile::testing::realistic::{NODE, Shape, cluster};
+use podwall_policy::address::IpBlock;
+use podwall_policy::cluster::Cluster;
+use podwall_policy::object::{Name, Namespace, Pod};
+use podwall_policy::policy::{NamespaceScope, Peer, PodScope, Policy, Rule, Tier};
+use podwall_policy::selector::Selector;
+
+const SHAPE: Shape = Shape { pods: 10_000, pods_per_node: 60, policies: 1_000 };
+
+/// A compiler that has compiled the cluster.
+fn compiled() -> (Cluster, NodeCompiler) {
+    let cluster = cluster(&SHAPE);
+    let mut compiler = NodeCompiler::new(Some(NODE.into()));
+    compiler.put_cluster(&cluster);
+    compiler.commit();
+    (cluster, compiler)
+}
+
+/// A pod of another node that some policy names as a peer.
+fn peer_pod(cluster: &Cluster, compiler: &NodeCompiler) -> Pod {
+    let remote = cluster.pods.values().filter(|pod| pod.node.as_deref() != Some(NODE));
+    let is_peer = |pod: &&Pod| compiler.tables().peers.contains_key(&pod.ips[0]);
+    remote.into_iter().find(is_peer).cloned().unwrap()
+}
+
+fn size(delta: &Delta) -> usize {
+    delta.peers.len() + delta.subjects.len() + delta.verdicts.len() + delta.blocks_added.len()
+}
+
+/// The compiler's tables are those of the cluster, as far as counts tell.
+fn assert_current(compiler: &NodeCompiler, cluster: &Cluster) {
+    let (found, expected) = (compiler.tables(), compile(cluster, Some(NODE)));
+    assert_eq!(found.peers.len(), expected.peers.len());
+    assert_eq!(found.blocks.len(), expected.blocks.len());
+    assert_eq!(found.verdicts.len(), expected.verdicts.len());
+    assert_eq!(found.subjects.len(), expected.subjects.len());
+}
+
+#[test]
+fn a_relabelled_peer_touches_its_own_address_and_rows() {
+    let (mut cluster, mut compiler) = compiled();
+    let mut pod = peer_pod(&cluster, &compiler);
+    pod.labels = pod.labels.without("id");
+    compiler.put_pod(&pod);
+    let delta = compiler.commit();
+    let work = compiler.stats().last;
+    assert_eq!((work.pods, work.addresses, work.pods_walked, work.segments), (1, 1, 0, 0));
+    assert!(work.peer_classes <= 2 && work.subject_classes == 0, "{work:?}");
+    assert!((1..=2).contains(&delta.peers.len()) && delta.blocks_added.is_empty());
+    cluster.put_pod(pod);
+    assert_current(&compiler, &cluster);
+}
+
+#[test]
+fn a_pod_that_no_policy_asks_for_touches_no_class_and_no_row() {
+    let (cluster, mut compiler) = compiled();
+    let mut pod = peer_pod(&cluster, &compiler);
+    pod.name = Name::new("ns-5", "stranger");
+    pod.labels = Default::default();
+    pod.ips = vec!["10.200.0.1".parse().unwrap()];
+    compiler.put_pod(&pod);
+    let delta = compiler.commit();
+    let work = compiler.stats().last;
+    assert_eq!((work.addresses, work.peer_classes, work.rows), (1, 0, 0));
+    assert!(delta.is_empty());
+}
+
+#[test]
+fn a_status_update_of_every_pod_touches_nothing() {
+    let (cluster, mut compiler) = compiled();
+    for pod in cluster.pods.values() {
+        compiler.put_pod(&Pod { uid: Some("again".into()), ..pod.clone() });
+    }
+    let delta = compiler.commit();
+    assert!(delta.is_empty());
+    assert_eq!(compiler.stats().last, Default::default());
+}
+
+#[test]
+fn a_policy_more_touches_its_subjects_and_its_peers() {
+    let (mut cluster, mut compiler) = compiled();
+    let before = compiler.stats();
+    let mut policy =
+        Policy::network_policy("ns-1", "one-more", Selector::labels([("half-0", "yes")]));
+    let scope = PodScope {
+        namespaces: NamespaceScope::Matching(Selector::everything()),
+        pods: Selector::labels([("id", "i4000")]),
+    };
+    let block = IpBlock::new("99.1.2.0/24".parse().unwrap(), []);
+    policy.ingress = Some(vec![Rule::allow(vec![Peer::Pods(scope), Peer::Block(block)], vec![])]);
+    cluster.put_policy(policy.clone());
+    compiler.put_policy(policy.clone());
+    let delta = compiler.commit();
+    let after: Stats = compiler.stats();
+    let work = after.last;
+    assert_eq!((work.pods, work.addresses), (0, 2));
+    assert_eq!(work.segments, 1);
+    assert!(work.pods_walked <= 12 + 2, "{work:?}");
+    assert!(work.subject_classes <= 12 && work.peer_classes <= 4, "{work:?}");
+    assert!(work.rows <= 12 * 5, "{work:?}");
+    assert!(size(&delta) <= 12 * 5, "{delta:?}");
+    assert_current(&compiler, &cluster);
+    // Its going is as cheap, and leaves what was.
+    compiler.remove_policy(Tier::NetworkPolicy, &policy.name);
+    let delta = compiler.commit();
+    assert!(size(&delta) <= 12 * 6, "{delta:?}");
+    assert_eq!(Stats { last: before.last, ..compiler.stats() }, before);
+}
+
+#[test]
+fn a_selector_for_all_pods_renumbers_none_that_has_a_class() {
+    let (cluster, mut compiler) = compiled();
+    let everybody = PodScope {
+        namespaces: NamespaceScope::Matching(Selector::everything()),
+        pods: Selector::everything(),
+    };
+    let add = |compiler: &mut NodeCompiler, name: &str, peers| {
+        let mut policy = Policy::network_policy("ns-1", name, Selector::everything());
+        policy.ingress = Some(vec![Rule::allow(peers, vec![])]);
+        compiler.put_policy(policy);
+        compiler.commit()
+    };
+    let known = compiler.tables().peers.len();
+    let delta = add(&mut compiler, "all", vec![Peer::Pods(everybody)]);
+    assert_eq!(delta.peers.len(), cluster.pods.len() - known, "only those that had no class");
+    let blocks = compiler.tables().blocks.len();
+    let every_address = IpBlock::new("0.0.0.0/0".parse().unwrap(), []);
+    let delta = add(&mut compiler, "any", vec![Peer::Block(every_address)]);
+    assert!(delta.peers.is_empty());
+    assert!(delta.blocks_added.len() <= blocks + 1, "gaps only: the blocks keep their classes");
+    assert!(delta.blocks_removed.is_empty());
+}
+
+#[test]
+fn a_namespace_label_that_no_selector_asks_for_touches_nothing() {
+    let (cluster, mut compiler) = compiled();
+    let namespace: &Arc<str> = cluster.namespaces.keys().next().unwrap();
+    let labels = [("note", "new")].into_iter().collect();
+    compiler.put_namespace(Namespace::new(namespace.clone(), &labels));
+    let delta = compiler.commit();
+    assert!(delta.is_empty());
+    assert_eq!(compiler.stats().last, Default::default());
+}
