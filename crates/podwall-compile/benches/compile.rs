@@ -1,7 +1,5 @@
 //! How long do compilation, changes and lookups take in a large cluster?
 
-#![expect(missing_docs, reason = "criterion's macros make undocumented items")]
-
 use std::hint::black_box;
 use std::net::IpAddr;
 

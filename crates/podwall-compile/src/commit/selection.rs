@@ -1,0 +1,168 @@
+//! Which objects changed, and which policies select whom now?
+//!
+//! ```text
+//!   recorded pods, namespaces ──▶ world ──▶ touched pods ─┐
+//!   recorded policies ────────────────────▶ touched ──────┴─▶ selected by ─▶ active ─▶ atoms
+//! ```
+
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashSet;
+
+use super::PolicyChanges;
+use crate::compiler::NodeCompiler;
+use crate::policies::{KnownPolicy, Needs, PolicySlot};
+use crate::scopes::label_hashes;
+use crate::world::{PodSlot, Touched};
+
+impl NodeCompiler {
+    /// Step 1.
+    pub(crate) fn apply_objects(&mut self) -> Touched {
+        let mut touched = Touched::default();
+        for (name, pod) in std::mem::take(&mut self.pending.pods) {
+            self.world.set_pod(&name, pod, &mut touched);
+        }
+        for (name, namespace) in std::mem::take(&mut self.pending.namespaces) {
+            let Some((before, after)) = self.world.set_namespace(&name, namespace.as_ref()) else {
+                continue;
+            };
+            if self.subject_index.tells_apart(&before, &after)
+                || self.atoms.scopes().tells_apart(&before, &after)
+            {
+                for slot in self.world.pods_of(&name) {
+                    touched.pods.insert(slot);
+                    let addresses = self.world.pod(slot).into_iter().flat_map(|pod| pod.ips.iter());
+                    touched.addresses.extend(addresses.copied());
+                }
+            }
+        }
+        self.work.pods = touched.pods.len() + touched.gone.len();
+        touched
+    }
+
+    /// Step 2.
+    pub(crate) fn apply_policies(&mut self, touched: &Touched) -> PolicyChanges {
+        let mut changes = PolicyChanges::default();
+        let mut reselected: BTreeSet<PolicySlot> = BTreeSet::new();
+        for (name, policy) in std::mem::take(&mut self.pending.policies) {
+            let slot = self.policy_slots.get(&name).copied();
+            let before = slot.and_then(|slot| self.policies.get(&slot));
+            if before.map(|known| &*known.policy) == policy.as_ref() {
+                continue;
+            }
+            let slot = slot.unwrap_or_else(|| self.policy_ids.take());
+            changes.changed.insert(slot);
+            reselected.insert(slot);
+            match policy {
+                Some(policy) => {
+                    self.policy_slots.insert(name, slot);
+                    self.replace_policy(slot, KnownPolicy::new(policy), &mut changes);
+                }
+                None => {
+                    self.policy_slots.remove(&name);
+                    changes.gone.push(slot);
+                    self.select(slot, &FxHashSet::default(), &mut changes);
+                    if let Some(known) = self.policies.get(&slot) {
+                        self.subject_index.remove(&known.subject, slot);
+                    }
+                }
+            }
+        }
+        for slot in touched.pods.iter().chain(&touched.gone) {
+            let now = match self.world.pod(*slot) {
+                Some(pod) if pod.local && !self.subject_index.is_empty() => {
+                    let namespace = &pod.name.namespace;
+                    let labels = self.world.namespace_labels(namespace);
+                    let hashes = label_hashes(&pod.labels);
+                    self.subject_index.matching(namespace, &labels, &pod.labels, &hashes)
+                }
+                _ => Vec::new(),
+            };
+            let before = self.selected_by.get(slot).map_or(&[][..], Vec::as_slice);
+            if before == now {
+                continue;
+            }
+            for policy in before.iter().filter(|policy| now.binary_search(policy).is_err()) {
+                if let Some(known) = self.policies.get_mut(policy) {
+                    known.selected.remove(slot);
+                    reselected.insert(*policy);
+                }
+            }
+            for policy in now.iter().filter(|policy| before.binary_search(policy).is_err()) {
+                if let Some(known) = self.policies.get_mut(policy) {
+                    known.selected.insert(*slot);
+                    reselected.insert(*policy);
+                }
+            }
+            changes.pods.insert(*slot);
+            if now.is_empty() {
+                self.selected_by.remove(slot);
+            } else {
+                self.selected_by.insert(*slot, now);
+            }
+        }
+        for slot in reselected {
+            self.update_needs(slot, &mut changes);
+        }
+        changes
+    }
+
+    /// Puts a new or changed policy in its slot and finds the pods that it selects.
+    fn replace_policy(&mut self, slot: PolicySlot, new: KnownPolicy, changes: &mut PolicyChanges) {
+        match self.policies.get_mut(&slot) {
+            Some(known) if known.subject == new.subject => {
+                known.policy = new.policy;
+                changes.pods.extend(known.selected.iter().copied());
+                return;
+            }
+            Some(known) => {
+                self.subject_index.remove(&known.subject, slot);
+                known.policy = new.policy;
+                known.subject = new.subject;
+            }
+            None => drop(self.policies.insert(slot, new)),
+        }
+        let Some(known) = self.policies.get(&slot) else { return };
+        self.subject_index.insert(&known.subject, slot);
+        let selected = self.world.matching(&known.subject, true, &mut self.work.pods_walked);
+        self.select(slot, &selected.into_iter().collect(), changes);
+    }
+
+    /// Sets the pods that a policy selects.
+    fn select(&mut self, slot: PolicySlot, now: &FxHashSet<PodSlot>, changes: &mut PolicyChanges) {
+        let Some(known) = self.policies.get_mut(&slot) else { return };
+        let before = std::mem::replace(&mut known.selected, now.clone());
+        for pod in before.difference(now) {
+            if let Some(list) = self.selected_by.get_mut(pod) {
+                list.retain(|policy| *policy != slot);
+                if list.is_empty() {
+                    self.selected_by.remove(pod);
+                }
+            }
+        }
+        for pod in now.difference(&before) {
+            let list = self.selected_by.entry(*pod).or_default();
+            if let Err(at) = list.binary_search(&slot) {
+                list.insert(at, slot);
+            }
+        }
+        changes.pods.extend(before.union(now).copied());
+    }
+
+    /// Takes or gives back atoms as the policy became active, inactive, or another.
+    fn update_needs(&mut self, slot: PolicySlot, changes: &mut PolicyChanges) {
+        let gone = changes.gone.contains(&slot);
+        let Some(known) = self.policies.get_mut(&slot) else { return };
+        let active = known.is_active() && !gone;
+        let changed = changes.changed.contains(&slot);
+        if known.needs.is_some() == active && !(active && changed) {
+            return;
+        }
+        let now = active.then(|| Needs::acquire(&known.policy, slot, &mut self.atoms));
+        let before = std::mem::replace(&mut known.needs, now);
+        if let Some(before) = before {
+            before.release(known.needs.as_ref(), slot, &mut self.atoms);
+            changes.needed.insert(slot, before);
+        }
+    }
+}

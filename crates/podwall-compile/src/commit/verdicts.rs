@@ -1,0 +1,254 @@
+//! Which local addresses are alike now, and what do their policies say?
+//!
+//! ```text
+//!   touched local addresses ──▶ subject classes ──▶ programs ─┐
+//!   peer classes that mean something else ────────────────────┴─▶ rows ─▶ verdicts
+//! ```
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podwall_policy::object::Name;
+use podwall_policy::policy::Direction;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{ClassChanges, PolicyChanges};
+use crate::atoms::Question;
+use crate::compiler::NodeCompiler;
+use crate::partition::Changes;
+use crate::policies::{KnownPolicy, Needs, Part, PolicySlot};
+use crate::rows::Rows;
+use crate::subjects::{Program, Resolved, RowEntry, SubjectKey};
+use crate::tables::{Delta, PeerId, SubjectId};
+use crate::world::{KnownPod, PortName, Touched};
+
+type SubjectChanges = Changes<SubjectKey, (Direction, IpAddr)>;
+
+impl NodeCompiler {
+    /// Step 4.
+    pub(crate) fn update_subject_classes(
+        &mut self,
+        touched: &Touched,
+        policies: &PolicyChanges,
+        delta: &mut Delta,
+    ) -> SubjectChanges {
+        let mut addresses = touched.addresses.clone();
+        for slot in &policies.pods {
+            addresses.extend(self.world.pod(*slot).into_iter().flat_map(|pod| pod.ips.iter()));
+        }
+        let moves: Vec<_> = addresses
+            .into_iter()
+            .flat_map(|address| Direction::BOTH.map(|direction| (direction, address)))
+            .map(|(direction, address)| {
+                ((direction, address), self.subject_key(direction, address))
+            })
+            .collect();
+        let changes = self.subjects.update(&FxHashMap::default(), moves);
+        for change in &changes.members {
+            let class = change.after.map(SubjectId);
+            match class {
+                Some(class) => drop(self.tables.subjects.insert(change.member, class)),
+                None => drop(self.tables.subjects.remove(&change.member)),
+            }
+            delta.subjects.push((change.member, class));
+        }
+        for change in &changes.classes {
+            let subject = SubjectId(change.id);
+            for policy in change.before.iter().flat_map(|key| key.policies.iter()) {
+                if let Some(known) = self.policies.get_mut(policy) {
+                    known.subjects.remove(&subject);
+                }
+            }
+            for policy in change.after.iter().flat_map(|key| key.policies.iter()) {
+                if let Some(known) = self.policies.get_mut(policy) {
+                    known.subjects.insert(subject);
+                }
+            }
+        }
+        changes
+    }
+
+    /// What makes a local address a subject; `None` if no policy isolates it or it is not local.
+    fn subject_key(&self, direction: Direction, address: IpAddr) -> Option<SubjectKey> {
+        let (slot, pod) = self.world.owner(address).filter(|(_, pod)| pod.local)?;
+        let selecting: Vec<(PolicySlot, &Needs)> = self
+            .selected_by
+            .get(&slot)?
+            .iter()
+            .filter_map(|policy| Some((*policy, self.policies.get(policy)?)))
+            .filter(|(_, known)| known.policy.rules(direction).is_some())
+            .filter_map(|(policy, known)| Some((policy, known.needs.as_ref()?)))
+            .collect();
+        if selecting.is_empty() {
+            return None;
+        }
+        let ports = match direction {
+            Direction::Ingress => resolve(pod, selecting.iter().map(|(_, needs)| &needs.ingress)),
+            Direction::Egress => Arc::from([]),
+        };
+        let policies = selecting.into_iter().map(|(policy, _)| policy).collect();
+        Some(SubjectKey { direction, policies, ports })
+    }
+
+    /// Step 5.
+    pub(crate) fn update_rows(
+        &mut self,
+        policies: &PolicyChanges,
+        classes: &ClassChanges,
+        subjects: &SubjectChanges,
+        delta: &mut Delta,
+    ) {
+        let mut pairs: Vec<(SubjectId, PeerId)> = Vec::new();
+        let mut dirty: BTreeSet<SubjectId> =
+            subjects.classes.iter().map(|change| SubjectId(change.id)).collect();
+        for policy in &policies.changed {
+            if let Some(known) = self.policies.get(policy) {
+                dirty.extend(&known.subjects);
+                let rules = |direction| known.policy.rules(direction).unwrap_or_default().len();
+                let rules = rules(Direction::Ingress).max(rules(Direction::Egress));
+                self.rows.touch(*policy, rules);
+            }
+        }
+        for subject in dirty {
+            self.update_program(subject, policies, classes, &mut pairs, delta);
+        }
+        for (class, atoms) in &classes.differ {
+            let users: FxHashSet<PolicySlot> =
+                atoms.iter().flat_map(|atom| self.atoms.users(*atom)).collect();
+            let known = users.iter().filter_map(|policy| self.policies.get(policy));
+            pairs.extend(known.flat_map(|known| &known.subjects).map(|s| (*s, *class)));
+        }
+        for class in &classes.gone {
+            pairs.extend(self.rows.subjects_of(*class).map(|subject| (subject, *class)));
+        }
+        pairs.sort_unstable();
+        pairs.dedup();
+        self.work.rows = pairs.len();
+        for pair in pairs {
+            let row = self.row(pair);
+            self.rows.set(&mut self.tables, delta, pair, &row);
+        }
+    }
+
+    fn row(&self, (subject, peer): (SubjectId, PeerId)) -> Vec<RowEntry> {
+        let Some(program) = self.programs.get(&subject) else { return Vec::new() };
+        if peer == PeerId::ANY {
+            return program.row_for_anybody(&self.policies);
+        }
+        let Some(signature) = self.peers.key(peer.0) else { return Vec::new() };
+        let ports: Vec<Resolved<'_>> = match program.key().direction {
+            Direction::Ingress => Vec::new(),
+            Direction::Egress => signature
+                .iter()
+                .filter_map(|atom| match self.atoms.question(*atom) {
+                    Some(Question::Port(name, number)) => Some((name, *number)),
+                    _ => None,
+                })
+                .collect(),
+        };
+        program.row(signature, &ports, &self.policies)
+    }
+
+    /// Puts a subject class's rules together anew and notes the rows that this changes.
+    fn update_program(
+        &mut self,
+        subject: SubjectId,
+        policies: &PolicyChanges,
+        classes: &ClassChanges,
+        pairs: &mut Vec<(SubjectId, PeerId)>,
+        delta: &mut Delta,
+    ) {
+        let before = self.programs.remove(&subject);
+        let Some(key) = self.subjects.key(subject.0) else {
+            pairs.extend(Rows::peers_of(&self.tables, subject).into_iter().map(|p| (subject, p)));
+            if self.tables.isolated_by.remove(&subject).is_some() {
+                delta.isolated_by.push((subject, None));
+            }
+            return;
+        };
+        self.work.subject_classes += 1;
+        let program = Program::new(key, &self.policies);
+        let names = self.names_of(key);
+        if self.tables.isolated_by.get(&subject) != Some(&names) {
+            self.tables.isolated_by.insert(subject, names.clone());
+            delta.isolated_by.push((subject, Some(names)));
+        }
+        let direction = key.direction;
+        let changed = before.as_ref().map(|before| {
+            let differ = symmetric_difference(&before.key().policies, &key.policies);
+            let edited = key.policies.iter().filter(|policy| policies.changed.contains(policy));
+            differ.into_iter().chain(edited.copied()).collect::<BTreeSet<_>>()
+        });
+        let parts: Vec<&Part> = changed
+            .iter()
+            .flatten()
+            .flat_map(|policy| {
+                let now = self.policies.get(policy).and_then(|known| known.needs.as_ref());
+                [policies.needed.get(policy), now]
+            })
+            .flatten()
+            .map(|needs| needs.part(direction))
+            .collect();
+        let mut peers: Vec<PeerId> = Vec::new();
+        let everything = parts.iter().any(|part| part.has_rule_for_anybody())
+            || before.is_none_or(|before| before.has_other_shape(&program));
+        if everything {
+            peers.push(PeerId::ANY);
+            peers.extend(Rows::peers_of(&self.tables, subject));
+            let met = program.atoms().filter_map(|atom| self.classes_of.get(&atom));
+            peers.extend(met.flatten());
+            for policy in key.policies.iter().filter_map(|policy| self.policies.get(policy)) {
+                let part = policy.needs.as_ref().map(|needs| needs.part(direction));
+                for name in part.iter().flat_map(|part| &part.names_for_anybody) {
+                    peers.extend(self.classes_with_name(name, &classes.lost_names));
+                }
+            }
+        }
+        for part in parts {
+            for atom in part.atoms() {
+                peers.extend(self.classes_of.get(&atom).into_iter().flatten());
+                peers.extend(classes.lost.get(&atom).into_iter().flatten());
+            }
+            for name in &part.names_for_anybody {
+                peers.extend(self.classes_with_name(name, &classes.lost_names));
+            }
+        }
+        pairs.extend(peers.into_iter().map(|peer| (subject, peer)));
+        self.programs.insert(subject, program);
+    }
+
+    fn classes_with_name<'a>(
+        &'a self,
+        name: &'a PortName,
+        lost: &'a FxHashMap<PortName, Vec<PeerId>>,
+    ) -> impl Iterator<Item = PeerId> {
+        let atoms = self.atoms.ports_of(name);
+        let now = atoms.filter_map(|atom| self.classes_of.get(&atom)).flatten();
+        now.chain(lost.get(name).into_iter().flatten()).copied()
+    }
+
+    fn names_of(&self, key: &SubjectKey) -> Vec<Name> {
+        let mut known: Vec<&KnownPolicy> =
+            key.policies.iter().filter_map(|policy| self.policies.get(policy)).collect();
+        known.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        known.into_iter().map(|known| known.policy.name.clone()).collect()
+    }
+}
+
+/// What the port names that some ingress rules use stand for on a pod.
+fn resolve<'a>(
+    pod: &KnownPod,
+    parts: impl Iterator<Item = &'a Part>,
+) -> Arc<[(PortName, Box<[u16]>)]> {
+    let names: BTreeSet<&PortName> = parts.flat_map(|part| &part.names).collect();
+    names.into_iter().map(|name| (name.clone(), pod.numbers(name))).collect()
+}
+
+/// What is in one of two sorted lists.
+fn symmetric_difference(a: &[PolicySlot], b: &[PolicySlot]) -> Vec<PolicySlot> {
+    let only = |x: &[PolicySlot], y: &[PolicySlot]| -> Vec<PolicySlot> {
+        x.iter().copied().filter(|slot| y.binary_search(slot).is_err()).collect()
+    };
+    [only(a, b), only(b, a)].concat()
+}
