@@ -56,6 +56,10 @@ fn world() -> Option<World> {
         ip(peer, &format!("route add default via 10.7.{n}.1"));
         ip(peer, &format!("-6 route add default via fd07:{n}::1"));
     }
+    for (n, peer) in [(1, &a), (2, &b), (3, &outside)] {
+        local(&node.namespace, &format!("fd07:{n}::1"));
+        local(&peer.namespace, &format!("fd07:{n}::2"));
+    }
     ip(&outside.namespace, "route add local 203.0.113.0/24 dev lo");
     ip(&outside.namespace, "-6 route add local 2001:db8::/32 dev lo");
     ip(&node.namespace, "route add 203.0.113.0/24 via 10.7.3.2");
@@ -68,6 +72,18 @@ fn world() -> Option<World> {
         servers.ensure(&place.namespace, &served).unwrap();
     }
     Some(World { a, b, node, outside, servers })
+}
+
+/// Waits until an IPv6 address has its local route, which the kernel adds from a work queue.
+fn local(ns: &NetNs, address: &str) {
+    let show = || Command::new("ip").args(["-6", "route", "get", address]).output();
+    for _ in 0..500 {
+        if ns.within(show).unwrap().unwrap().stdout.starts_with(b"local ") {
+            return;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{address} did not become local");
 }
 
 /// Loads rules in a namespace: the body of one inet table.

@@ -112,7 +112,8 @@ fn udp_echoes_and_tells_probes_who_is_here() {
     let Some(ns) = namespace() else { return };
     ip(&ns, "addr add 10.9.0.1/32 dev lo");
     ip(&ns, "addr add 10.9.0.2/32 dev lo");
-    ip(&ns, "addr add fd09::2/128 dev lo nodad");
+    // A route, since an IPv6 address gets its own only later, from a work queue of the kernel.
+    ip(&ns, "-6 route add local fd09::2/128 dev lo");
     let servers = ServerSet::start().unwrap();
     servers.ensure(&ns, &web()).unwrap();
     for address in ["10.9.0.1:80", "10.9.0.2:80", "[fd09::2]:80", "127.0.0.1:80"] {
