@@ -15,7 +15,7 @@ use crate::diagnostic::Code;
 use crate::node::{Entry, Map, Node, Value};
 use crate::scalar;
 use crate::text::At;
-use crate::yaml::{Broken, DEEPEST};
+use crate::yaml::{Broken, DEEPEST, MOST_VALUES, too_many_values};
 
 /// Whether the text is to be read as JSON: kubectl asks for the first character too.
 pub(crate) fn looks_like_json(text: &str) -> bool {
@@ -24,7 +24,8 @@ pub(crate) fn looks_like_json(text: &str) -> bool {
 
 /// Reads all values. Those before an error are kept.
 pub(crate) fn parse(text: &str) -> (Vec<Node<'_>>, Option<Broken>) {
-    let mut reader = Reader { text, position: 0, line: 1, line_start: 0, ascii: text.is_ascii() };
+    let mut reader =
+        Reader { text, position: 0, line: 1, line_start: 0, counted: (0, 0), values: 0 };
     let mut nodes = Vec::new();
     loop {
         reader.space();
@@ -44,8 +45,11 @@ struct Reader<'t> {
     position: usize,
     line: u32,
     line_start: usize,
-    /// Then columns need no counting of characters.
-    ascii: bool,
+    /// A byte of the line and the characters before it, so that a file of one long line is counted
+    /// once and not from its start for each key.
+    counted: (usize, u32),
+    /// Values so far.
+    values: usize,
 }
 
 type Step<T> = Result<T, Box<Broken>>;
@@ -64,6 +68,7 @@ impl<'t> Reader<'t> {
                     if byte == b'\n' || self.peek() != Some(b'\n') {
                         self.line += 1;
                         self.line_start = self.position;
+                        self.counted = (self.position, 0);
                     }
                 }
                 _ => return,
@@ -71,28 +76,28 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// From a position of the current line to here.
-    fn at(&self, start: usize) -> At {
-        let count = |from: usize, to: usize| {
-            let chars = match self.text.get(from..to) {
-                Some(slice) if !self.ascii => slice.chars().count(),
-                _ => to.saturating_sub(from),
-            };
-            u32::try_from(chars).unwrap_or(u32::MAX / 2)
-        };
-        At {
-            line: self.line,
-            column: count(self.line_start, start) + 1,
-            length: count(start, self.position),
-        }
+    /// The column of a byte of the current line, from 1.
+    fn column(&mut self, byte: usize) -> u32 {
+        let (from, before) =
+            if byte >= self.counted.0 { self.counted } else { (self.line_start, 0) };
+        let chars = self.text.get(from..byte).map_or(0, |slice| slice.chars().count());
+        let before = before.saturating_add(u32::try_from(chars).unwrap_or(u32::MAX / 4));
+        self.counted = (byte, before);
+        before + 1
     }
 
-    fn broken<T>(&self, message: impl Into<String>) -> Step<T> {
+    /// From a position of the current line to here.
+    fn at(&mut self, start: usize) -> At {
+        let column = self.column(start);
+        At { line: self.line, column, length: self.column(self.position) - column }
+    }
+
+    fn broken<T>(&mut self, message: impl Into<String>) -> Step<T> {
         let at = At { length: 1, ..self.at(self.position) };
         Err(Box::new(Broken::new(Code::Syntax, at, message)))
     }
 
-    fn unexpected<T>(&self, expected: &str) -> Step<T> {
+    fn unexpected<T>(&mut self, expected: &str) -> Step<T> {
         match self.text[self.position..].chars().next() {
             None => self.broken(format!("expected {expected}, but the file ends here")),
             Some(found) => self.broken(format!("expected {expected}, found `{found}`")),
@@ -101,6 +106,11 @@ impl<'t> Reader<'t> {
 
     fn value(&mut self, depth: usize) -> Step<Node<'t>> {
         let start = self.position;
+        self.values += 1;
+        if self.values > MOST_VALUES {
+            let at = At { length: 1, ..self.at(start) };
+            return Err(Box::new(Broken::new(Code::Limit, at, too_many_values())));
+        }
         let value = match self.peek() {
             Some(b'{') => return self.object(depth),
             Some(b'[') => return self.array(depth),
@@ -122,7 +132,7 @@ impl<'t> Reader<'t> {
         found
     }
 
-    fn enter(&mut self, depth: usize) -> Step<(At, u32, usize)> {
+    fn enter(&mut self, depth: usize) -> Step<At> {
         let start = self.position;
         self.position += 1;
         let at = self.at(start);
@@ -130,12 +140,15 @@ impl<'t> Reader<'t> {
             let message = format!("nested more than {DEEPEST} levels deep");
             return Err(Box::new(Broken::new(Code::Limit, at, message)));
         }
-        Ok((at, self.line, start))
+        Ok(at)
     }
 
     /// A container that ends on the line where it starts is marked whole.
-    fn leave(&self, (at, line, start): (At, u32, usize)) -> At {
-        if self.line == line { self.at(start) } else { at }
+    fn leave(&mut self, mut at: At) -> At {
+        if self.line == at.line {
+            at.length = self.column(self.position) - at.column;
+        }
+        at
     }
 
     fn array(&mut self, depth: usize) -> Step<Node<'t>> {

@@ -36,7 +36,7 @@ pub(crate) enum Value<'t> {
 pub(crate) struct Map<'t> {
     pub(crate) entries: Vec<Entry<'t>>,
     /// Keys that stand twice. Boxed, since almost no mapping has one.
-    pub(crate) twice: Option<Box<Vec<Twice>>>,
+    pub(crate) twice: Option<Box<[Twice]>>,
 }
 
 #[derive(Clone, Debug)]
@@ -97,7 +97,7 @@ impl<'t> Map<'t> {
                 index += 1;
                 !drop
             });
-            map.twice = Some(Box::new(twice));
+            map.twice = Some(twice);
         }
         map
     }
@@ -176,7 +176,8 @@ mod tests {
     use super::*;
 
     fn keys(count: usize, extra: &[&str]) -> Map<'static> {
-        let names = (0..count).map(|i| format!("k{i}")).chain(extra.iter().map(|k| k.to_string()));
+        let names =
+            (0..count).map(|i| format!("k{i}")).chain(extra.iter().map(ToString::to_string));
         let entries = names
             .enumerate()
             .map(|(i, key)| Entry {

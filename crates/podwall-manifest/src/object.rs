@@ -55,7 +55,8 @@ pub struct Object {
     /// What policies see of it.
     pub typed: Typed,
     /// All that was written, with `apiVersion`, `kind`, `metadata.name` and, for namespaced kinds,
-    /// `metadata.namespace` filled in. Reads again as the same object.
+    /// `metadata.namespace` filled in, and without `metadata.managedFields`, as kubectl prints it.
+    /// Reads again as the same object.
     pub raw: Json,
     /// Where it starts.
     pub source: Source,
@@ -282,11 +283,9 @@ fn read_known(
     let key = ObjectKey { kind: kind.name.into(), namespace, name };
     walk.object = Some(short(&key.to_string()));
     walk.fields(map, &Path::root(""), &TOP, Unknown::Refuse, |field| match (kind.class, field) {
-        (Class::Policy, "podSelector" | "policyTypes" | "ingress" | "egress") => {
-            Some("it belongs under `spec`: give it more indentation")
-        }
         (_, "labels" | "name" | "namespace" | "annotations") => Some("it belongs under `metadata`"),
-        (_, "containers" | "template" | "replicas" | "selector" | "ports") => {
+        (Class::Policy, "podSelector" | "policyTypes" | "ingress" | "egress")
+        | (_, "containers" | "template" | "replicas" | "selector" | "ports") => {
             Some("it belongs under `spec`: give it more indentation")
         }
         _ => None,
@@ -397,6 +396,7 @@ fn complete(raw: &mut Json, kind: &Kind, key: &ObjectKey) {
     map.insert("apiVersion".into(), kind.api_version.into());
     map.insert("kind".into(), kind.name.into());
     if let Some(Json::Object(metadata)) = map.get_mut("metadata") {
+        metadata.remove("managedFields");
         metadata.insert("name".into(), (&*key.name).into());
         if kind.is_namespaced() {
             metadata.insert("namespace".into(), (&*key.namespace).into());

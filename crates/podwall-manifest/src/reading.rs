@@ -61,6 +61,9 @@ pub struct Options {
     pub max_total_bytes: u64,
     /// How many files are read from directories. Default: 50,000.
     pub max_files: usize,
+    /// How many values (scalars, lists, mappings) the objects that are kept may have together.
+    /// Default: 6,000,000, some 20,000 pods as a cluster prints them.
+    pub max_values: usize,
     /// How many findings are kept; the rest is counted. Default: 10,000.
     pub max_findings: usize,
 }
@@ -72,6 +75,7 @@ impl Default for Options {
             max_file_bytes: 64 << 20,
             max_total_bytes: 256 << 20,
             max_files: 50_000,
+            max_values: 6_000_000,
             max_findings: 10_000,
         }
     }
@@ -84,7 +88,7 @@ pub struct Reading {
     pub objects: Vec<Object>,
     /// Every error and warning, in the order of the input.
     pub diagnostics: Vec<Diagnostic>,
-    /// Objects and documents with an error.
+    /// Objects, documents and files with an error; not more than [`Options::max_findings`].
     pub left_out: Vec<LeftOut>,
     /// Kinds that are not read, and how many objects of each there were.
     pub skipped: BTreeMap<String, usize>,
@@ -96,6 +100,12 @@ impl Reading {
     /// Whether anything is wrong, beyond warnings.
     pub fn has_errors(&self) -> bool {
         self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+
+    fn leave_out(&mut self, left_out: LeftOut, options: &Options) {
+        if self.left_out.len() < options.max_findings {
+            self.left_out.push(left_out);
+        }
     }
 
     /// The cluster that the objects describe, workloads expanded to pods.
@@ -112,6 +122,7 @@ pub fn read(inputs: &[Input], options: &Options) -> Reading {
         findings: Findings::new(options.max_findings),
         places: FxHashMap::default(),
         aliased: ALIASED_IN_RUN,
+        values: options.max_values,
     };
     files::visit(inputs, options, &mut reader);
     let Reader { mut reading, findings, .. } = reader;
@@ -131,6 +142,8 @@ pub(crate) struct Reader<'o> {
     places: FxHashMap<ObjectKey, Place>,
     /// What aliases may still add.
     aliased: usize,
+    /// How many values the objects that are kept may still have.
+    values: usize,
 }
 
 impl Reader<'_> {
@@ -145,7 +158,8 @@ impl Reader<'_> {
         let source = podwall_policy::source::Source::new(name, 0, 0);
         if code != Code::NothingToRead {
             let source = source.clone();
-            self.reading.left_out.push(LeftOut { kind: None, namespace: None, name: None, source });
+            let left_out = LeftOut { kind: None, namespace: None, name: None, source };
+            self.reading.leave_out(left_out, self.options);
         }
         diagnostic.place = Some(Place { source, length: 1, text: None });
         self.findings.push(diagnostic)
@@ -218,30 +232,46 @@ impl Reader<'_> {
     }
 
     fn document(&mut self, text: &Text<'_>, node: &crate::node::Node<'_>) {
-        let Self { options, reading, findings, places, .. } = self;
+        let Self { options, reading, findings, places, values, .. } = self;
         let mut take = |outcome: Outcome, findings: &mut Findings| match outcome {
             Outcome::Skipped(kind) => *reading.skipped.entry(kind).or_default() += 1,
-            Outcome::LeftOut(left_out) => reading.left_out.push(left_out),
+            Outcome::LeftOut(left_out) => reading.leave_out(left_out, options),
             Outcome::Object(object, place) => {
-                let Some(first) = places.get(&object.key) else {
-                    places.insert(object.key.clone(), place);
-                    reading.objects.push(*object);
-                    return;
+                let size = size(&object.raw);
+                let diagnostic = match places.get(&object.key) {
+                    None if size <= *values => {
+                        *values -= size;
+                        places.insert(object.key.clone(), place);
+                        reading.objects.push(*object);
+                        return;
+                    }
+                    None => {
+                        // What comes after it is small enough only by chance: nothing more is kept.
+                        *values = 0;
+                        let message =
+                            format!("more than {} values in all objects", options.max_values);
+                        findings
+                            .push(Diagnostic::error(Code::Limit, message))
+                            .help("read fewer of them at a time")
+                    }
+                    Some(first) => {
+                        let message = format!("{} is stated twice", object.key);
+                        findings
+                            .push(Diagnostic::error(Code::DuplicateObject, message))
+                            .note("the first is here", Some(first.clone()))
+                    }
                 };
-                let message = format!("{} is stated twice", object.key);
-                let mut diagnostic = Diagnostic::error(Code::DuplicateObject, message);
                 diagnostic.field = Some("metadata.name".into());
                 diagnostic.object = Some(object.key.to_string());
                 diagnostic.place = Some(place);
-                diagnostic.note("the first is here", Some(first.clone()));
-                findings.push(diagnostic);
                 let ObjectKey { kind, namespace, name } = object.key;
-                reading.left_out.push(LeftOut {
+                let left_out = LeftOut {
                     kind: Some(kind),
                     namespace: Some(namespace).filter(|n| !n.is_empty()),
                     name: Some(name),
                     source: object.source,
-                });
+                };
+                reading.leave_out(left_out, options);
             }
         };
         read_document(text, node, options, findings, &mut take);
@@ -259,13 +289,23 @@ impl Reader<'_> {
             diagnostic.note(what, Some(place));
         }
         let source = text.source(broken.at);
-        self.reading.left_out.push(LeftOut { kind: None, namespace: None, name: None, source });
+        let left_out = LeftOut { kind: None, namespace: None, name: None, source };
+        self.reading.leave_out(left_out, self.options);
     }
 }
 
 /// Characters that YAML 1.2 forbids (5.1) and that no editor writes: controls but tab, LF and CR.
 fn is_forbidden(byte: u8) -> bool {
     matches!(byte, 0..=8 | 11 | 12 | 14..=31 | 127)
+}
+
+/// How many values a tree has, its keys aside.
+fn size(json: &serde_json::Value) -> usize {
+    1 + match json {
+        serde_json::Value::Array(items) => items.iter().map(size).sum(),
+        serde_json::Value::Object(map) => map.values().map(size).sum(),
+        _ => 0,
+    }
 }
 
 fn quotes_first_key(text: &str) -> bool {

@@ -11,7 +11,6 @@ pub(crate) fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
     }
     // Of a long word a third may be wrong; of a short one hardly anything.
     let limit = match word.chars().count() {
-        0..=2 => return None,
         3..=5 => 1,
         6..=8 => 2,
         9..=40 => 3,

@@ -58,15 +58,20 @@ impl<'t> Text<'t> {
     }
 
     pub(crate) fn place(&self, at: At) -> Place {
+        let end = at.column as usize + at.length as usize;
         let text = self
             .line(at.line)
-            .filter(|_| (at.column + at.length) as usize <= LONGEST_LINE)
+            .filter(|_| end <= LONGEST_LINE)
             .map(|line| line.chars().take(LONGEST_LINE).map(visible).collect::<String>().into());
         Place { source: self.source(at), length: at.length.max(1), text }
     }
 
     /// The characters at a place, for messages that quote what the author wrote.
     pub(crate) fn quote(&self, at: At) -> Option<String> {
+        // Far out in a long line counting characters for each of many findings would take for ever.
+        if at.column as usize > LONGEST_LINE {
+            return None;
+        }
         let line = self.line(at.line)?;
         let skip = at.column.saturating_sub(1) as usize;
         Some(line.chars().skip(skip).take(at.length.min(80) as usize).map(visible).collect())

@@ -25,6 +25,13 @@ pub(crate) const DEEPEST: usize = 200;
 /// How many nodes aliases may add to one document.
 const ALIASED: usize = 250_000;
 
+/// How many values one document may have: some 10,000 pods as `kubectl get -o yaml` prints them.
+pub(crate) const MOST_VALUES: usize = 3_000_000;
+
+pub(crate) fn too_many_values() -> String {
+    format!("more than {MOST_VALUES} values in one document")
+}
+
 /// Why a document is no tree.
 #[derive(Debug)]
 pub(crate) struct Broken {
@@ -90,6 +97,8 @@ struct Builder<'t, 'b> {
     /// Nodes that aliases may still add to this document, and to the run.
     document_budget: usize,
     run_budget: &'b mut usize,
+    /// Values so far in this document.
+    values: usize,
 }
 
 type Step<T> = Result<T, Box<Broken>>;
@@ -102,6 +111,7 @@ impl<'t, 'b> Builder<'t, 'b> {
             anchors: FxHashMap::default(),
             document_budget: ALIASED,
             run_budget,
+            values: 0,
         }
     }
 
@@ -110,10 +120,13 @@ impl<'t, 'b> Builder<'t, 'b> {
         match event {
             Event::DocumentStart(_) => {
                 self.anchors.clear();
+                self.values = 0;
                 self.document_budget = ALIASED;
                 Ok(None)
             }
-            Event::Scalar(text, style, anchor, tag) => self.scalar(text, style, anchor, tag, span),
+            Event::Scalar(text, style, anchor, tag) => {
+                self.scalar(text, style, anchor, tag.as_deref(), span)
+            }
             Event::SequenceStart(anchor, _) => {
                 self.open(span, anchor, Open::List(Vec::new()))?;
                 Ok(None)
@@ -144,13 +157,14 @@ impl<'t, 'b> Builder<'t, 'b> {
         text: Cow<'t, str>,
         style: ScalarStyle,
         anchor: usize,
-        tag: Option<Cow<'t, Tag>>,
+        tag: Option<&Tag>,
         span: Span,
     ) -> Step<Option<Node<'t>>> {
         let at = self.at(span);
+        self.count(at)?;
         let plain = style == ScalarStyle::Plain;
         if let Some(Frame { kind: Open::Map { key: key @ None, .. }, .. }) = self.stack.last_mut() {
-            let value = typed(text.clone(), plain, tag.as_deref(), at)?;
+            let value = typed(text.clone(), plain, tag, at)?;
             let name = match value {
                 Value::Text(text) => text,
                 Value::Bool(bool) => bool.to_string().into(),
@@ -164,13 +178,14 @@ impl<'t, 'b> Builder<'t, 'b> {
             *key = Some((name, at));
             return Ok(None);
         }
-        let node = Node { at, value: typed(text, plain, tag.as_deref(), at)? };
+        let node = Node { at, value: typed(text, plain, tag, at)? };
         self.keep(anchor, &node)?;
         self.value(node)
     }
 
     fn open(&mut self, span: Span, anchor: usize, kind: Open<'t>) -> Step<()> {
         let at = self.at(span);
+        self.count(at)?;
         if let Some(Frame { kind: Open::Map { key: None, .. }, .. }) = self.stack.last() {
             let broken = Broken::new(Code::Syntax, at, "a mapping's key must be a plain word");
             return Err(Box::new(broken));
@@ -266,6 +281,14 @@ impl<'t, 'b> Builder<'t, 'b> {
         Ok(())
     }
 
+    fn count(&mut self, at: At) -> Step<()> {
+        self.values += 1;
+        if self.values > MOST_VALUES {
+            return Err(Box::new(Broken::new(Code::Limit, at, too_many_values())));
+        }
+        Ok(())
+    }
+
     fn spend(&mut self, nodes: usize, at: At) -> Step<()> {
         let left = self.document_budget.checked_sub(nodes);
         let left_in_run = self.run_budget.checked_sub(nodes);
@@ -310,17 +333,18 @@ fn mark(marker: Marker, lines_before: u32) -> At {
 fn typed<'t>(text: Cow<'t, str>, plain: bool, tag: Option<&Tag>, at: At) -> Step<Value<'t>> {
     let wanted = match tag {
         None if plain => return Ok(scalar::resolve(text)),
-        None => return Ok(Value::Text(text)),
         Some(tag) if tag.handle == "tag:yaml.org,2002:" => &*tag.suffix,
-        Some(_) => return Ok(Value::Text(text)),
+        _ => return Ok(Value::Text(text)),
     };
     let value = match wanted {
         "int" | "bool" | "float" | "null" => scalar::resolve(text.clone()),
         _ => return Ok(Value::Text(text)),
     };
     match (wanted, &value) {
-        ("int" | "float", Value::Int(_)) | ("float", Value::Float(_)) => Ok(value),
-        ("bool", Value::Bool(_)) | ("null", Value::Null) => Ok(value),
+        ("int" | "float", Value::Int(_))
+        | ("float", Value::Float(_))
+        | ("bool", Value::Bool(_))
+        | ("null", Value::Null) => Ok(value),
         _ => {
             let message = format!("this is tagged `!!{wanted}`, but is not one");
             Err(Box::new(Broken::new(Code::Syntax, at, message)))

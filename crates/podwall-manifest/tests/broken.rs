@@ -4,6 +4,8 @@
 //! followed by what was left out, is compared with `broken/NAME.stderr`. `UPDATE_EXPECT=1` rewrites
 //! those files; look at each change before it is committed.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

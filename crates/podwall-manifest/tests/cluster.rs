@@ -1,5 +1,7 @@
 //! What the objects of a reading come to: types, defaults, pods of workloads.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 use std::net::IpAddr;
 
 use podwall_manifest::{Input, Options, Reading, Typed, object_from_json, read, render_all};

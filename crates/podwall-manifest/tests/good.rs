@@ -4,6 +4,8 @@
 //! `good/NAME.objects`. `UPDATE_EXPECT=1` rewrites those files; look at each change before it is
 //! committed. `seeds/` holds every whole manifest of the documents that the project was founded on.
 
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
