@@ -74,7 +74,7 @@ pub struct NodeCompiler {
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     pub(crate) namespaces: BTreeMap<Arc<str>, Option<Namespace>>,
-    pub(crate) pods: BTreeMap<Name, Option<KnownPod>>,
+    pub(crate) pods: FxHashMap<Name, Option<KnownPod>>,
     pub(crate) policies: BTreeMap<(Tier, Name), Option<Policy>>,
 }
 

@@ -102,7 +102,7 @@ impl<K: Clone + Eq + Hash, M: Copy + Ord + Hash> Partition<K, M> {
     }
 
     /// Changes keys. `rekeys` gives whole classes another key, or takes their members out; `moves`
-    /// gives single members a key or takes them out, and goes before `rekeys`.
+    /// gives single members a key or takes them out, each at most once, and goes before `rekeys`.
     pub(crate) fn update(
         &mut self,
         rekeys: &FxHashMap<u32, Option<K>>,

@@ -61,7 +61,7 @@ impl NodeCompiler {
             }
         }
         self.work.addresses = met.len();
-        let mut moves: BTreeMap<Member, Option<Signature>> = BTreeMap::new();
+        let mut moves: Vec<(Member, Option<Signature>)> = Vec::with_capacity(met.len());
         for (address, mut atoms) in met {
             atoms.sort_unstable();
             atoms.dedup();
@@ -69,11 +69,14 @@ impl NodeCompiler {
                 atoms.extend_from_slice(self.segments.at(address));
                 Signature::from(atoms)
             });
-            moves.insert(Member::Address(address), signature);
+            let member = Member::Address(address);
+            if signature.is_some() || self.peers.class_of(member).is_some() {
+                moves.push((member, signature));
+            }
         }
         for (start, _, after) in &segments {
             let signature = after.as_ref().map(|segment| segment.atoms.clone());
-            moves.insert(Member::Segment(start_address(*start)), signature);
+            moves.push((Member::Segment(start_address(*start)), signature));
         }
         let changes = self.peers.update(&rekeys, moves);
         self.write_peers(&changes, &segments, delta);
