@@ -104,6 +104,28 @@ impl<'t> Map<'t> {
 }
 
 impl<'t> Node<'t> {
+    /// The same tree with texts of its own.
+    pub(crate) fn into_owned<'o>(self) -> Node<'o> {
+        let text = |text: Cow<'t, str>| Cow::Owned(text.into_owned());
+        let value = match self.value {
+            Value::Null => Value::Null,
+            Value::Bool(bool) => Value::Bool(bool),
+            Value::Int(int) => Value::Int(int),
+            Value::Float(float) => Value::Float(float),
+            Value::Text(value) => Value::Text(text(value)),
+            Value::List(items) => Value::List(items.into_iter().map(Node::into_owned).collect()),
+            Value::Map(Map { entries, twice }) => {
+                let entry = |Entry { key, at, value }: Entry<'t>| Entry {
+                    key: text(key),
+                    at,
+                    value: value.into_owned(),
+                };
+                Value::Map(Map { entries: entries.into_iter().map(entry).collect(), twice })
+            }
+        };
+        Node { at: self.at, value }
+    }
+
     /// What it is, in the words of a message.
     pub(crate) fn describe(&self) -> &'static str {
         match &self.value {

@@ -27,7 +27,13 @@ pub(crate) fn resolve(text: Cow<'_, str>) -> Value<'_> {
                 _ => Value::Text(text),
             }
         }
-        b'0'..=b'9' | b'+' | b'-' | b'.' => number(&text).unwrap_or(Value::Text(text)),
+        b'0'..=b'9' | b'+' | b'-' | b'.' => match &*text {
+            // No JSON can be made of these; as numbers they are at least no strings.
+            ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => Value::Float(f64::INFINITY),
+            "-.inf" | "-.Inf" | "-.INF" => Value::Float(f64::NEG_INFINITY),
+            ".nan" | ".NaN" | ".NAN" => Value::Float(f64::NAN),
+            _ => number(&text).unwrap_or(Value::Text(text)),
+        },
         _ => Value::Text(text),
     }
 }
@@ -39,7 +45,7 @@ fn number(text: &str) -> Option<Value<'static>> {
         return Some(Value::Int(int));
     }
     if is_float(&plain) {
-        // JSON has no infinity: an overflow like 1e999 is left to be a string.
+        // One that is too large, like 1e999, stays a string in Go too.
         return plain.parse().ok().filter(|f: &f64| f.is_finite()).map(float);
     }
     None
@@ -112,7 +118,7 @@ mod tests {
         let table = [
             ("yes true", &["yes", "Yes", "YES", "on", "On", "y", "Y", "true", "True"][..]),
             ("no false", &["no", "No", "off", "OFF", "n", "N", "false", "FALSE"]),
-            ("nothing null", &["", "~", "null", "Null", "NULL"]),
+            ("nothing null", &["", "~", "null", "Null", "NULL", ".inf", "-.Inf", ".NaN"]),
             ("fifteen 15", &["15", "+15", "017", "0o17", "0xf", "0XF", "0b1111", "1_5"]),
             ("minus -8", &["-8", "-010"]),
             ("float 0.5", &[".5", "0.5", "5e-1", "+.5"]),
@@ -142,7 +148,7 @@ mod tests {
             "<<",
             "1e999",
             "0x-1",
-            ".inf",
+            "0o8",
         ] {
             assert_eq!(json(text), format!("{text:?}"));
         }

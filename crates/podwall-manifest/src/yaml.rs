@@ -41,11 +41,20 @@ pub(crate) struct Broken {
     pub(crate) help: Option<String>,
     /// An earlier place that belongs to it.
     pub(crate) earlier: Option<(At, &'static str)>,
+    /// The parser wants a space where a tab will do.
+    tab_after_colon: bool,
 }
 
 impl Broken {
     pub(crate) fn new(code: Code, at: At, message: impl Into<String>) -> Self {
-        Self { code, at, message: message.into(), help: None, earlier: None }
+        Self {
+            code,
+            at,
+            message: message.into(),
+            help: None,
+            earlier: None,
+            tab_after_colon: false,
+        }
     }
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
@@ -56,6 +65,44 @@ impl Broken {
 
 /// Reads the documents of a part; usually one. Those before an error are kept.
 pub(crate) fn parse<'t>(part: Part<'t>, budget: &mut usize) -> (Vec<Node<'t>>, Option<Broken>) {
+    let before = *budget;
+    let (nodes, broken) = parse_once(part, budget);
+    match broken {
+        // A tab between `key:` and its value is good YAML (and read by kubectl), but no document
+        // for this parser. Spaces in its stead leave every place as it was.
+        Some(Broken { tab_after_colon: true, .. }) => {
+            *budget = before;
+            let spaced = tabs_after_colons(part.text);
+            let (owned, broken) =
+                parse_once(Part { text: &spaced, lines_before: part.lines_before }, budget);
+            let nodes = owned.into_iter().map(Node::into_owned).collect();
+            (nodes, broken)
+        }
+        broken => (nodes, broken),
+    }
+}
+
+/// Puts a space for each tab that follows the key of a line. A literal text with such a line gets a
+/// space too; no text that is read here has tabs.
+fn tabs_after_colons(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let is_key =
+            |key: &str| key.chars().all(|c| c.is_ascii_alphanumeric() || " -_./\"'".contains(c));
+        let Some((key, rest)) = line.split_once(":\t").filter(|(key, _)| is_key(key)) else {
+            out.push_str(line);
+            continue;
+        };
+        let value = rest.trim_start_matches(['\t', ' ']);
+        out.push_str(key);
+        out.push(':');
+        out.extend(std::iter::repeat_n(' ', 1 + rest.len() - value.len()));
+        out.push_str(value);
+    }
+    out
+}
+
+fn parse_once<'t>(part: Part<'t>, budget: &mut usize) -> (Vec<Node<'t>>, Option<Broken>) {
     let mut nodes = Vec::new();
     let mut builder = Builder::new(part.lines_before, budget);
     let mut parser = Parser::new_from_str(part.text);
@@ -381,6 +428,11 @@ fn explain(error: &ScanError, part: Part<'_>) -> Broken {
             .help(RENDER_FIRST);
     }
     let info = error.info();
+    if info.contains("':' must be followed by") {
+        let mut broken = Broken::new(Code::Tab, at, "a tab after `:`").help("write a space");
+        broken.tab_after_colon = true;
+        return broken;
+    }
     let broken = |message: &str| Broken::new(Code::Syntax, at, message);
     if info.contains("recursion limit") {
         return Broken::new(Code::Limit, at, format!("nested more than {DEEPEST} levels deep"));
@@ -469,6 +521,14 @@ mod tests {
             r#"{"a":{"k":1},"b":{"k":1,"m":3},"c":{"k":2,"m":3}}"#
         );
         assert_eq!(json("a: &x [*x]"), "1:8 this alias refers to a value that contains it");
+    }
+
+    #[test]
+    fn a_tab_may_stand_between_a_key_and_its_value() {
+        assert_eq!(
+            json("a:\tb\nc:\t\t'd\te'\nf: |\n  g:\th\n"),
+            r#"{"a":"b","c":"d\te","f":"g: h\n"}"#
+        );
     }
 
     #[test]
