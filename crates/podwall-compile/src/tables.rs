@@ -292,3 +292,61 @@ impl Delta {
             && self.verdicts.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tables(rows: &[(PeerId, PortKey, bool)]) -> NodeTables {
+        let row = |(peer, ports, allow): &(PeerId, PortKey, bool)| {
+            let key = VerdictKey { subject: SubjectId(1), peer: *peer, ports: *ports };
+            (key, Verdict { allow: *allow, rule: None })
+        };
+        NodeTables { verdicts: rows.iter().map(row).collect(), ..NodeTables::default() }
+    }
+
+    fn passes(tables: &NodeTables, peer: PeerId, protocol: Protocol, port: u16) -> bool {
+        tables.verdict(SubjectId(1), peer, protocol, port).allow
+    }
+
+    #[test]
+    fn the_most_specific_entry_decides_and_the_peers_own_row_goes_first() {
+        let (tcp, own) = (Protocol::TCP, PeerId(7));
+        let range = |first, last| PortKey::Range(tcp, PortRange { first, last });
+        let tables = tables(&[
+            (own, PortKey::Port(tcp, 85), false),
+            (own, range(80, 90), true),
+            (own, range(100, 200), false),
+            (own, PortKey::AnyPort(tcp), true),
+            (own, PortKey::AnyProtocol, false),
+            (PeerId::ANY, PortKey::AnyProtocol, true),
+        ]);
+        let table = [(84, true), (85, false), (90, true), (91, true), (150, false), (201, true)];
+        for (port, expected) in table {
+            assert_eq!(passes(&tables, own, tcp, port), expected, "port {port}");
+        }
+        assert!(!passes(&tables, own, Protocol::UDP, 85));
+        assert!(!passes(&tables, own, Protocol::ICMP, 0));
+        assert!(passes(&tables, PeerId::OTHER, Protocol::UDP, 85));
+    }
+
+    #[test]
+    fn protocols_without_ports_meet_only_entries_for_every_protocol() {
+        let tables = tables(&[(PeerId::ANY, PortKey::AnyPort(Protocol::TCP), true)]);
+        assert!(passes(&tables, PeerId(7), Protocol::TCP, 0));
+        assert!(!passes(&tables, PeerId(7), Protocol::ICMP, 0));
+    }
+
+    #[test]
+    fn an_address_has_the_class_of_its_pod_before_that_of_its_range() {
+        let net: ipnet::IpNet = "10.0.0.0/8".parse().unwrap();
+        let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut tables = NodeTables::default();
+        tables.blocks.insert(AddressRange::from(net), PeerId(1));
+        tables.peers.insert(at("10.0.0.1"), PeerId(2));
+        assert_eq!(tables.peer_class(at("10.0.0.1")), PeerId(2));
+        assert_eq!(tables.peer_class(at("10.0.0.0")), PeerId(1));
+        assert_eq!(tables.peer_class(at("11.0.0.0")), PeerId::OTHER);
+        assert_eq!(tables.peer_class(at("::a00:1")), PeerId::OTHER);
+    }
+}
