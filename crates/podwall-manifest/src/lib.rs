@@ -32,6 +32,7 @@ mod names;
 mod node;
 mod node_object;
 mod object;
+mod places;
 mod pod;
 mod policy;
 mod reading;

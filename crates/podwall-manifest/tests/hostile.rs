@@ -277,8 +277,13 @@ fn pieces() -> impl Strategy<Value = &'static str> {
     ])
 }
 
+/// 400 in a run of all tests; more by `PROPTEST_CASES`.
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(400)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn random_bytes_never_break_the_reader(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
