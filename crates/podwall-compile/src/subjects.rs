@@ -309,3 +309,69 @@ impl Program {
 fn is_named(spec: &PortSpec, name: &PortName) -> bool {
     spec.protocol == name.1 && matches!(&spec.port, PortMatch::Named(its) if *its == name.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use podwall_policy::cluster::Cluster;
+    use podwall_policy::label::Labels;
+    use podwall_policy::object::Pod;
+    use podwall_policy::policy::{Direction, NamespaceScope, Peer, PodScope, Policy, Rule};
+    use podwall_policy::port::{PortMatch, PortRange, PortSpec, Protocol};
+    use podwall_policy::selector::Selector;
+
+    use crate::compiler::compile;
+    use crate::tables::{NodeTables, PeerId};
+
+    fn tcp(first: u16, last: u16) -> PortSpec {
+        let port = PortMatch::Range(PortRange { first, last });
+        PortSpec { protocol: Protocol::TCP, port }
+    }
+
+    /// Pods `x/a` (10.0.0.1) and `x/b` (10.0.0.2), and one policy for all of `x`.
+    fn compiled(ingress: Vec<Rule>) -> NodeTables {
+        let mut cluster = Cluster::default();
+        for (name, ip) in [("a", "10.0.0.1"), ("b", "10.0.0.2")] {
+            let mut pod = Pod::new("x", name, Labels::default());
+            pod.ips = vec![ip.parse().unwrap()];
+            cluster.put_pod(pod);
+        }
+        let mut policy = Policy::network_policy("x", "p", Selector::everything());
+        policy.ingress = Some(ingress);
+        cluster.put_policy(policy);
+        compile(&cluster, None)
+    }
+
+    fn pods() -> Vec<Peer> {
+        let namespaces = NamespaceScope::Own("x".into());
+        vec![Peer::Pods(PodScope { namespaces, pods: Selector::everything() })]
+    }
+
+    /// The number of the rule that lets `x/b` reach `x/a` on a TCP port.
+    fn rule_for(tables: &NodeTables, port: u16) -> Option<u32> {
+        let subject = tables.subjects[&(Direction::Ingress, "10.0.0.1".parse().unwrap())];
+        let peer = tables.peer_class("10.0.0.2".parse().unwrap());
+        let verdict = tables.verdict(subject, peer, Protocol::TCP, port);
+        verdict.rule.map(|id| tables.rules[&id].number)
+    }
+
+    #[test]
+    fn what_anybody_is_allowed_is_not_said_again_for_a_peer() {
+        let tables = compiled(vec![
+            Rule::allow(pods(), vec![tcp(80, 80), tcp(8000, 8001)]),
+            Rule::allow(vec![], vec![tcp(80, 90)]),
+        ]);
+        let own = tables.verdicts.keys().filter(|key| key.peer != PeerId::ANY).count();
+        assert_eq!(own, 1);
+        assert_eq!((rule_for(&tables, 80), rule_for(&tables, 8000)), (Some(2), Some(1)));
+    }
+
+    #[test]
+    fn a_port_is_said_again_where_a_wider_entry_would_name_a_rule_that_does_not_match() {
+        let tables = compiled(vec![
+            Rule::allow(pods(), vec![tcp(80, 80)]),
+            Rule::allow(pods(), vec![tcp(0, 79), tcp(81, u16::MAX)]),
+            Rule::allow(vec![], vec![tcp(80, 80)]),
+        ]);
+        assert_eq!((rule_for(&tables, 80), rule_for(&tables, 79)), (Some(1), Some(2)));
+    }
+}
