@@ -1,1 +1,59 @@
-//! podwall-dataplane
+//! How does the kernel come to decide as the tables say?
+//!
+//! ```text
+//!   podwall-compile ── NodeTables, Delta ──▶ DataPlane ──▶ kernel of one network namespace
+//!                                              └ Nftables   (own table, sets and maps, netlink)
+//! ```
+//!
+//! A data plane decides each packet in the original direction of its connection after destination
+//! NAT and before source NAT, as [`NodeTables::decide`] does, and lets replies and ICMP errors of
+//! known connections pass. What it puts into the kernel outlives it: a process that starts takes
+//! over what the one before left, and at no moment is nothing enforced.
+
+pub mod bridge;
+mod drift;
+mod error;
+mod netlink;
+mod nft;
+
+use podwall_compile::tables::{Delta, NodeTables};
+
+pub use crate::drift::Drift;
+pub use crate::error::Error;
+pub use crate::nft::{Config, Log, Nftables};
+
+/// The kernel's side of one node. Opened in a network namespace, used from any thread.
+pub trait DataPlane: Send {
+    /// `nftables`.
+    fn name(&self) -> &'static str;
+
+    /// Makes the kernel hold these tables and nothing else, whatever it held before: nothing, what
+    /// an earlier process left, or a layout of an older version. Packets meet either the old tables
+    /// or the new ones.
+    ///
+    /// # Errors
+    /// The kernel refuses. It then holds what it held before.
+    fn replace(&mut self, tables: &NodeTables) -> Result<(), Error>;
+
+    /// Makes one change, all at once. It may count on what [`Self::replace`] and `update` have put
+    /// there; if somebody else has changed it, the whole is put right.
+    ///
+    /// # Errors
+    /// [`Error::NotLoaded`] before the first `replace`; the kernel refuses, and holds what it held
+    /// before.
+    fn update(&mut self, delta: &Delta) -> Result<(), Error>;
+
+    /// Compares what the kernel holds with what it should hold; changes nothing. Empty: as it
+    /// should be.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error>;
+
+    /// Takes everything of ours out of the kernel: nothing is enforced any more. Nothing there is
+    /// no error.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn remove(&mut self) -> Result<(), Error>;
+}

@@ -9,14 +9,31 @@
 //!            └── node-2 ───── pod          a pod: a network namespace behind a veth
 //! ```
 //!
-//! The modules, from the kernel upwards: [`netns`] namespaces, [`link`] what is in
-//! them.
-//!
-//! Inside the namespaces: [`serve`] what answers, [`dns`] by which name, [`probe`] what packets do.
+//! From the kernel upwards: [`netns`], [`link`] and [`fabric`] make the network, [`holder`] keeps it;
+//! [`serve`], [`dns`] and [`service_nat`] make it a cluster; [`store`] knows what is wanted, [`engine`]
+//! makes it so, [`worker`] does that for commands, which speak [`rpc`] through [`client`]; [`trial`],
+//! [`bench`] and [`probe`] try it with packets.
 
+pub mod bench;
+pub mod client;
+mod derived;
 pub mod dns;
+pub mod engine;
+pub mod exec;
+pub mod fabric;
 pub mod holder;
 pub mod link;
 pub mod netns;
+pub mod places;
+pub mod plan;
 pub mod probe;
+mod requests;
+pub mod rpc;
 pub mod serve;
+pub mod service_nat;
+pub mod services;
+pub mod snapshot;
+pub mod store;
+mod sysctl;
+pub mod trial;
+pub mod worker;

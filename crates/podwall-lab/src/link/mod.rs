@@ -82,6 +82,9 @@ pub struct Link {
     pub master: Option<u32>,
 }
 
+/// A route as it is listed: destination, next hop, interface.
+pub type NextHop = (IpNet, Option<IpAddr>, Option<u32>);
+
 /// The interfaces, addresses and routes of one namespace.
 ///
 /// Holds a socket that belongs to the namespace and keeps it alive; usable from any thread.
@@ -166,8 +169,8 @@ impl Links {
         Ok(addresses)
     }
 
-    /// The routes of the main table: destination, next hop, interface.
-    pub fn routes(&self) -> Result<Vec<(IpNet, Option<IpAddr>, Option<u32>)>, LinkError> {
+    /// The routes of the main table.
+    pub fn routes(&self) -> Result<Vec<NextHop>, LinkError> {
         let mut routes = Vec::new();
         self.dump(libc::RTM_GETROUTE, &[0; 12], "list the routes", |payload| {
             let parse = || {

@@ -1,0 +1,75 @@
+//! What can go wrong between Podwall and the kernel, in words for the operator.
+
+use std::io;
+
+/// Why a data plane could not do what it was asked. Unless a variant says otherwise, the kernel
+/// holds what it held before.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The netlink socket.
+    #[error("cannot {doing}: {source}")]
+    Socket {
+        /// What was tried.
+        doing: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// No right to change nftables in this network namespace.
+    #[error(
+        "the kernel refuses changes of nftables: CAP_NET_ADMIN is needed in this network \
+         namespace (run as root, or inside `unshare -rn`)"
+    )]
+    Permission,
+    /// The kernel is too old for the ruleset.
+    #[error(
+        "Linux {release} is too old: the nftables data plane needs {needs} or later \
+         ({reason})"
+    )]
+    Kernel {
+        /// What runs, as in `uname -r`.
+        release: String,
+        /// What is needed.
+        needs: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A configuration that the kernel would not take.
+    #[error("{0}")]
+    Config(String),
+    /// The kernel refused one part of a change, and with it all of it.
+    #[error("the kernel refuses {what}: {source}{}", detail(.text.as_deref()))]
+    Refused {
+        /// The part: an element, a set, a chain, a rule.
+        what: String,
+        /// Its answer.
+        source: io::Error,
+        /// Its own words, if it has any (extended acknowledgement).
+        text: Option<String>,
+    },
+    /// A table of that name is there and was not made by Podwall.
+    #[error(
+        "nftables table inet {table} is there already and was not made by Podwall; \
+         delete it or choose another table name"
+    )]
+    Foreign {
+        /// The table's name.
+        table: String,
+    },
+    /// A change was asked for before anything was loaded.
+    #[error("there is nothing to change yet: load full tables first")]
+    NotLoaded,
+    /// The kernel's answer got lost, so it is not known whether the change was made. The next
+    /// change reads back what the kernel holds.
+    #[error("the kernel's answer to a change of nftables was lost ({0}); load full tables again")]
+    Lost(String),
+    /// Somebody changes the table at the same time.
+    #[error("table inet {table} keeps changing under our hands; is a second Podwall running?")]
+    Busy {
+        /// The table's name.
+        table: String,
+    },
+}
+
+fn detail(text: Option<&str>) -> String {
+    text.map(|text| format!(" ({text})")).unwrap_or_default()
+}

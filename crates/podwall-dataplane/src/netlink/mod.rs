@@ -1,0 +1,4 @@
+//! Netlink as far as nftables needs it: bytes ([`attribute`]) and a socket ([`socket`]).
+
+pub(crate) mod attribute;
+pub(crate) mod socket;

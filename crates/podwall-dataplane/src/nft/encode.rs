@@ -1,0 +1,418 @@
+//! How does the ruleset look in netlink attributes?
+//!
+//! Numbers are from `include/uapi/linux/netfilter/nf_tables.h` and `nfnetlink.h`; each stands once,
+//! under the name that it has there. Userdata is what nft(8) keeps its own notes in (libnftnl's
+//! `udata.h`): byte orders, so that it prints numbers right, and comments.
+
+use std::net::IpAddr;
+
+use podwall_compile::tables::PortKey;
+use podwall_policy::address::AddressRange;
+
+use super::ir::{Chain, Expr, Fate, Field, Hook, Reg, Rule, Test};
+use super::set::{Data, DataKind, Key, KeyField, SetId};
+use crate::netlink::attribute::Writer;
+
+pub(crate) const NFPROTO_INET: u8 = 1;
+pub(crate) const SUBSYSTEM: u16 = 10;
+pub(crate) const BATCH_BEGIN: u16 = 16;
+pub(crate) const BATCH_END: u16 = 17;
+pub(crate) const BATCH_GENID: u16 = 1;
+
+pub(crate) const NLM_F_REQUEST: u16 = 1;
+pub(crate) const NLM_F_ACK: u16 = 4;
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
+pub(crate) const NLM_F_EXCL: u16 = 0x200;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_APPEND: u16 = 0x800;
+
+/// A message type of the nftables subsystem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub(crate) enum Op {
+    NewTable = 0,
+    GetTable = 1,
+    DelTable = 2,
+    NewChain = 3,
+    NewRule = 6,
+    GetRule = 7,
+    DelRule = 8,
+    NewSet = 9,
+    NewElement = 12,
+    GetElement = 13,
+    DelElement = 14,
+    GetGeneration = 16,
+}
+
+impl Op {
+    pub(crate) fn message(self) -> u16 {
+        SUBSYSTEM << 8 | self as u16
+    }
+}
+
+// NFTA_*_TABLE and the name of the thing itself are the same in all messages of a kind.
+pub(crate) const TABLE_NAME: u16 = 1;
+pub(crate) const TABLE_FLAGS: u16 = 2;
+pub(crate) const TABLE_USERDATA: u16 = 6;
+pub(crate) const RULE_TABLE: u16 = 1;
+pub(crate) const RULE_CHAIN: u16 = 2;
+pub(crate) const RULE_USERDATA: u16 = 7;
+pub(crate) const ELEMENTS_TABLE: u16 = 1;
+pub(crate) const ELEMENTS_SET: u16 = 2;
+pub(crate) const ELEMENTS_LIST: u16 = 3;
+pub(crate) const GENERATION_ID: u16 = 1;
+pub(crate) const LIST_ELEM: u16 = 1;
+pub(crate) const ELEM_KEY: u16 = 1;
+pub(crate) const ELEM_DATA: u16 = 2;
+pub(crate) const ELEM_FLAGS: u16 = 3;
+pub(crate) const ELEM_KEY_END: u16 = 10;
+pub(crate) const ELEM_INTERVAL_END: u32 = 1;
+pub(crate) const ELEM_CATCHALL: u32 = 2;
+pub(crate) const DATA_VALUE: u16 = 1;
+pub(crate) const DATA_VERDICT: u16 = 2;
+pub(crate) const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
+
+pub(crate) const CODE_ACCEPT: u32 = 1;
+pub(crate) const CODE_RETURN: u32 = -5i32 as u32;
+
+/// nft's notes: type, length, value.
+pub(crate) mod userdata {
+    pub(crate) const TABLE_COMMENT: u8 = 0;
+    pub(crate) const RULE_COMMENT: u8 = 0;
+    const SET_KEY_BYTEORDER: u8 = 0;
+    const SET_DATA_BYTEORDER: u8 = 1;
+    const SET_COMMENT: u8 = 7;
+    const HOST: u32 = 1;
+    const BIG_ENDIAN: u32 = 2;
+
+    /// A comment as nft keeps it: with a final zero.
+    pub(crate) fn comment(kind: u8, text: &str) -> Vec<u8> {
+        let mut out = vec![kind, (text.len() + 1) as u8];
+        out.extend_from_slice(text.as_bytes());
+        out.push(0);
+        out
+    }
+
+    pub(super) fn set(comment_text: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (kind, order) in [(SET_KEY_BYTEORDER, BIG_ENDIAN), (SET_DATA_BYTEORDER, HOST)] {
+            out.extend_from_slice(&[kind, 4]);
+            out.extend_from_slice(&order.to_ne_bytes());
+        }
+        out.extend(comment(SET_COMMENT, comment_text));
+        out
+    }
+
+    /// The text of the comment in some userdata.
+    pub(crate) fn read(mut bytes: &[u8], wanted: u8) -> Option<&str> {
+        while let [kind, len, rest @ ..] = bytes {
+            let (value, next) = rest.split_at_checked(usize::from(*len))?;
+            if *kind == wanted {
+                return std::str::from_utf8(value).ok().map(|t| t.trim_end_matches('\0'));
+            }
+            bytes = next;
+        }
+        None
+    }
+}
+
+/// The body of NEWCHAIN.
+pub(crate) fn chain(w: &mut Writer, table: &str, chain: &Chain) {
+    w.text(1, table);
+    w.text(3, chain.name);
+    if let Some((hook, priority)) = chain.base {
+        w.nest(4, |w| {
+            w.u32(1, if hook == Hook::Input { 1 } else { 4 });
+            w.put(2, &priority.to_be_bytes());
+        });
+        w.u32(5, CODE_ACCEPT);
+        w.text(7, "filter");
+    }
+}
+
+/// The body of NEWSET.
+pub(crate) fn set(w: &mut Writer, table: &str, set: SetId, id: u32) {
+    const INTERVAL: u32 = 4;
+    const MAP: u32 = 8;
+    const CONCAT: u32 = 0x80;
+    const VERDICT_TYPE: u32 = 0xffff_ff00;
+    const MARK: u32 = 19;
+    let fields = set.key_fields();
+    let concat = set.is_interval() && fields.len() > 1;
+    let mut flags = if set.data() == DataKind::Nothing { 0 } else { MAP };
+    flags |= if set.is_interval() { INTERVAL } else { 0 };
+    flags |= if concat { CONCAT } else { 0 };
+    w.text(1, table);
+    w.text(2, set.name());
+    w.u32(3, flags);
+    // nft's type of a concatenation: six bits a field.
+    w.u32(4, fields.iter().fold(0, |all, field| all << 6 | key_type(*field)));
+    w.u32(5, set.key_len() as u32);
+    match set.data() {
+        DataKind::Nothing => {}
+        DataKind::Class => {
+            w.u32(6, MARK);
+            w.u32(7, 4);
+        }
+        DataKind::Fate => {
+            w.u32(6, VERDICT_TYPE);
+            w.u32(7, 16);
+        }
+    }
+    if concat {
+        w.nest(9, |w| {
+            w.nest(2, |w| {
+                for field in fields {
+                    w.nest(LIST_ELEM, |w| w.u32(1, field.width() as u32));
+                }
+            });
+        });
+    }
+    w.u32(10, id);
+    w.put(13, &userdata::set(set.comment()));
+}
+
+/// nft's number of a type (`enum datatypes`).
+fn key_type(field: KeyField) -> u32 {
+    match field {
+        KeyField::Address(podwall_policy::address::Family::V4) => 7,
+        KeyField::Address(podwall_policy::address::Family::V6) => 8,
+        KeyField::Class => 19,
+        KeyField::Protocol => 12,
+        KeyField::Port => 13,
+    }
+}
+
+/// The body of NEWRULE.
+pub(crate) fn rule(w: &mut Writer, table: &str, chain: &str, rule: &Rule) {
+    w.text(RULE_TABLE, table);
+    w.text(RULE_CHAIN, chain);
+    w.nest(4, |w| {
+        for step in &rule.steps {
+            expr(w, step);
+        }
+    });
+    w.put(RULE_USERDATA, &userdata::comment(userdata::RULE_COMMENT, &rule.comment));
+}
+
+/// Where [`Expr::Is`] puts the field: no rule keeps anything in the last register.
+const SCRATCH: Reg = Reg(15);
+
+fn register(reg: Reg) -> u32 {
+    const REG32_00: u32 = 8;
+    REG32_00 + u32::from(reg.0)
+}
+
+fn named(w: &mut Writer, name: &str, fill: impl FnOnce(&mut Writer)) {
+    w.nest(LIST_ELEM, |w| {
+        w.text(1, name);
+        w.nest(2, fill);
+    });
+}
+
+fn expr(w: &mut Writer, step: &Expr) {
+    match step {
+        Expr::Is(field, test) => {
+            load(w, *field, SCRATCH);
+            check(w, *field, *test);
+        }
+        Expr::Load(field, to) => load(w, *field, *to),
+        Expr::Holds(reg, value) => compare(w, *reg, 0, &value.to_ne_bytes()),
+        Expr::HoldsNot(reg, value) => compare(w, *reg, 1, &value.to_ne_bytes()),
+        Expr::Put(reg, value) => named(w, "immediate", |w| {
+            w.u32(1, register(*reg));
+            w.nest(2, |w| w.put(DATA_VALUE, &value.to_ne_bytes()));
+        }),
+        Expr::Map(set, key, to) => lookup(w, *set, *key, Some(register(*to))),
+        Expr::Vmap(set, key) => lookup(w, *set, *key, Some(0)),
+        Expr::In(set, key) => lookup(w, *set, *key, None),
+        Expr::Counter => named(w, "counter", |_| {}),
+        Expr::Limit { per_second, burst } => named(w, "limit", |w| {
+            w.put(1, &u64::from(*per_second).to_be_bytes());
+            w.put(2, &1u64.to_be_bytes());
+            w.u32(3, *burst);
+        }),
+        Expr::Log { group, prefix } => named(w, "log", |w| {
+            w.put(1, &group.to_be_bytes());
+            w.text(2, prefix);
+        }),
+        Expr::Fate(fate) => named(w, "immediate", |w| {
+            w.u32(1, 0);
+            w.nest(2, |w| verdict(w, *fate));
+        }),
+    }
+}
+
+fn verdict(w: &mut Writer, fate: Fate) {
+    let (code, chain) = match fate {
+        Fate::Drop => (0, None),
+        Fate::Accept => (CODE_ACCEPT, None),
+        Fate::Return => (CODE_RETURN, None),
+        Fate::Jump(chain) => (-3i32 as u32, Some(chain)),
+        Fate::Goto(chain) => (-4i32 as u32, Some(chain)),
+    };
+    w.nest(DATA_VERDICT, |w| {
+        w.u32(VERDICT_CODE, code);
+        if let Some(chain) = chain {
+            w.text(VERDICT_CHAIN, chain);
+        }
+    });
+}
+
+fn lookup(w: &mut Writer, set: SetId, key: Reg, to: Option<u32>) {
+    named(w, "lookup", |w| {
+        w.text(1, set.name());
+        w.u32(2, register(key));
+        if let Some(to) = to {
+            w.u32(3, to);
+        }
+    });
+}
+
+fn load(w: &mut Writer, field: Field, to: Reg) {
+    use podwall_policy::address::Family::{V4, V6};
+    const LINK: u32 = 0;
+    const NETWORK: u32 = 1;
+    const TRANSPORT: u32 = 2;
+    let mut meta = |key| {
+        named(w, "meta", |w| {
+            w.u32(1, register(to));
+            w.u32(2, key);
+        });
+    };
+    let (base, offset) = match field {
+        Field::Nfproto => return meta(15),
+        Field::L4proto => return meta(16),
+        Field::Iif => return meta(4),
+        Field::CtState | Field::CtDirection => {
+            return named(w, "ct", |w| {
+                w.u32(1, register(to));
+                w.u32(2, u32::from(field == Field::CtDirection));
+            });
+        }
+        Field::Source(V4) => (NETWORK, 12),
+        Field::Destination(V4) => (NETWORK, 16),
+        Field::Source(V6) => (NETWORK, 8),
+        Field::Destination(V6) => (NETWORK, 24),
+        Field::HopLimit => (NETWORK, 7),
+        Field::DestinationPort => (TRANSPORT, 2),
+        Field::IcmpType => (TRANSPORT, 0),
+        Field::LinkByte => (LINK, 0),
+    };
+    named(w, "payload", |w| {
+        w.u32(1, register(to));
+        w.u32(2, base);
+        w.u32(3, offset);
+        w.u32(4, field.width() as u32);
+    });
+}
+
+fn compare(w: &mut Writer, reg: Reg, op: u32, value: &[u8]) {
+    named(w, "cmp", |w| {
+        w.u32(1, register(reg));
+        w.u32(2, op);
+        w.nest(3, |w| w.put(DATA_VALUE, value));
+    });
+}
+
+fn check(w: &mut Writer, field: Field, test: Test) {
+    const EQ: u32 = 0;
+    const NE: u32 = 1;
+    const LE: u32 = 3;
+    const GE: u32 = 5;
+    let mut exact = |op, value: u32| match field.width() {
+        1 => compare(w, SCRATCH, op, &[value as u8]),
+        _ => compare(w, SCRATCH, op, &value.to_ne_bytes()),
+    };
+    match test {
+        Test::Eq(value) => exact(EQ, value),
+        Test::Ne(value) => exact(NE, value),
+        Test::AtLeast(least) => exact(GE, u32::from(least)),
+        Test::Within(first, last) => {
+            exact(GE, u32::from(first));
+            exact(LE, u32::from(last));
+        }
+        Test::Bits(bits) => {
+            named(w, "bitwise", |w| {
+                w.u32(1, register(SCRATCH));
+                w.u32(2, register(SCRATCH));
+                w.u32(3, 4);
+                w.nest(4, |w| w.put(DATA_VALUE, &bits.to_ne_bytes()));
+                w.nest(5, |w| w.put(DATA_VALUE, &0u32.to_ne_bytes()));
+            });
+            compare(w, SCRATCH, NE, &0u32.to_ne_bytes());
+        }
+    }
+}
+
+/// The bytes of a key and, for ranges, of its end: for a tree the first key behind it (`None`: it
+/// reaches to the end of the family), for a concatenation its last key.
+pub(crate) fn key_bytes(set: SetId, key: Key) -> (Vec<u8>, Option<Vec<u8>>) {
+    let address = |address: IpAddr| match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    match key {
+        Key::Otherwise => (Vec::new(), None),
+        Key::Address(a) if matches!(set, SetId::Own(_)) => ([address(a), address(a)].concat(), None),
+        Key::Address(a) => (address(a), None),
+        Key::Range(range) => (address(range.first()), after(&range).map(address)),
+        Key::Row(row) => {
+            let mut bytes = Vec::with_capacity(16);
+            bytes.extend_from_slice(&row.subject.0.to_ne_bytes());
+            bytes.extend_from_slice(&row.peer.0.to_ne_bytes());
+            let with = |protocol: u8, port: u16| {
+                let port = port.to_be_bytes();
+                [&bytes[..], &[protocol, 0, 0, 0, port[0], port[1], 0, 0]].concat()
+            };
+            match row.ports {
+                PortKey::Port(protocol, port) => (with(protocol.0, port), None),
+                PortKey::Range(protocol, range) => {
+                    (with(protocol.0, range.first), Some(with(protocol.0, range.last)))
+                }
+                PortKey::AnyPort(protocol) => {
+                    bytes.extend_from_slice(&[protocol.0, 0, 0, 0]);
+                    (bytes, None)
+                }
+                PortKey::AnyProtocol => (bytes, None),
+            }
+        }
+    }
+}
+
+/// The first address behind a range.
+fn after(range: &AddressRange) -> Option<IpAddr> {
+    let next = range.bits().1.checked_add(1)?;
+    Some(AddressRange::from_bits(range.family(), next, next)?.first())
+}
+
+/// One element in the list of NEWSETELEM or DELSETELEM; two for a range in a tree.
+pub(crate) fn element(w: &mut Writer, set: SetId, key: Key, data: Option<Data>) {
+    let (start, end) = key_bytes(set, key);
+    let tree = matches!(set, SetId::Block(_));
+    w.nest(LIST_ELEM, |w| {
+        if key == Key::Otherwise {
+            w.u32(ELEM_FLAGS, ELEM_CATCHALL);
+        } else {
+            w.nest(ELEM_KEY, |w| w.put(DATA_VALUE, &start));
+            if let Some(end) = end.as_ref().filter(|_| !tree) {
+                w.nest(ELEM_KEY_END, |w| w.put(DATA_VALUE, end));
+            }
+        }
+        match data {
+            Some(Data::Class(class)) => {
+                w.nest(ELEM_DATA, |w| w.put(DATA_VALUE, &class.to_ne_bytes()));
+            }
+            Some(Data::Allow) => w.nest(ELEM_DATA, |w| verdict(w, Fate::Accept)),
+            Some(Data::Deny) => w.nest(ELEM_DATA, |w| verdict(w, Fate::Return)),
+            Some(Data::Nothing | Data::Strange) | None => {}
+        }
+    });
+    if let Some(end) = end.filter(|_| tree) {
+        w.nest(LIST_ELEM, |w| {
+            w.u32(ELEM_FLAGS, ELEM_INTERVAL_END);
+            w.nest(ELEM_KEY, |w| w.put(DATA_VALUE, &end));
+        });
+    }
+}

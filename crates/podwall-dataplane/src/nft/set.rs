@@ -1,0 +1,355 @@
+//! Which sets does the table have, and what are their elements?
+//!
+//! ```text
+//!   egress4 egress6 ingress4 ingress6   local address          → subject class
+//!   peer4 peer6                         address of a pod, node → peer class    (hash; * → NONE)
+//!   block4 block6                       range                  → peer class    (tree; * → OTHER)
+//!   self4 self6                         own address . own address
+//!   by_port      subject . peer . protocol . port   → accept | return
+//!   by_range     the same with ports first-last     → accept | return
+//!   by_protocol  subject . peer . protocol          → accept | return
+//!   by_peer      subject . peer                     → accept | return
+//! ```
+//!
+//! Verdict maps hold only `accept` and `return`: the kernel validates a table again as soon as an
+//! element jumps. `return` is a denial: behind the jump to the lookups stands what ends in a drop.
+//! Classes are numbers in the machine's byte order (nft's type `mark`), so that `nft list` shows
+//! them as they are.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use podwall_compile::tables::{NodeTables, PeerId, PortKey, SubjectId, VerdictKey};
+use podwall_policy::address::{AddressRange, Family};
+use podwall_policy::policy::Direction;
+
+/// A peer class that no verdict names: what the hash of peers says of an address that it does not
+/// hold.
+pub(crate) const NO_PEER: u32 = u32::MAX - 1;
+
+/// One of the table's sets and maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum SetId {
+    Egress(Family),
+    Ingress(Family),
+    Peer(Family),
+    Block(Family),
+    Own(Family),
+    ByPort,
+    ByRange,
+    ByProtocol,
+    ByPeer,
+}
+
+/// One field of a set's key; each starts on a register of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyField {
+    Address(Family),
+    /// A subject or peer class.
+    Class,
+    Protocol,
+    Port,
+}
+
+impl KeyField {
+    /// Bytes without padding.
+    pub(crate) fn width(self) -> usize {
+        match self {
+            Self::Address(Family::V4) | Self::Class => 4,
+            Self::Address(Family::V6) => 16,
+            Self::Protocol => 1,
+            Self::Port => 2,
+        }
+    }
+}
+
+/// What a set says of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DataKind {
+    /// Only that it is there.
+    Nothing,
+    Class,
+    Fate,
+}
+
+impl SetId {
+    /// All, in the order in which they are made.
+    pub(crate) const ALL: [Self; 14] = [
+        Self::Egress(Family::V4),
+        Self::Egress(Family::V6),
+        Self::Ingress(Family::V4),
+        Self::Ingress(Family::V6),
+        Self::Peer(Family::V4),
+        Self::Peer(Family::V6),
+        Self::Block(Family::V4),
+        Self::Block(Family::V6),
+        Self::Own(Family::V4),
+        Self::Own(Family::V6),
+        Self::ByPort,
+        Self::ByRange,
+        Self::ByProtocol,
+        Self::ByPeer,
+    ];
+
+    /// The map of local addresses of a direction.
+    pub(crate) fn subjects(direction: Direction, family: Family) -> Self {
+        match direction {
+            Direction::Egress => Self::Egress(family),
+            Direction::Ingress => Self::Ingress(family),
+        }
+    }
+
+    /// Its name in the kernel.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Egress(Family::V4) => "egress4",
+            Self::Egress(Family::V6) => "egress6",
+            Self::Ingress(Family::V4) => "ingress4",
+            Self::Ingress(Family::V6) => "ingress6",
+            Self::Peer(Family::V4) => "peer4",
+            Self::Peer(Family::V6) => "peer6",
+            Self::Block(Family::V4) => "block4",
+            Self::Block(Family::V6) => "block6",
+            Self::Own(Family::V4) => "self4",
+            Self::Own(Family::V6) => "self6",
+            Self::ByPort => "by_port",
+            Self::ByRange => "by_range",
+            Self::ByProtocol => "by_protocol",
+            Self::ByPeer => "by_peer",
+        }
+    }
+
+    /// What it is for; the kernel keeps it as the set's comment.
+    pub(crate) fn comment(self) -> &'static str {
+        match self {
+            Self::Egress(_) => "isolated for egress: local address to subject class",
+            Self::Ingress(_) => "isolated for ingress: local address to subject class",
+            Self::Peer(_) => "pods and nodes: address to peer class",
+            Self::Block(_) => "other addresses: range to peer class",
+            Self::Own(_) => "a pod reaches itself",
+            Self::ByPort => "verdicts: subject, peer, protocol, port",
+            Self::ByRange => "verdicts: subject, peer, protocol, ports",
+            Self::ByProtocol => "verdicts: subject, peer, protocol",
+            Self::ByPeer => "verdicts: subject, peer",
+        }
+    }
+
+    /// The fields of its key.
+    pub(crate) fn key_fields(self) -> &'static [KeyField] {
+        use KeyField::{Address, Class, Port, Protocol};
+        match self {
+            Self::Egress(f) | Self::Ingress(f) | Self::Peer(f) | Self::Block(f) => match f {
+                Family::V4 => &[Address(Family::V4)],
+                Family::V6 => &[Address(Family::V6)],
+            },
+            Self::Own(Family::V4) => &[Address(Family::V4), Address(Family::V4)],
+            Self::Own(Family::V6) => &[Address(Family::V6), Address(Family::V6)],
+            Self::ByPort | Self::ByRange => &[Class, Class, Protocol, Port],
+            Self::ByProtocol => &[Class, Class, Protocol],
+            Self::ByPeer => &[Class, Class],
+        }
+    }
+
+    /// Bytes of a key with padding.
+    pub(crate) fn key_len(self) -> usize {
+        self.key_fields().iter().map(|f| f.width().next_multiple_of(4)).sum()
+    }
+
+    /// What it says of a key.
+    pub(crate) fn data(self) -> DataKind {
+        match self {
+            Self::Egress(_) | Self::Ingress(_) | Self::Peer(_) | Self::Block(_) => DataKind::Class,
+            Self::Own(_) => DataKind::Nothing,
+            Self::ByPort | Self::ByRange | Self::ByProtocol | Self::ByPeer => DataKind::Fate,
+        }
+    }
+
+    /// Whether its keys are ranges.
+    pub(crate) fn is_interval(self) -> bool {
+        matches!(self, Self::Block(_) | Self::ByRange)
+    }
+
+    /// The class of a key that is not in it, for maps that always answer.
+    pub(crate) fn otherwise(self) -> Option<u32> {
+        match self {
+            Self::Peer(_) => Some(NO_PEER),
+            Self::Block(_) => Some(PeerId::OTHER.0),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for SetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The key of an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Key {
+    Address(IpAddr),
+    Range(AddressRange),
+    Row(VerdictKey),
+    /// Every key that has no element of its own.
+    Otherwise,
+}
+
+/// What an element says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Data {
+    Nothing,
+    Class(u32),
+    Allow,
+    Deny,
+    /// Something that Podwall never writes.
+    Strange,
+}
+
+/// One element of one set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Element {
+    pub(crate) set: SetId,
+    pub(crate) key: Key,
+    pub(crate) data: Data,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Range(range) => write!(f, "{range}"),
+            Self::Otherwise => f.write_str("*"),
+            Self::Row(VerdictKey { subject, peer, ports }) => {
+                write!(f, "subject {} . ", subject.0)?;
+                match *peer {
+                    PeerId::ANY => f.write_str("any peer")?,
+                    PeerId(class) => write!(f, "peer {class}")?,
+                }
+                match ports {
+                    PortKey::Port(protocol, port) => write!(f, " . {protocol} {port}"),
+                    PortKey::Range(protocol, range) => write!(f, " . {protocol} {range}"),
+                    PortKey::AnyPort(protocol) => write!(f, " . {protocol}"),
+                    PortKey::AnyProtocol => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("(present)"),
+            Self::Class(class) => write!(f, "class {class}"),
+            Self::Allow => f.write_str("allow"),
+            Self::Deny => f.write_str("deny"),
+            Self::Strange => f.write_str("something else"),
+        }
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "element {}", self.key)?;
+        if self.data != Data::Nothing {
+            write!(f, " : {}", self.data)?;
+        }
+        write!(f, " of {}", self.set)
+    }
+}
+
+/// The map that a verdict's key belongs in; `None` for a key that no packet can meet (a port of a
+/// protocol without ports), as [`NodeTables::decide`] never looks it up.
+pub(crate) fn row_set(ports: PortKey) -> Option<SetId> {
+    match ports {
+        PortKey::Port(protocol, _) => protocol.has_ports().then_some(SetId::ByPort),
+        PortKey::Range(protocol, _) => protocol.has_ports().then_some(SetId::ByRange),
+        PortKey::AnyPort(protocol) => protocol.has_ports().then_some(SetId::ByProtocol),
+        PortKey::AnyProtocol => Some(SetId::ByPeer),
+    }
+}
+
+/// Builders of elements, one for each kind of entry.
+impl Element {
+    pub(crate) fn subject(direction: Direction, address: IpAddr, class: SubjectId) -> Self {
+        let set = SetId::subjects(direction, Family::of(address));
+        Self { set, key: Key::Address(address), data: Data::Class(class.0) }
+    }
+
+    pub(crate) fn own(address: IpAddr) -> Self {
+        let set = SetId::Own(Family::of(address));
+        Self { set, key: Key::Address(address), data: Data::Nothing }
+    }
+
+    pub(crate) fn peer(address: IpAddr, class: PeerId) -> Self {
+        let set = SetId::Peer(Family::of(address));
+        Self { set, key: Key::Address(address), data: Data::Class(class.0) }
+    }
+
+    pub(crate) fn block(range: AddressRange, class: PeerId) -> Self {
+        let set = SetId::Block(range.family());
+        Self { set, key: Key::Range(range), data: Data::Class(class.0) }
+    }
+
+    pub(crate) fn row(key: VerdictKey, allow: bool) -> Option<Self> {
+        let data = if allow { Data::Allow } else { Data::Deny };
+        Some(Self { set: row_set(key.ports)?, key: Key::Row(key), data })
+    }
+
+    pub(crate) fn otherwise(set: SetId) -> Option<Self> {
+        Some(Self { set, key: Key::Otherwise, data: Data::Class(set.otherwise()?) })
+    }
+}
+
+/// Whether the address is a local one that is isolated in some direction.
+pub(crate) fn is_subject(tables: &NodeTables, address: IpAddr) -> bool {
+    [Direction::Egress, Direction::Ingress]
+        .iter()
+        .any(|direction| tables.subjects.contains_key(&(*direction, address)))
+}
+
+/// Every element that the tables ask for.
+pub(crate) fn elements(tables: &NodeTables) -> impl Iterator<Item = Element> {
+    let subjects = tables.subjects.iter().map(|((d, a), class)| Element::subject(*d, *a, *class));
+    // An address with both directions stands twice in `subjects` but has one element.
+    let own = tables
+        .subjects
+        .keys()
+        .filter(|(direction, address)| {
+            *direction == Direction::Egress
+                || !tables.subjects.contains_key(&(Direction::Egress, *address))
+        })
+        .map(|(_, address)| Element::own(*address));
+    let otherwise = SetId::ALL.into_iter().filter_map(Element::otherwise);
+    otherwise
+        .chain(tables.peers.iter().map(|(a, class)| Element::peer(*a, *class)))
+        .chain(tables.blocks.iter().map(|(r, class)| Element::block(*r, *class)))
+        .chain(tables.verdicts.iter().filter_map(|(key, v)| Element::row(*key, v.allow)))
+        .chain(own)
+        .chain(subjects)
+}
+
+/// What the tables say of a key in a set; `None`: it does not belong there.
+pub(crate) fn wanted(tables: &NodeTables, set: SetId, key: Key) -> Option<Data> {
+    let class = |class: u32| Some(Data::Class(class));
+    match (set, key) {
+        (_, Key::Otherwise) => class(set.otherwise()?),
+        (SetId::Egress(_), Key::Address(address)) => {
+            class(tables.subjects.get(&(Direction::Egress, address))?.0)
+        }
+        (SetId::Ingress(_), Key::Address(address)) => {
+            class(tables.subjects.get(&(Direction::Ingress, address))?.0)
+        }
+        (SetId::Own(_), Key::Address(address)) => {
+            is_subject(tables, address).then_some(Data::Nothing)
+        }
+        (SetId::Peer(_), Key::Address(address)) => class(tables.peers.get(&address)?.0),
+        (SetId::Block(_), Key::Range(range)) => class(tables.blocks.get(&range)?.0),
+        (_, Key::Row(row)) => {
+            let allow = tables.verdicts.get(&row)?.allow;
+            Some(if allow { Data::Allow } else { Data::Deny })
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,63 @@
+//! Does the kernel decide every packet as the tables do?
+
+mod support;
+
+use podwall_compile::tables::NodeTables;
+use podwall_dataplane::DataPlane;
+use podwall_policy::address::Family;
+use podwall_policy::port::Protocol;
+use support::random::{Dice, PORTS, delta, tables};
+use support::{EXPERIMENT, Wiring, World};
+
+/// Every pair, protocol and some ports; how many packets passed and how many did not.
+fn compare(world: &World, tables: &NodeTables, dice: &mut Dice, each: usize) -> (usize, usize) {
+    let mut count = (0, 0);
+    for from in 0..world.endpoints.len() {
+        for to in (0..world.endpoints.len()).filter(|to| *to != from) {
+            for _ in 0..each {
+                let family = dice.pick(&Family::BOTH);
+                let protocol = dice.pick(&[1, 6, 17, 132, EXPERIMENT]);
+                let (protocol, port) = (Protocol(protocol), dice.pick(&PORTS));
+                let packet = world.packet(from, to, family, protocol, port);
+                let expected = tables.decide(&packet).passes();
+                let passed = world.probe(from, to, family, protocol, port);
+                assert_eq!(passed, expected, "{packet:?} {:?}\n{tables:#?}", tables.decide(&packet));
+                if passed { count.0 += 1 } else { count.1 += 1 }
+            }
+        }
+    }
+    count
+}
+
+#[test]
+fn packets_are_decided_as_the_tables_do() {
+    if support::skipped() {
+        return;
+    }
+    for wiring in Wiring::BOTH {
+        let world = World::new(wiring, 3);
+        let pods = &world.endpoints[1..];
+        let local: Vec<_> = pods.iter().flat_map(|pod| [pod.v4, pod.v6]).collect();
+        let node = &world.endpoints[0];
+        let all = [&local[..], &[node.v4, node.v6]].concat();
+        let mut dice = Dice(20_251_121);
+        let mut plane = world.node().nftables();
+        let mut now = NodeTables::default();
+        plane.replace(&now).unwrap();
+        let mut total = (0, 0);
+        for round in 0..60 {
+            let next = tables(&mut dice, &local, &all);
+            if round % 3 == 0 {
+                plane.replace(&next).unwrap();
+            } else {
+                plane.update(&delta(&now, &next)).unwrap();
+            }
+            now = next;
+            assert_eq!(plane.verify(&now).unwrap(), []);
+            let (passed, dropped) = compare(&world, &now, &mut dice, 6);
+            total = (total.0 + passed, total.1 + dropped);
+        }
+        eprintln!("{wiring:?}: {} packets passed, {} dropped, as the tables say", total.0, total.1);
+        assert!(total.0 > 500 && total.1 > 500, "{total:?}");
+    }
+}

@@ -1,0 +1,140 @@
+//! Random tables, and the change from one to another.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use podwall_compile::tables::{
+    Delta, NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey,
+};
+use podwall_policy::address::{AddressRange, Family};
+use podwall_policy::policy::Direction;
+use podwall_policy::port::{PortRange, Protocol};
+
+/// xorshift64*.
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % sides
+    }
+
+    pub fn chance(&mut self, percent: usize) -> bool {
+        self.roll(100) < percent
+    }
+
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.roll(from.len())]
+    }
+}
+
+/// Ports that tell exact, range and neither apart.
+pub const PORTS: [u16; 5] = [80, 443, 8000, 8005, 65535];
+
+/// Tables in which the local addresses may be isolated and all addresses may be peers.
+pub fn tables(dice: &mut Dice, local: &[IpAddr], all: &[IpAddr]) -> NodeTables {
+    let mut tables = NodeTables::default();
+    for address in local {
+        for (direction, base) in [(Direction::Egress, 1), (Direction::Ingress, 3)] {
+            if dice.chance(60) {
+                let class = if dice.chance(8) { 0 } else { base + dice.roll(2) as u32 };
+                tables.subjects.insert((direction, *address), SubjectId(class));
+            }
+        }
+    }
+    for address in all {
+        if dice.chance(50) {
+            tables.peers.insert(*address, PeerId(dice.roll(4) as u32));
+        }
+    }
+    for family in Family::BOTH {
+        if dice.chance(60) {
+            blocks(dice, family, all, &mut tables.blocks);
+        }
+    }
+    // Some tables have only some kinds of rows, so that every shape of the rules comes up.
+    let kinds: Vec<usize> = (0..4).filter(|_| dice.chance(60)).collect();
+    for subject in 1..=4 {
+        for peer in [0, 1, 2, 3, 4, u32::MAX] {
+            for kind in &kinds {
+                if dice.chance(40) {
+                    row(dice, *kind, SubjectId(subject), PeerId(peer), &mut tables);
+                }
+            }
+        }
+    }
+    tables
+}
+
+fn row(dice: &mut Dice, kind: usize, subject: SubjectId, peer: PeerId, tables: &mut NodeTables) {
+    let protocol = dice.pick(&Protocol::WITH_PORTS);
+    let ranges = [(8000, 8004), (8005, 9000), (400, 500), (1, 79), (60000, 65535)];
+    let ports = match kind {
+        0 => PortKey::Port(protocol, dice.pick(&PORTS)),
+        1 => {
+            let (first, last) = dice.pick(&ranges);
+            PortKey::Range(protocol, PortRange { first, last })
+        }
+        2 => PortKey::AnyPort(protocol),
+        _ => PortKey::AnyProtocol,
+    };
+    let verdict = Verdict { allow: dice.chance(70), rule: None };
+    tables.verdicts.insert(VerdictKey { subject, peer, ports }, verdict);
+}
+
+/// Disjoint ranges around the addresses, some of them neighbours, some up to the family's end.
+fn blocks(
+    dice: &mut Dice,
+    family: Family,
+    all: &[IpAddr],
+    out: &mut BTreeMap<AddressRange, PeerId>,
+) {
+    let (low, high) = AddressRange::all(family).bits();
+    let mut cuts = vec![low, high];
+    for address in all.iter().filter(|a| Family::of(**a) == family) {
+        let at = AddressRange::one(*address).bits().0;
+        cuts.push(at - dice.roll(3) as u128);
+        cuts.push(at + 1 + dice.roll(3) as u128);
+    }
+    cuts.sort_unstable();
+    cuts.dedup();
+    for pair in cuts.windows(2) {
+        if dice.chance(50) {
+            let last = if pair[1] == high { high } else { pair[1] - 1 };
+            let range = AddressRange::from_bits(family, pair[0], last).unwrap();
+            out.insert(range, PeerId(dice.roll(5) as u32));
+        }
+    }
+}
+
+/// The change from one to the other.
+pub fn delta(from: &NodeTables, to: &NodeTables) -> Delta {
+    let mut delta = Delta::default();
+    for key in from.subjects.keys().filter(|key| !to.subjects.contains_key(key)) {
+        delta.subjects.push((*key, None));
+    }
+    for (key, class) in to.subjects.iter().filter(|(k, v)| from.subjects.get(k) != Some(v)) {
+        delta.subjects.push((*key, Some(*class)));
+    }
+    for key in from.peers.keys().filter(|key| !to.peers.contains_key(key)) {
+        delta.peers.push((*key, None));
+    }
+    for (key, class) in to.peers.iter().filter(|(k, v)| from.peers.get(k) != Some(v)) {
+        delta.peers.push((*key, Some(*class)));
+    }
+    for (range, _) in from.blocks.iter().filter(|(k, v)| to.blocks.get(k) != Some(v)) {
+        delta.blocks_removed.push(*range);
+    }
+    for (range, class) in to.blocks.iter().filter(|(k, v)| from.blocks.get(k) != Some(v)) {
+        delta.blocks_added.push((*range, *class));
+    }
+    for key in from.verdicts.keys().filter(|key| !to.verdicts.contains_key(key)) {
+        delta.verdicts.push((*key, None));
+    }
+    for (key, verdict) in to.verdicts.iter().filter(|(k, v)| from.verdicts.get(k) != Some(v)) {
+        delta.verdicts.push((*key, Some(*verdict)));
+    }
+    delta
+}

@@ -1,0 +1,556 @@
+//! What does the lab's network look like, and how does it come to be so?
+//!
+//! ```text
+//!   fabric's own namespace          fab0 ─┬─ eth0 of node-1   172.18.0.2   routes to every node's
+//!                                         ├─ eth0 of node-2   172.18.0.3   pods, default: outside
+//!                                         └─ eth0 of outside  172.18.0.254 owns all other addresses
+//!   node, ptp      vethX ── eth0 of pod   host route; the pod's gateway is 169.254.1.1 / fe80::1
+//!   node, bridge   cni0 ─┬─ eth0 of pod   the node's pod range on one Linux bridge, gateway .1
+//!                        └─ eth0 of pod
+//! ```
+//!
+//! Every step can be made again: a worker that takes over walks the same path and finds what exists.
+//! Pods are plugged in two steps, so that the firewall can be programmed in between.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use podwall_policy::address::Family;
+use podwall_policy::object::Node;
+use thiserror::Error;
+
+use crate::link::{Batch, End, LinkError, Links, Mac, Route, RouteKind};
+use crate::netns::{NetNs, NetNsError};
+use crate::rpc::{LabConfig, NetworkMode};
+use crate::sysctl::{self, SysctlError};
+
+/// The outside's address among the nodes.
+const OUTSIDE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(172, 18, 0, 254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, 0xfe)),
+];
+
+/// A pod's next hop on point-to-point links; answered for by nobody, known by its MAC address.
+const PTP_GATEWAY: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
+];
+
+/// The node's end of every point-to-point link.
+const GATEWAY_MAC: Mac = Mac([0xee; 6]);
+
+/// The node's bridge, as the `bridge` plugin calls it by default.
+const BRIDGE: &str = "cni0";
+
+/// Why the network could not be made.
+#[derive(Debug, Error)]
+pub enum FabricError {
+    /// A namespace.
+    #[error(transparent)]
+    NetNs(#[from] NetNsError),
+    /// An interface, address or route.
+    #[error("{place}: {source}")]
+    Link {
+        /// Which node or pod.
+        place: String,
+        /// What went wrong.
+        source: LinkError,
+    },
+    /// A kernel setting.
+    #[error("{place}: {source}")]
+    Sysctl {
+        /// Which node or pod.
+        place: String,
+        /// What went wrong.
+        source: SysctlError,
+    },
+    /// The directory of the namespaces' names.
+    #[error("cannot use {}: {source}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The rules of Services.
+    #[error("node {node}: the Services' rules cannot be loaded: {reason}")]
+    Services {
+        /// The node.
+        node: String,
+        /// What `nft` said.
+        reason: String,
+    },
+}
+
+/// A pod to be plugged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodPlug {
+    /// Names the pod's namespace: its UID.
+    pub id: String,
+    /// The node that it runs on.
+    pub node: String,
+    /// Its addresses, at most one of each family.
+    pub ips: Vec<IpAddr>,
+}
+
+/// The network of one lab. Owned by the engine; namespaces and interfaces are the kernel's and
+/// outlive it.
+#[derive(Debug)]
+pub struct Fabric {
+    /// Where namespaces have their names.
+    dir: PathBuf,
+    mode: NetworkMode,
+    families: &'static [Family],
+    /// Of the fabric's own namespace.
+    links: Links,
+    nodes: BTreeMap<String, NodeNet>,
+    plugs: BTreeMap<String, PodPlug>,
+}
+
+#[derive(Debug)]
+struct NodeNet {
+    ns: NetNs,
+    links: Links,
+    addresses: Vec<IpAddr>,
+    cidrs: Vec<IpNet>,
+    eth0: u32,
+}
+
+fn link_error(place: &str) -> impl FnOnce(LinkError) -> FabricError + '_ {
+    move |source| FabricError::Link { place: place.to_owned(), source }
+}
+
+// === impl Fabric ===
+
+impl Fabric {
+    /// Makes or finds the fabric and the outside. The calling thread is in the fabric's namespace.
+    pub fn open(inside: &Path, config: &LabConfig) -> Result<Self, FabricError> {
+        let dir = inside.join("ns");
+        fs::create_dir_all(&dir)
+            .map_err(|source| FabricError::Directory { path: dir.clone(), source })?;
+        let links = Links::here().map_err(link_error("fabric"))?;
+        links
+            .change(Batch::new().bridge("fab0", mac_of("fab0")).up("lo").up("fab0"))
+            .map_err(link_error("fabric"))?;
+        let families = config.families.list();
+        let fabric = Self {
+            dir,
+            mode: config.network,
+            families,
+            links,
+            nodes: BTreeMap::new(),
+            plugs: BTreeMap::new(),
+        };
+        fabric.ensure_outside()?;
+        Ok(fabric)
+    }
+
+    /// The namespace that is mounted under a name; made if it is not there.
+    fn ensure_ns(&self, name: &str) -> Result<NetNs, FabricError> {
+        let path = self.dir.join(name);
+        // A creation that was cut off leaves a plain file.
+        match NetNs::open(&path) {
+            Ok(ns) if ns.within(|| ()).is_ok() => Ok(ns),
+            _ => {
+                NetNs::unlink(&path)?;
+                Ok(NetNs::create(&path)?)
+            }
+        }
+    }
+
+    /// Attaches a namespace's eth0 to the fabric's bridge.
+    fn attach(&self, name: &str, ns: &NetNs, links: &Links) -> Result<u32, FabricError> {
+        let error = || link_error(name);
+        if links.find("eth0").map_err(error())?.is_none() {
+            let port = port_name(name);
+            let near = End { name: &port, index: 0, mac: None, ns: None };
+            let far =
+                End { name: "eth0", index: 0, mac: Some(mac_of(name)), ns: Some(ns.as_fd()) };
+            self.links
+                .change(Batch::new().delete_link(&port))
+                .and_then(|()| self.links.change(Batch::new().veth(&near, &far)))
+                .map_err(error())?;
+        }
+        let bridge = self.links.index("fab0").map_err(error())?;
+        let port = port_name(name);
+        self.links.change(Batch::new().port(&port, bridge).up(&port)).map_err(error())?;
+        links.change(Batch::new().up("lo").up("eth0")).map_err(error())?;
+        links.index("eth0").map_err(error())
+    }
+
+    /// The outside: reached by every node's default route, it owns every address that nobody else
+    /// has ("AnyIP"), and it knows the way to all pods.
+    fn ensure_outside(&self) -> Result<(), FabricError> {
+        let ns = self.ensure_ns("outside")?;
+        let links = Links::of(&ns).map_err(link_error("outside"))?;
+        self.settle(&ns, "outside", false)?;
+        let eth0 = self.attach("outside", &ns, &links)?;
+        let lo = links.index("lo").map_err(link_error("outside"))?;
+        let mut batch = Batch::new();
+        for family in self.families {
+            let all = AddressOf(*family).everything();
+            let any = Route { kind: RouteKind::Local, ..Route::link(all, lo) };
+            batch = batch.address(eth0, on_fabric(AddressOf(*family).outside())).route(any);
+        }
+        links.change(batch).map_err(link_error("outside"))
+    }
+
+    /// Kernel settings of a namespace, once.
+    fn settle(&self, ns: &NetNs, place: &str, router: bool) -> Result<(), FabricError> {
+        let mut settings = vec![
+            ("net/ipv4/conf/all/rp_filter", "0"),
+            ("net/ipv4/conf/default/rp_filter", "0"),
+            ("net/ipv4/ip_unprivileged_port_start", "0"),
+            ("net/ipv6/conf/all/accept_ra", "0"),
+            ("net/ipv6/conf/default/accept_ra", "0"),
+            ("net/ipv6/conf/default/accept_dad", "0"),
+            ("net/ipv6/conf/default/dad_transmits", "0"),
+        ];
+        if router {
+            settings.extend([
+                ("net/ipv4/ip_forward", "1"),
+                ("net/ipv6/conf/all/forwarding", "1"),
+                // A pod that is told of a shorter way would go round the firewall.
+                ("net/ipv4/conf/all/send_redirects", "0"),
+                ("net/ipv4/conf/default/send_redirects", "0"),
+            ]);
+            if self.mode == NetworkMode::Bridge {
+                // What kubeadm demands of every node: packets between two ports of one bridge go
+                // through the node's rules.
+                settings.extend([
+                    ("net/bridge/bridge-nf-call-iptables", "1"),
+                    ("net/bridge/bridge-nf-call-ip6tables", "1"),
+                ]);
+            }
+        }
+        let written = ns.within(|| sysctl::write_all(&settings))?;
+        written.map_err(|source| FabricError::Sysctl { place: place.to_owned(), source })
+    }
+
+    /// Makes or finds a node, and the routes between it and all others.
+    pub fn ensure_node(&mut self, node: &Node) -> Result<(), FabricError> {
+        let name = &*node.name;
+        if self.nodes.contains_key(name) {
+            return Ok(());
+        }
+        let file = format!("node-{name}");
+        let ns = self.ensure_ns(&file)?;
+        let links = Links::of(&ns).map_err(link_error(name))?;
+        self.settle(&ns, name, true)?;
+        let eth0 = self.attach(&file, &ns, &links)?;
+        let mut batch = Batch::new();
+        for address in &node.addresses {
+            batch = batch.address(eth0, on_fabric(*address));
+        }
+        for family in self.families {
+            let family = AddressOf(*family);
+            batch = batch.route(Route::via(family.everything(), family.outside(), eth0));
+        }
+        links.change(batch).map_err(link_error(name))?;
+        if self.mode == NetworkMode::Bridge {
+            links.change(Batch::new().bridge(BRIDGE, mac_of(&file)).up(BRIDGE)).map_err(link_error(name))?;
+            let cni0 = links.index(BRIDGE).map_err(link_error(name))?;
+            let gateways = node.pod_cidrs.iter().filter_map(|cidr| gateway(*cidr));
+            let batch = gateways.fold(Batch::new(), |batch, net| batch.address(cni0, net));
+            links.change(batch).map_err(link_error(name))?;
+        }
+        let net = NodeNet {
+            ns,
+            links,
+            addresses: node.addresses.clone(),
+            cidrs: node.pod_cidrs.clone(),
+            eth0,
+        };
+        self.join(name, &net)?;
+        self.nodes.insert(name.to_owned(), net);
+        Ok(())
+    }
+
+    /// Routes between a new node's pods and everybody.
+    fn join(&self, name: &str, new: &NodeNet) -> Result<(), FabricError> {
+        let towards = |to: &NodeNet, dev: u32| -> Batch {
+            to.cidrs.iter().fold(Batch::new(), |batch, cidr| {
+                match address_of_family(&to.addresses, *cidr) {
+                    Some(via) => batch.route(Route::via(*cidr, via, dev)),
+                    None => batch,
+                }
+            })
+        };
+        for (other, net) in &self.nodes {
+            net.links.change(towards(new, net.eth0)).map_err(link_error(other))?;
+            new.links.change(towards(net, new.eth0)).map_err(link_error(name))?;
+        }
+        let outside = Links::of(&self.outside()?).map_err(link_error("outside"))?;
+        let eth0 = outside.index("eth0").map_err(link_error("outside"))?;
+        outside.change(towards(new, eth0)).map_err(link_error("outside"))
+    }
+
+    /// Makes a pod's namespace and link, addresses on it, both ends down.
+    pub fn plug_pod(&mut self, plug: &PodPlug) -> Result<(), FabricError> {
+        let place = format!("pod {}", plug.id);
+        let ns = self.ensure_ns(&format!("pod-{}", plug.id))?;
+        self.settle(&ns, &place, false)?;
+        let links = Links::of(&ns).map_err(link_error(&place))?;
+        let node = self.node_net(&plug.node)?;
+        if links.find("eth0").map_err(link_error(&place))?.is_none() {
+            let host = veth_name(&plug.id);
+            let mac = match self.mode {
+                NetworkMode::Ptp => Some(GATEWAY_MAC),
+                NetworkMode::Bridge => None,
+            };
+            let near = End { name: &host, index: 0, mac, ns: None };
+            let far = End {
+                name: "eth0",
+                index: 0,
+                mac: Some(mac_of(&plug.id)),
+                ns: Some(ns.as_fd()),
+            };
+            node.links
+                .change(Batch::new().delete_link(&host))
+                .and_then(|()| node.links.change(Batch::new().veth(&near, &far)))
+                .map_err(link_error(&place))?;
+        }
+        let eth0 = links.index("eth0").map_err(link_error(&place))?;
+        let batch = plug.ips.iter().fold(Batch::new().up("lo"), |batch, ip| {
+            batch.address(eth0, self.pod_net(node, *ip))
+        });
+        links.change(batch).map_err(link_error(&place))?;
+        self.plugs.insert(plug.id.clone(), plug.clone());
+        Ok(())
+    }
+
+    /// Switches a plugged pod on: from here on it sends and is reached.
+    pub fn activate_pod(&self, id: &str) -> Result<(), FabricError> {
+        let Some(plug) = self.plugs.get(id) else { return Ok(()) };
+        let place = format!("pod {id}");
+        let node = self.node_net(&plug.node)?;
+        let host = veth_name(id);
+        let links = Links::of(&self.pod(id)?).map_err(link_error(&place))?;
+        let eth0 = links.index("eth0").map_err(link_error(&place))?;
+        node.links.change(Batch::new().up(&host)).map_err(link_error(&place))?;
+        links.change(Batch::new().up("eth0")).map_err(link_error(&place))?;
+        let (mut inside, mut outside) = (Batch::new(), Batch::new());
+        match self.mode {
+            NetworkMode::Ptp => {
+                let index = node.links.index(&host).map_err(link_error(&place))?;
+                for ip in &plug.ips {
+                    let family = AddressOf(Family::of(*ip));
+                    inside = inside
+                        .neighbour(eth0, family.ptp_gateway(), GATEWAY_MAC)
+                        .route(Route::via(family.everything(), family.ptp_gateway(), eth0));
+                    let source = address_of_family(&node.addresses, IpNet::from(*ip));
+                    outside = outside
+                        .neighbour(index, *ip, mac_of(id))
+                        .route(Route::link(IpNet::from(*ip), index).with_source(source));
+                }
+            }
+            NetworkMode::Bridge => {
+                let cni0 = node.links.index(BRIDGE).map_err(link_error(&place))?;
+                outside = outside.port(&host, cni0).hairpin(&host);
+                for ip in &plug.ips {
+                    let cidr = node.cidrs.iter().find(|c| Family::of(c.addr()) == Family::of(*ip));
+                    let Some(gateway) = cidr.and_then(|c| gateway(*c)) else { continue };
+                    let all = AddressOf(Family::of(*ip)).everything();
+                    inside = inside.route(Route::via(all, gateway.addr(), eth0));
+                    if cidr.is_some_and(|c| !c.contains(ip)) {
+                        outside = outside.route(Route::link(IpNet::from(*ip), cni0));
+                    }
+                }
+            }
+        }
+        node.links.change(outside).map_err(link_error(&place))?;
+        links.change(inside).map_err(link_error(&place))?;
+        self.announce(plug, true)
+    }
+
+    /// Tells everybody else the way to addresses of a pod that lie outside of its node's range.
+    fn announce(&self, plug: &PodPlug, there: bool) -> Result<(), FabricError> {
+        let node = self.node_net(&plug.node)?;
+        let strays = plug.ips.iter().filter(|ip| !node.cidrs.iter().any(|c| c.contains(*ip)));
+        for ip in strays {
+            let Some(via) = address_of_family(&node.addresses, IpNet::from(*ip)) else { continue };
+            let change = |links: &Links, dev: u32, place: &str| {
+                let route = Route::via(IpNet::from(*ip), via, dev);
+                let batch = Batch::new();
+                let batch = if there { batch.route(route) } else { batch.delete_route(route) };
+                links.change(batch).map_err(link_error(place))
+            };
+            for (name, other) in self.nodes.iter().filter(|(name, _)| **name != plug.node) {
+                change(&other.links, other.eth0, name)?;
+            }
+            let outside = Links::of(&self.outside()?).map_err(link_error("outside"))?;
+            let eth0 = outside.index("eth0").map_err(link_error("outside"))?;
+            change(&outside, eth0, "outside")?;
+        }
+        Ok(())
+    }
+
+    /// Takes a pod out: its link first, so that nothing more is sent, then its name. What runs in
+    /// its namespace loses its network and keeps running.
+    pub fn remove_pod(&mut self, id: &str) -> Result<(), FabricError> {
+        let place = format!("pod {id}");
+        if let Some(plug) = self.plugs.remove(id) {
+            let node = self.node_net(&plug.node)?;
+            node.links.change(Batch::new().delete_link(&veth_name(id))).map_err(link_error(&place))?;
+            self.announce(&plug, false)?;
+        } else if let Ok(ns) = self.pod(id) {
+            // Left by an earlier worker: its node is not known here, but the pair has two ends.
+            let links = Links::of(&ns).map_err(link_error(&place))?;
+            links.change(Batch::new().delete_link("eth0")).map_err(link_error(&place))?;
+        }
+        Ok(NetNs::unlink(&self.dir.join(format!("pod-{id}")))?)
+    }
+
+    /// The IDs of all pods that have a namespace.
+    pub fn pods(&self) -> Result<Vec<String>, FabricError> {
+        let error = |source| FabricError::Directory { path: self.dir.clone(), source };
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(error)? {
+            let name = entry.map_err(error)?.file_name();
+            ids.extend(name.to_str().and_then(|n| n.strip_prefix("pod-")).map(ToOwned::to_owned));
+        }
+        Ok(ids)
+    }
+
+    /// A handle to a pod's namespace.
+    pub fn pod(&self, id: &str) -> Result<NetNs, FabricError> {
+        Ok(NetNs::open(&self.pod_path(id))?)
+    }
+
+    /// The file that names a pod's namespace.
+    pub fn pod_path(&self, id: &str) -> PathBuf {
+        self.dir.join(format!("pod-{id}"))
+    }
+
+    /// A handle to a node's namespace.
+    pub fn node(&self, name: &str) -> Result<NetNs, FabricError> {
+        Ok(NetNs::open(&self.node_path(name))?)
+    }
+
+    /// The file that names a node's namespace.
+    pub fn node_path(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("node-{name}"))
+    }
+
+    /// A handle to the outside's namespace.
+    pub fn outside(&self) -> Result<NetNs, FabricError> {
+        Ok(NetNs::open(&self.dir.join("outside"))?)
+    }
+
+    /// Writes the rules of Services on every node.
+    pub fn set_services(&self, rules: &[crate::service_nat::ServiceRule]) -> Result<(), FabricError> {
+        for (name, node) in &self.nodes {
+            let text = crate::service_nat::ruleset(rules, name);
+            let loaded = node.ns.within(|| crate::service_nat::load(&text))?;
+            loaded.map_err(|reason| FabricError::Services { node: name.clone(), reason })?;
+        }
+        Ok(())
+    }
+
+    fn node_net(&self, name: &str) -> Result<&NodeNet, FabricError> {
+        self.nodes.get(name).ok_or_else(|| FabricError::Directory {
+            path: self.node_path(name),
+            source: io::ErrorKind::NotFound.into(),
+        })
+    }
+
+    /// A pod's address with the prefix of its interface: alone on its link, or among the pods of
+    /// the bridge.
+    fn pod_net(&self, node: &NodeNet, ip: IpAddr) -> IpNet {
+        let cidr = node.cidrs.iter().find(|cidr| cidr.contains(&ip));
+        match (self.mode, cidr) {
+            (NetworkMode::Bridge, Some(cidr)) => {
+                IpNet::new(ip, cidr.prefix_len()).unwrap_or(IpNet::from(ip))
+            }
+            _ => IpNet::from(ip),
+        }
+    }
+}
+
+/// The constants of one family.
+struct AddressOf(Family);
+
+impl AddressOf {
+    fn pick(&self, pair: [IpAddr; 2]) -> IpAddr {
+        let [v4, v6] = pair;
+        if self.0 == Family::V4 { v4 } else { v6 }
+    }
+
+    fn outside(&self) -> IpAddr {
+        self.pick(OUTSIDE)
+    }
+
+    fn ptp_gateway(&self) -> IpAddr {
+        self.pick(PTP_GATEWAY)
+    }
+
+    fn everything(&self) -> IpNet {
+        match self.0 {
+            Family::V4 => ipnet::Ipv4Net::default().into(),
+            Family::V6 => ipnet::Ipv6Net::default().into(),
+        }
+    }
+}
+
+/// An address among the nodes, with the prefix of that network.
+fn on_fabric(address: IpAddr) -> IpNet {
+    let prefix = if address.is_ipv4() { 24 } else { 64 };
+    IpNet::new(address, prefix).unwrap_or(IpNet::from(address))
+}
+
+/// The gateway of a pod range: its first host, with the range's prefix.
+fn gateway(cidr: IpNet) -> Option<IpNet> {
+    let first = match cidr.network() {
+        IpAddr::V4(v4) => IpAddr::from(Ipv4Addr::from_bits(v4.to_bits() + 1)),
+        IpAddr::V6(v6) => IpAddr::from(Ipv6Addr::from_bits(v6.to_bits() + 1)),
+    };
+    IpNet::new(first, cidr.prefix_len()).ok()
+}
+
+fn address_of_family(addresses: &[IpAddr], net: IpNet) -> Option<IpAddr> {
+    addresses.iter().copied().find(|a| Family::of(*a) == Family::of(net.addr()))
+}
+
+/// 64 bits that depend on the name alone (FNV-1a): the same in every worker.
+fn hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A locally administered unicast address.
+fn mac_of(name: &str) -> Mac {
+    let [_, _, a, b, c, d, e, f] = hash(name).to_be_bytes();
+    Mac([a & 0xfc | 0x02, b, c, d, e, f])
+}
+
+/// The fabric's end of a node's link: at most 15 bytes.
+fn port_name(name: &str) -> String {
+    format!("fab{:011x}", hash(name) >> 20)
+}
+
+/// The node's end of a pod's link: at most 15 bytes.
+fn veth_name(id: &str) -> String {
+    format!("veth{:011x}", hash(id) >> 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_the_kernel_and_addresses_are_valid() {
+        for name in ["node-1", "pod-00000000-0000-4000-8000-000000000002", ""] {
+            assert!(port_name(name).len() < 16 && veth_name(name).len() < 16);
+            let Mac([first, ..]) = mac_of(name);
+            assert_eq!(first & 0x03, 0x02, "unicast, locally administered");
+        }
+        let cidr: IpNet = "10.244.3.0/24".parse().unwrap();
+        assert_eq!(gateway(cidr).unwrap().to_string(), "10.244.3.1/24");
+    }
+}

@@ -1,0 +1,252 @@
+//! What does each request do?
+
+use std::sync::{Arc, Mutex};
+
+use podwall_manifest::Typed;
+use podwall_policy::label::{Labels, METADATA_NAME};
+use podwall_policy::selector::Selector;
+use serde_json::{Value, json};
+
+use crate::engine::{Engine, EngineError};
+use crate::places::Places;
+use crate::rpc::{Change, Manifest, ProbeRequest, Query, Request, Shown};
+use crate::store::{Key, Put, Stored, Touched, checked, key_of};
+use crate::trial;
+use crate::worker::lock;
+
+/// Answers every request that needs the engine to itself.
+pub(crate) fn handle(engine: &mut Engine, request: &Request) -> Result<Value, EngineError> {
+    match request {
+        Request::Apply { objects } => apply(engine, objects),
+        Request::Delete { queries, ignore_not_found } => delete(engine, queries, *ignore_not_found),
+        Request::Get { query } => get(engine, query),
+        Request::Label { query, labels, overwrite } => label(engine, query, labels, *overwrite),
+        Request::Cluster => Ok(cluster(engine)),
+        Request::Exec { namespace, pod } => Ok(json!(engine.exec_place(namespace, pod)?)),
+        Request::Tables { node } => Ok(json!(engine.tables(node)?)),
+        Request::Verify => Ok(json!(engine.verify()?)),
+        Request::Hello | Request::Retire | Request::Probe(_) => Ok(Value::Null),
+    }
+}
+
+/// kubectl's name for a kind: `networkpolicy.networking.k8s.io`.
+fn resource(kind: &str) -> String {
+    let group = match kind {
+        "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" => ".apps",
+        "Job" | "CronJob" => ".batch",
+        "NetworkPolicy" => ".networking.k8s.io",
+        _ => "",
+    };
+    format!("{}{group}", kind.to_ascii_lowercase())
+}
+
+fn change(key: &Key, what: &str) -> Change {
+    Change { object: format!("{}/{}", resource(&key.kind), key.name), what: what.to_owned() }
+}
+
+fn apply(engine: &mut Engine, manifests: &[Manifest]) -> Result<Value, EngineError> {
+    let mut objects = Vec::new();
+    for manifest in manifests {
+        let mut object = checked(&manifest.raw)?;
+        manifest.places.put(&mut object.typed);
+        objects.push(object);
+    }
+    // Namespaces first, so that their labels are there when pods and policies come; pods before
+    // policies would be open for a moment, were not everything made visible at once.
+    let order = |kind: &str| match kind {
+        "Namespace" => 0,
+        "Node" => 1,
+        "NetworkPolicy" => 2,
+        "Service" => 3,
+        _ => 4,
+    };
+    objects.sort_by_key(|o| order(&o.key.kind));
+    let mut touched = Touched::default();
+    let mut changes = Vec::new();
+    for object in objects {
+        let key = key_of(&object);
+        let what = match engine.store_mut().put(object, &mut touched)? {
+            Put::Created => "created",
+            Put::Configured => "configured",
+            Put::Unchanged => "unchanged",
+        };
+        changes.push(change(&key, what));
+    }
+    engine.enforce(touched)?;
+    Ok(json!(changes))
+}
+
+fn delete(
+    engine: &mut Engine,
+    queries: &[Query],
+    ignore_not_found: bool,
+) -> Result<Value, EngineError> {
+    let mut keys = Vec::new();
+    for query in queries {
+        match found(engine, query) {
+            Ok(found) => keys.extend(found),
+            Err(EngineError::NotFound { .. }) if ignore_not_found => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(node) = keys.iter().find(|key| key.kind == "Node") {
+        return Err(EngineError::Unsupported {
+            what: format!("removing node {}", node.name),
+            instead: "nodes live as long as the lab; make a lab with fewer".to_owned(),
+        });
+    }
+    let mut touched = Touched::default();
+    let mut changes = Vec::new();
+    for key in keys {
+        if engine.store_mut().delete(&key, &mut touched)? {
+            changes.push(change(&key, "deleted"));
+        }
+    }
+    engine.enforce(touched)?;
+    Ok(json!(changes))
+}
+
+fn get(engine: &Engine, query: &Query) -> Result<Value, EngineError> {
+    let keys = found(engine, query)?;
+    let shown = |key: &Key| {
+        if key.kind == "Node" {
+            let created = engine.started();
+            return Some(Shown { object: engine.store().shown_node(&key.name)?, created });
+        }
+        let created = engine.store().get(key)?.created;
+        Some(Shown { object: engine.store().shown(key)?, created })
+    };
+    let list: Vec<Shown> = keys.iter().filter_map(shown).collect();
+    Ok(json!(list))
+}
+
+fn label(
+    engine: &mut Engine,
+    query: &Query,
+    labels: &[(String, Option<String>)],
+    overwrite: bool,
+) -> Result<Value, EngineError> {
+    let mut touched = Touched::default();
+    let mut changes = Vec::new();
+    let mut planned = Vec::new();
+    for key in found(engine, query)? {
+        if key.kind == "Node" {
+            return Err(EngineError::Unsupported {
+                what: "labelling nodes".to_owned(),
+                instead: "apply a Node object with the labels".to_owned(),
+            });
+        }
+        let Some(stored) = engine.store().get(&key) else { continue };
+        let before = labels_of(stored);
+        let mut after = before.clone();
+        for (name, value) in labels {
+            after = match value {
+                Some(value) => {
+                    let old = before.get(name).filter(|old| old != value);
+                    if let (Some(old), false) = (old, overwrite) {
+                        return Err(EngineError::Label {
+                            object: format!("{}/{}", resource(&key.kind), key.name),
+                            reason: format!("'{name}' already has a value ({old}), and --overwrite is false"),
+                        });
+                    }
+                    after.with(name, value)
+                }
+                None => after.without(name),
+            };
+        }
+        planned.push((key, before, after));
+    }
+    for (key, before, after) in planned {
+        let what = match () {
+            () if before == after => "not labeled",
+            () if after.iter().len() < before.iter().len() => "unlabeled",
+            () => "labeled",
+        };
+        if before != after {
+            engine.store_mut().relabel(&key, &after, &mut touched)?;
+        }
+        changes.push(change(&key, what));
+    }
+    engine.enforce(touched)?;
+    Ok(json!(changes))
+}
+
+/// The objects that a query means; an error where it names one that is not there.
+fn found(engine: &Engine, query: &Query) -> Result<Vec<Key>, EngineError> {
+    let selector = match &query.selector {
+        Some(text) => Selector::parse(text)
+            .map_err(|reason| EngineError::Selector { text: text.clone(), reason })?,
+        None => Selector::everything(),
+    };
+    if query.kind == "Node" {
+        let cluster = engine.store().cluster();
+        let names = engine.store().node_names().iter();
+        let keys: Vec<Key> = names
+            .filter(|n| query.name.as_ref().is_none_or(|wanted| wanted == *n))
+            .filter(|n| cluster.nodes.get(n.as_str()).is_some_and(|node| selector.matches(&node.labels)))
+            .map(|n| Key::new("Node", "", n))
+            .collect();
+        return or_not_found(keys, query);
+    }
+    let keys = engine
+        .store()
+        .objects()
+        .iter()
+        .filter(|(key, _)| key.kind == query.kind)
+        .filter(|(key, _)| query.namespace.as_ref().is_none_or(|ns| *ns == key.namespace))
+        .filter(|(key, _)| query.name.as_ref().is_none_or(|name| *name == key.name))
+        .filter(|(_, stored)| selector.matches(&labels_of(stored)))
+        .map(|(key, _)| key.clone())
+        .collect();
+    or_not_found(keys, query)
+}
+
+fn or_not_found(keys: Vec<Key>, query: &Query) -> Result<Vec<Key>, EngineError> {
+    match &query.name {
+        Some(name) if keys.is_empty() => Err(EngineError::NotFound {
+            resource: resource(&query.kind),
+            name: name.clone(),
+            namespace: query.namespace.clone(),
+        }),
+        _ => Ok(keys),
+    }
+}
+
+fn labels_of(stored: &Stored) -> Labels {
+    if let Typed::Namespace(ns) = &stored.object.typed {
+        return ns.labels.without(METADATA_NAME);
+    }
+    let map = stored.object.raw.pointer("/metadata/labels").and_then(Value::as_object);
+    map.into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?))).collect()
+}
+
+/// All objects with their places, for questions that another process answers with the same engine.
+fn cluster(engine: &Engine) -> Value {
+    let store = engine.store();
+    let nodes = store.node_names().iter().filter_map(|name| store.shown_node(name));
+    let nodes = nodes.map(|raw| Manifest { raw, places: Places::default() });
+    let objects = store.objects().iter().filter_map(|(key, stored)| {
+        Some(Manifest { raw: store.shown(key)?, places: stored.places.clone() })
+    });
+    let all: Vec<Manifest> = nodes.chain(objects).collect();
+    json!(all)
+}
+
+/// Plans, sends and judges packets. The engine is locked for the plan alone.
+pub(crate) fn probe(
+    engine: &Arc<Mutex<Engine>>,
+    request: &ProbeRequest,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Value, EngineError> {
+    let (trials, bench) = {
+        let mut engine = lock(engine);
+        let config = engine.store().config.clone();
+        let families = config.families.list();
+        let trials = trial::plan(engine.store().cluster(), &config.externals, families, request)
+            .map_err(EngineError::Trial)?;
+        let bench = engine.bench(&trials)?;
+        (trials, bench)
+    };
+    let findings = bench.run(&trials, request.patience_ms, progress)?;
+    Ok(json!(findings))
+}

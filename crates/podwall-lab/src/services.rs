@@ -1,0 +1,37 @@
+//! What stands behind a Service?
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use podwall_policy::cluster::Cluster;
+use podwall_policy::object::{Phase, Pod, Service, ServicePort, TargetPort};
+
+/// The endpoints of one port: address, port and node of each running pod that the selector
+/// matches, by pod name. A `targetPort` name that a pod does not have leaves the pod out.
+pub fn endpoints(
+    cluster: &Cluster,
+    service: &Service,
+    port: &ServicePort,
+) -> Vec<(IpAddr, u16, Arc<str>)> {
+    let mut out = Vec::new();
+    for pod in backends(cluster, service) {
+        let Some(node) = &pod.node else { continue };
+        let target = match &port.target {
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => pod.named_port(name, port.protocol).next(),
+        };
+        let Some(target) = target else { continue };
+        out.extend(pod.ips.iter().map(|ip| (*ip, target, node.clone())));
+    }
+    out
+}
+
+/// The running pods of a Service, by name.
+pub fn backends<'a>(cluster: &'a Cluster, service: &'a Service) -> impl Iterator<Item = &'a Pod> {
+    cluster.pods.values().filter(move |pod| {
+        let Some(selector) = &service.selector else { return false };
+        pod.phase == Phase::Alive
+            && pod.name.namespace == service.name.namespace
+            && selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+    })
+}

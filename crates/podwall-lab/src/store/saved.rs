@@ -1,0 +1,153 @@
+//! What does the next worker need to know when this one is killed?
+//!
+//! ```text
+//!   every change ──▶ state.json (new file, then renamed) ──▶ kernel
+//!                         └─ next worker: objects, nodes, addresses, lines in manifests
+//! ```
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use podwall_manifest::Typed;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Key, Place, Store, StoreError, Stored, Touched, checked, key_of};
+use crate::places::Places;
+use crate::rpc::LabConfig;
+
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    config: LabConfig,
+    nodes: Vec<(String, Vec<(String, String)>)>,
+    next_uid: u64,
+    objects: Vec<SavedObject>,
+    services: Vec<SavedService>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedObject {
+    raw: Value,
+    created: u64,
+    uid: String,
+    places: Places,
+    place: Option<Place>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedService {
+    namespace: String,
+    name: String,
+    ips: Vec<IpAddr>,
+    node_ports: Vec<Option<u16>>,
+}
+
+impl Store {
+    /// Writes the state: first to a new file, then over the old one, so that whoever reads it finds
+    /// one or the other whole.
+    pub fn save(&self, path: &Path) -> Result<(), StoreError> {
+        let objects: Vec<SavedObject> = self
+            .objects
+            .values()
+            .map(|s| SavedObject {
+                raw: s.object.raw.clone(),
+                created: s.created,
+                uid: s.uid.clone(),
+                places: s.places.clone(),
+                place: s.place.clone(),
+            })
+            .collect();
+        let services: Vec<SavedService> = self
+            .cluster
+            .services
+            .values()
+            .map(|s| SavedService {
+                namespace: s.name.namespace.to_string(),
+                name: s.name.name.to_string(),
+                ips: s.cluster_ips.clone(),
+                node_ports: s.ports.iter().map(|p| p.node_port).collect(),
+            })
+            .collect();
+        let nodes = self.nodes.iter().map(|n| {
+            let labels = self.cluster.nodes.get(n.as_str()).map(|node| node.labels.clone());
+            let pairs = labels.unwrap_or_default();
+            (n.clone(), pairs.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
+        });
+        let saved = Saved {
+            config: self.config.clone(),
+            nodes: nodes.collect(),
+            next_uid: self.next_uid,
+            objects,
+            services,
+        };
+        let failed = |reason: String| StoreError::State {
+            action: "write",
+            path: path.display().to_string(),
+            reason,
+        };
+        let text = serde_json::to_vec(&saved).map_err(|e| failed(e.to_string()))?;
+        let new = path.with_extension("new");
+        std::fs::write(&new, text)
+            .and_then(|()| std::fs::rename(&new, path))
+            .map_err(|e| failed(e.to_string()))
+    }
+
+    /// The state that an earlier worker saved; `None` if there is none.
+    pub fn load(path: &Path) -> Result<Option<Self>, StoreError> {
+        let failed = |reason: String| StoreError::State {
+            action: "read",
+            path: path.display().to_string(),
+            reason,
+        };
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error.to_string())),
+        };
+        let saved: Saved = serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))?;
+        let mut store = Self::with_nodes(saved.config, &[]);
+        for (node, labels) in saved.nodes {
+            store.add_node(&node, labels.into_iter().collect());
+        }
+        store.next_uid = saved.next_uid;
+        for object in saved.objects {
+            let mut checked = checked(&object.raw)?;
+            object.places.put(&mut checked.typed);
+            let key = key_of(&checked);
+            store.objects.insert(
+                key,
+                Stored {
+                    object: checked,
+                    created: object.created,
+                    uid: object.uid,
+                    places: object.places,
+                    place: object.place,
+                },
+            );
+        }
+        store.rebuild(&saved.services)?;
+        Ok(Some(store))
+    }
+
+    /// The cluster from the objects, after a load. Placed pods come before unplaced ones could take
+    /// their addresses because every saved pod is placed.
+    fn rebuild(&mut self, services: &[SavedService]) -> Result<(), StoreError> {
+        let mut touched = Touched::default();
+        let keys: Vec<Key> = self.objects.keys().cloned().collect();
+        for saved in services {
+            let key = Key::new("Service", &saved.namespace, &saved.name);
+            if let Some(Typed::Service(service)) = self.objects.get(&key).map(|s| &s.object.typed) {
+                let mut service = (**service).clone();
+                service.cluster_ips.clone_from(&saved.ips);
+                for (port, number) in service.ports.iter_mut().zip(&saved.node_ports) {
+                    port.node_port = *number;
+                }
+                self.cluster.put_service(service);
+            }
+        }
+        for key in keys.iter().filter(|k| k.kind == "Pod").chain(keys.iter().filter(|k| k.kind != "Pod")) {
+            self.follow(key, &mut touched)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,375 @@
+//! What does Podwall do, shown in a few seconds with real packets?
+//!
+//! ```text
+//!   a lab that dies with this process
+//!     1 three tiers on three nodes, DNS, an outside client      probe every pair
+//!     2 traffic: web → app (to be allowed), web → db (not)      requests, one after another
+//!     3 apply the policies meanwhile                            time until the kernel enforces
+//!     4 probe again                                             packets beside what the engine said
+//! ```
+//!
+//! Everything lives in the lab's own namespaces, which end with this process, however it ends:
+//! nothing has to be cleaned up, so nothing can be left.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use podwall_lab::client::Client;
+use podwall_lab::holder::StartOptions;
+use podwall_lab::plan::Families;
+use podwall_lab::rpc::{Change, LabConfig, NetworkMode, ProbeRequest, Query, Request, Shown};
+use podwall_lab::trial::Finding;
+use podwall_manifest::{Input, Options};
+
+use crate::lab::{lifecycle, manifests, probe};
+
+/// The founding documents' application and policies, as `examples/three-tier` has them.
+const APP: [(&str, &str); 2] = [
+    ("app/pods.yaml", include_str!("../../../examples/three-tier/app/pods.yaml")),
+    ("app/services.yaml", include_str!("../../../examples/three-tier/app/services.yaml")),
+];
+const POLICIES: [(&str, &str); 3] = [
+    ("policies/web-policy.yaml", include_str!("../../../examples/three-tier/policies/web-policy.yaml")),
+    ("policies/app-policy.yaml", include_str!("../../../examples/three-tier/policies/app-policy.yaml")),
+    ("policies/db-policy.yaml", include_str!("../../../examples/three-tier/policies/db-policy.yaml")),
+];
+
+/// Who sends in the matrices, and how a row calls them.
+const SOURCES: [(&str, &str); 4] = [
+    ("default/web-pod", "web-pod"),
+    ("default/app-pod", "app-pod"),
+    ("default/db-pod", "db-pod"),
+    ("203.0.113.7", "outside"),
+];
+
+/// How long the traffic runs before and after the policies come.
+const TRAFFIC: Duration = Duration::from_millis(350);
+
+/// The hidden command that sends one request after another, see [`traffic`].
+pub(crate) const TRAFFIC_COMMAND: &str = "demo-traffic";
+
+/// Runs the demonstration. Exit code 0 only if every packet did what the engine said.
+pub(crate) fn run() -> Result<ExitCode> {
+    let started = Instant::now();
+    let name = format!("demo-{}", std::process::id());
+    let config = LabConfig {
+        name: name.clone(),
+        nodes: (1..=3).map(|n| format!("node-{n}")).collect(),
+        network: NetworkMode::Ptp,
+        families: Families::Dual,
+        externals: Vec::new(),
+        enforce: true,
+    };
+    let holder = lifecycle::start(&name, &config, StartOptions { die_with_parent: true })?;
+    let mut client = Client::connect_or_start(&name, &holder)?;
+    apply(&mut client, &APP)?;
+    let places = places(&mut client)?;
+    say(&format!(
+        "A cluster of three nodes on this machine, in {:.1} s: network namespaces, real packets.",
+        started.elapsed().as_secs_f64()
+    ));
+    say(&places);
+
+    say("1  No policy yet: everybody reaches everybody.");
+    let before = matrix(&mut client)?;
+
+    say("2  Policies come while traffic runs.");
+    let mut allowed = Traffic::start(&name, "web-pod", "app-service:5000")?;
+    let mut denied = Traffic::start(&name, "web-pod", "db-service:3306")?;
+    std::thread::sleep(TRAFFIC);
+    let called = Instant::now();
+    for policy in &POLICIES {
+        apply(&mut client, std::slice::from_ref(policy))?;
+    }
+    let enforced = called.elapsed();
+    std::thread::sleep(TRAFFIC);
+    let (allowed, denied) = (allowed.stop()?, denied.stop()?);
+    say(&format!(
+        "   web-policy, app-policy and db-policy enforced in {:.1} ms\n   \
+            web → app  {allowed}\n   web → db   {denied}",
+        enforced.as_secs_f64() * 1e3
+    ));
+
+    say("3  The same packets again, beside what the engine says.\n");
+    let after = matrix(&mut client)?;
+    print!("{}", side_by_side(&before, &after)?);
+
+    let all: Vec<Finding> = before.into_iter().chain(after).collect();
+    let wrong = all.iter().filter(|f| !f.agrees).count();
+    let traffic_right = allowed.lost == 0 && allowed.answered > 0 && denied.cut;
+    let mut out = anstream::stdout();
+    write!(out, "\n{}", probe::verdict(&all, started.elapsed().as_secs_f64()))?;
+    if !traffic_right {
+        writeln!(out, "the running traffic did not do what the engine says (see 2)")?;
+    }
+    drop(client);
+    holder.stop()?;
+    Ok(ExitCode::from(u8::from(wrong > 0 || !traffic_right)))
+}
+
+fn say(text: &str) {
+    println!("{text}");
+}
+
+fn apply(client: &mut Client, texts: &[(&str, &str)]) -> Result<()> {
+    let inputs: Vec<Input> = texts
+        .iter()
+        .map(|(name, text)| Input::Text { name: (*name).to_owned(), text: (*text).to_owned() })
+        .collect();
+    let reading = podwall_manifest::read(&inputs, &Options::default());
+    if reading.has_errors() {
+        bail!("{}", podwall_manifest::render_all(&reading.diagnostics, false));
+    }
+    let objects = manifests(reading.objects);
+    client.call::<Vec<Change>>(&Request::Apply { objects })?;
+    Ok(())
+}
+
+/// A line for each pod: where it is.
+fn places(client: &mut Client) -> Result<String> {
+    let query = Query { kind: "Pod".to_owned(), namespace: None, name: None, selector: None };
+    let pods: Vec<Shown> = client.call(&Request::Get { query })?;
+    let mut out = String::new();
+    for pod in &pods {
+        let text = |pointer| pod.object.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or("-");
+        out.push_str(&format!(
+            "   {:<26} {:<12} {}\n",
+            text("/metadata/name"),
+            text("/status/podIP"),
+            text("/spec/nodeName")
+        ));
+    }
+    out.push_str(&format!("   {:<26} {:<12} beyond the nodes\n", "outside client", "203.0.113.7"));
+    Ok(out)
+}
+
+/// Packets for all pairs on every port that somebody serves.
+fn matrix(client: &mut Client) -> Result<Vec<Finding>> {
+    let request = ProbeRequest {
+        sources: SOURCES.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        namespace: "default".to_owned(),
+        outside: false,
+        ..ProbeRequest::default()
+    };
+    probe::send(client, request)
+}
+
+/// The columns: every destination with a port that it serves.
+fn columns() -> [(&'static str, &'static str, &'static str, u16); 5] {
+    [
+        ("web", "default/web-pod", "TCP", 80),
+        ("app", "default/app-pod", "TCP", 5000),
+        ("db", "default/db-pod", "TCP", 3306),
+        ("dns", "kube-system/kube-dns", "UDP", 53),
+        ("dns", "kube-system/kube-dns", "TCP", 53),
+    ]
+}
+
+/// Both matrices, packets above and the engine's word below.
+fn side_by_side(before: &[Finding], after: &[Finding]) -> Result<String> {
+    use anstyle::{AnsiColor, Style};
+    use std::fmt::Write as _;
+    let ink = |colour: AnsiColor| Style::new().fg_color(Some(colour.into()));
+    let columns = columns();
+    let head = |cells: &dyn Fn(usize) -> String| -> String {
+        (0..columns.len()).map(|i| format!("{:>6}", cells(i))).collect()
+    };
+    let names = head(&|i| columns[i].0.to_owned());
+    let ports = head(&|i| {
+        let udp = if columns[i].2 == "UDP" { "u" } else { "" };
+        format!("{}{udp}", columns[i].3)
+    });
+    let mut out = String::new();
+    writeln!(out, "{:<12}{:<34}{}", "", "  before the policies", "  with the policies")?;
+    writeln!(out, "{:<12}{names:<34}{names}", "")?;
+    for (title, engine) in [("packets", false), ("engine said", true)] {
+        writeln!(out, "{title:<12}{ports:<34}{ports}")?;
+        for (source, row) in SOURCES {
+            write!(out, "  {row:<10}")?;
+            for (i, findings) in [before, after].into_iter().enumerate() {
+                for (_, dst, protocol, port) in &columns {
+                    let found = findings.iter().find(|f| {
+                        f.src == source && f.dst.starts_with(dst) && f.protocol == *protocol && f.port == *port
+                    });
+                    let passed = found.and_then(|f| {
+                        if engine { Some(f.engine == "allowed") } else { probe::passed(f) }
+                    });
+                    let (mark, style) = match (found, passed) {
+                        (None, _) => ("·", Style::new()),
+                        (_, Some(true)) => ("✓", ink(AnsiColor::Green)),
+                        (_, Some(false)) => ("✗", ink(AnsiColor::Red)),
+                        (_, None) => ("?", ink(AnsiColor::Yellow)),
+                    };
+                    write!(out, "     {style}{mark}{style:#}")?;
+                }
+                if i == 0 {
+                    write!(out, "{:4}", "")?;
+                }
+            }
+            writeln!(out)?;
+        }
+    }
+    // The terminal decides about colours.
+    let mut plain = anstream::AutoStream::auto(Vec::new());
+    let choice = anstream::AutoStream::choice(&std::io::stdout());
+    if choice == anstream::ColorChoice::Never {
+        plain = anstream::AutoStream::never(Vec::new());
+    } else {
+        plain = anstream::AutoStream::always(plain.into_inner());
+    }
+    plain.write_all(out.as_bytes())?;
+    String::from_utf8(plain.into_inner()).context("the matrices are text")
+}
+
+/// A client in a pod that sends one request after another.
+struct Traffic {
+    child: Child,
+}
+
+/// What became of its requests.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sent {
+    answered: u64,
+    lost: u64,
+    /// Requests stopped being answered and none was answered afterwards.
+    cut: bool,
+}
+
+impl std::fmt::Display for Sent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.lost, self.cut) {
+            (0, _) => write!(f, "{} requests on one connection, none lost", self.answered),
+            (_, true) => write!(f, "{} requests on one connection, then cut off", self.answered),
+            (lost, false) => write!(f, "{} requests answered, {lost} lost", self.answered),
+        }
+    }
+}
+
+impl Traffic {
+    fn start(lab: &str, pod: &str, target: &str) -> Result<Self> {
+        let mut child = Command::new("/proc/self/exe")
+            .args(["lab", "exec", "--lab", lab, pod, "--", "/proc/self/exe", TRAFFIC_COMMAND, target])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start a client in a pod")?;
+        // Its first line says that the connection stands.
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().context("no output of the client")?;
+        let mut byte = [0];
+        while stdout.read(&mut byte)? == 1 && byte[0] != b'\n' {
+            line.push(char::from(byte[0]));
+        }
+        if line != "connected" {
+            bail!("{pod} cannot connect to {target} although nothing is denied yet: {line}");
+        }
+        Ok(Self { child })
+    }
+
+    fn stop(&mut self) -> Result<Sent> {
+        drop(self.child.stdin.take()); // its sign to end
+        let mut sent = Sent::default();
+        let stdout = self.child.stdout.take().context("no output of the client")?;
+        for line in BufReader::new(stdout).lines() {
+            let line = line?;
+            let mut words = line.split(' ');
+            let mut number = || words.next().and_then(|w| w.parse().ok()).unwrap_or(0);
+            sent = Sent { answered: number(), lost: number(), cut: number() == 1 };
+        }
+        self.child.wait()?;
+        Ok(sent)
+    }
+}
+
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `podwall demo-traffic HOST:PORT`, run inside a pod: sends requests over one connection until
+/// standard input ends. Prints `connected`, and at the end `ANSWERED LOST CUT`.
+pub(crate) fn traffic(target: &str) -> Result<ExitCode> {
+    let (host, port) = target.rsplit_once(':').context("HOST:PORT is wanted")?;
+    let address: SocketAddr = resolve(host, port.parse().context("a port is wanted")?)?;
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+    println!("connected");
+    let (ended, stop) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        drop(ended);
+    });
+    let mut sent = Sent::default();
+    let mut silent = false;
+    while stop.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+        match request(&mut stream, host) {
+            Ok(()) => {
+                sent.answered += 1;
+                if silent {
+                    silent = false;
+                }
+            }
+            Err(error) if is_silence(&error) => {
+                sent.lost += 1;
+                silent = true;
+            }
+            Err(_) => {
+                sent.lost += 1;
+                break;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    sent.cut = silent;
+    println!("{} {} {}", sent.answered, sent.lost, u8::from(sent.cut));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_silence(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+}
+
+/// IPv4 first: the policies of the documents name IPv4 blocks.
+fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
+    use std::net::ToSocketAddrs;
+    let found: Vec<SocketAddr> = (host, port)
+        .to_socket_addrs()
+        .with_context(|| format!("{host} has no address"))?
+        .collect();
+    let v4 = found.iter().find(|a| matches!(a.ip(), IpAddr::V4(_)));
+    v4.or_else(|| found.first()).copied().with_context(|| format!("{host} has no address"))
+}
+
+/// One request and its whole answer, on a connection that stays.
+fn request(stream: &mut TcpStream, host: &str) -> std::io::Result<()> {
+    write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: keep-alive\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let mut buffer = [0; 1024];
+    loop {
+        let n = stream.read(&mut buffer)?;
+        if n == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        answer.extend_from_slice(&buffer[..n]);
+        if is_whole(&answer) {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether an HTTP answer with a Content-Length is there to its last byte.
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    length.is_some_and(|length| body.len() >= length)
+}

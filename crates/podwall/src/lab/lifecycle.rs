@@ -1,0 +1,157 @@
+//! How does a lab come, go, and let people in?
+
+use std::fs;
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use podwall_lab::client::{self, Client};
+use podwall_lab::exec;
+use podwall_lab::holder::{Holder, StartOptions};
+use podwall_lab::plan::Families;
+use podwall_lab::rpc::{Change, ExecPlace, Hello, LabConfig, NetworkMode, Query, Request, Shown};
+use podwall_lab::worker::CONFIG_FILE;
+use podwall_manifest::Object;
+
+use super::args::{Exec, IpFamily, Network, Up};
+use super::{manifests, print_changes, read};
+
+/// Makes a lab, or applies manifests to one that runs.
+pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
+    // Manifests first: a typo must not leave half a lab.
+    let objects = read(&args.files, &args.namespace)?;
+    let dir = client::lab_dir(name)?;
+    let holder = match Holder::find(&dir) {
+        Some(holder) => {
+            eprintln!("lab {name} is up already; its nodes and network stay as they are");
+            holder
+        }
+        None => {
+            let config = LabConfig {
+                name: name.to_owned(),
+                nodes: node_names(&objects, args),
+                network: match args.network {
+                    Network::Ptp => NetworkMode::Ptp,
+                    Network::Bridge => NetworkMode::Bridge,
+                },
+                families: families(args.ip_family),
+                externals: args.external.clone(),
+                enforce: !args.no_enforce,
+            };
+            start(name, &config, StartOptions::default())?
+        }
+    };
+    let mut client = Client::connect_or_start(name, &holder)?;
+    if !objects.is_empty() {
+        let request = Request::Apply { objects: manifests(objects) };
+        let changes: Vec<Change> = client.call(&request)?;
+        print_changes(&changes)?;
+    }
+    let hello: Hello = client.call(&Request::Hello)?;
+    let pods: Vec<Shown> = client.call(&Request::Get {
+        query: Query { kind: "Pod".to_owned(), namespace: None, name: None, selector: None },
+    })?;
+    let enforced = if hello.config.enforce { "policies are enforced" } else { "firewall off" };
+    println!(
+        "lab {name} is up: {} nodes, {} pods, {enforced}",
+        hello.config.nodes.len(),
+        pods.len()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the holder of a lab and leaves its configuration for the worker.
+pub(crate) fn start(name: &str, config: &LabConfig, options: StartOptions) -> Result<Holder> {
+    let dir = client::lab_dir(name)?;
+    let holder = Holder::start(&dir, options)?;
+    let path = dir.join(CONFIG_FILE);
+    fs::write(&path, serde_json::to_vec(config)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(holder)
+}
+
+/// The nodes that manifests state, else `node-1` and on.
+fn node_names(objects: &[Object], args: &Up) -> Vec<String> {
+    let nodes = objects.iter().filter(|o| &*o.key.kind == "Node");
+    let stated: Vec<String> = nodes.map(|o| o.key.name.to_string()).collect();
+    if stated.is_empty() { (1..=args.nodes).map(|n| format!("node-{n}")).collect() } else { stated }
+}
+
+/// The lab's families of a command line's word.
+pub(crate) fn families(word: IpFamily) -> Families {
+    match word {
+        IpFamily::Dual => Families::Dual,
+        IpFamily::V4 => Families::V4,
+        IpFamily::V6 => Families::V6,
+    }
+}
+
+/// Removes a lab, or all of them. One that is not there is fine.
+pub(crate) fn down(name: &str, all: bool) -> Result<ExitCode> {
+    let names = if all { client::labs() } else { vec![name.to_owned()] };
+    for name in &names {
+        let dir = client::lab_dir(name)?;
+        match Holder::find(&dir) {
+            Some(holder) => {
+                holder.stop()?;
+                println!("lab {name} removed");
+            }
+            None if Holder::clear(&dir)? => println!("lab {name} had ended; its rests are removed"),
+            None => println!("there is no lab {name}"),
+        }
+    }
+    if all && names.is_empty() {
+        println!("there are no labs");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lists the labs that run.
+pub(crate) fn list() -> Result<ExitCode> {
+    let mut rows = vec![["NAME", "NODES", "PODS", "NETWORK", "FAMILIES", "ENFORCED"]
+        .map(ToOwned::to_owned)
+        .to_vec()];
+    for name in client::labs() {
+        let row = match Client::connect(&name).and_then(|mut client| {
+            let hello: Hello = client.call(&Request::Hello)?;
+            let pods: Vec<Shown> = client.call(&Request::Get {
+                query: Query { kind: "Pod".to_owned(), namespace: None, name: None, selector: None },
+            })?;
+            Ok((hello.config, pods.len()))
+        }) {
+            Ok((config, pods)) => vec![
+                name,
+                config.nodes.len().to_string(),
+                pods.to_string(),
+                format!("{:?}", config.network).to_lowercase(),
+                format!("{:?}", config.families).to_lowercase(),
+                if config.enforce { "yes" } else { "no" }.to_owned(),
+            ],
+            Err(error) => vec![name, format!("({error})")],
+        };
+        rows.push(row);
+    }
+    if rows.len() == 1 {
+        eprintln!("there are no labs; make one with `podwall lab up`");
+        return Ok(ExitCode::SUCCESS);
+    }
+    write!(anstream::stdout(), "{}", super::table::align(&rows))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a program in a pod; its exit code is ours.
+pub(crate) fn exec(lab: &str, args: &Exec) -> Result<ExitCode> {
+    let pod = args.pod.strip_prefix("pod/").or_else(|| args.pod.strip_prefix("pods/"));
+    let pod = pod.unwrap_or(&args.pod).to_owned();
+    let (namespace, pod) = match pod.split_once('/') {
+        Some((namespace, pod)) => (namespace.to_owned(), pod.to_owned()),
+        None => (args.namespace.clone(), pod),
+    };
+    let dir = client::lab_dir(lab)?;
+    // Asked and hung up before anything forks.
+    let place: ExecPlace =
+        Client::connect(lab)?.call(&Request::Exec { namespace, pod })?;
+    let Some(holder) = Holder::find(&dir) else { bail!("lab {lab} has just ended") };
+    let status = exec::run(&holder, &place.into(), &args.command)?;
+    Ok(exec::exit_code(status))
+}
