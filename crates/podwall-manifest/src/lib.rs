@@ -24,6 +24,7 @@
 mod cidr;
 mod diagnostic;
 mod expand;
+mod explain;
 mod files;
 mod json;
 mod kind;

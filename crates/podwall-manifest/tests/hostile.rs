@@ -118,7 +118,7 @@ fn values_are_limited() {
     let document =
         |i: usize| format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: n{i}}}\n");
     let input = Input::Text { name: "t".into(), text: (0..10).map(document).collect() };
-    let reading = read(&[input], &Options { max_values: 25, ..Options::default() });
+    let reading = read(&[input], &Options { max_values: 100, ..Options::default() });
     assert_eq!((reading.objects.len(), reading.left_out.len()), (5, 5));
 }
 
