@@ -1,1 +1,21 @@
-//! podwall-analysis
+//! Which questions can be answered from what is known of a cluster?
+//!
+//! ```text
+//!   "default/web", "internet"  ──peer──▶ pods, Services, addresses ┐
+//!   Cluster ──outside──▶ classes of addresses outside              ├─▶ can, explain, matrix
+//!                                             reference evaluator ─┘
+//! ```
+//!
+//! Pure functions from a [`Cluster`](podwall_policy::cluster::Cluster) to answers. Nothing here
+//! knows what a policy means: every verdict is the evaluator's, this crate only chooses which flows
+//! to ask about and puts the answers together.
+
+pub mod can;
+pub mod combine;
+pub mod error;
+pub mod explain;
+pub mod matrix;
+pub mod outside;
+pub mod peer;
+mod podclass;
+mod suggest;

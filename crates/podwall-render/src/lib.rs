@@ -1,1 +1,16 @@
-//! podwall-render
+//! How is an answer shown?
+//!
+//! ```text
+//!   answers of podwall-analysis ──▶ text   80 columns, coloured by escape codes that the binary
+//!                                          takes out where nobody sees colours
+//!                               ──▶ json   structures with a published schema
+//!                               ──▶ csv, markdown   the matrix only
+//! ```
+//!
+//! Nothing is decided here: what an answer says was decided by the evaluator.
+
+pub mod json;
+pub mod next;
+pub mod page;
+pub mod text;
+pub mod words;

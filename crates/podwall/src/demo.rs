@@ -32,9 +32,18 @@ const APP: [(&str, &str); 2] = [
     ("app/services.yaml", include_str!("../../../examples/three-tier/app/services.yaml")),
 ];
 const POLICIES: [(&str, &str); 3] = [
-    ("policies/web-policy.yaml", include_str!("../../../examples/three-tier/policies/web-policy.yaml")),
-    ("policies/app-policy.yaml", include_str!("../../../examples/three-tier/policies/app-policy.yaml")),
-    ("policies/db-policy.yaml", include_str!("../../../examples/three-tier/policies/db-policy.yaml")),
+    (
+        "policies/web-policy.yaml",
+        include_str!("../../../examples/three-tier/policies/web-policy.yaml"),
+    ),
+    (
+        "policies/app-policy.yaml",
+        include_str!("../../../examples/three-tier/policies/app-policy.yaml"),
+    ),
+    (
+        "policies/db-policy.yaml",
+        include_str!("../../../examples/three-tier/policies/db-policy.yaml"),
+    ),
 ];
 
 /// Who sends in the matrices, and how a row calls them.
@@ -134,7 +143,9 @@ fn places(client: &mut Client) -> Result<String> {
     let pods: Vec<Shown> = client.call(&Request::Get { query })?;
     let mut out = String::new();
     for pod in &pods {
-        let text = |pointer| pod.object.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or("-");
+        let text = |pointer| {
+            pod.object.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or("-")
+        };
         out.push_str(&format!(
             "   {:<26} {:<12} {}\n",
             text("/metadata/name"),
@@ -192,7 +203,10 @@ fn side_by_side(before: &[Finding], after: &[Finding]) -> Result<String> {
             for (i, findings) in [before, after].into_iter().enumerate() {
                 for (_, dst, protocol, port) in &columns {
                     let found = findings.iter().find(|f| {
-                        f.src == source && f.dst.starts_with(dst) && f.protocol == *protocol && f.port == *port
+                        f.src == source
+                            && f.dst.starts_with(dst)
+                            && f.protocol == *protocol
+                            && f.port == *port
                     });
                     let passed = found.and_then(|f| {
                         if engine { Some(f.engine == "allowed") } else { probe::passed(f) }
@@ -251,7 +265,17 @@ impl std::fmt::Display for Sent {
 impl Traffic {
     fn start(lab: &str, pod: &str, target: &str) -> Result<Self> {
         let mut child = Command::new("/proc/self/exe")
-            .args(["lab", "exec", "--lab", lab, pod, "--", "/proc/self/exe", TRAFFIC_COMMAND, target])
+            .args([
+                "lab",
+                "exec",
+                "--lab",
+                lab,
+                pod,
+                "--",
+                "/proc/self/exe",
+                TRAFFIC_COMMAND,
+                target,
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -338,10 +362,8 @@ fn is_silence(error: &std::io::Error) -> bool {
 /// IPv4 first: the policies of the documents name IPv4 blocks.
 fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
     use std::net::ToSocketAddrs;
-    let found: Vec<SocketAddr> = (host, port)
-        .to_socket_addrs()
-        .with_context(|| format!("{host} has no address"))?
-        .collect();
+    let found: Vec<SocketAddr> =
+        (host, port).to_socket_addrs().with_context(|| format!("{host} has no address"))?.collect();
     let v4 = found.iter().find(|a| matches!(a.ip(), IpAddr::V4(_)));
     v4.or_else(|| found.first()).copied().with_context(|| format!("{host} has no address"))
 }

@@ -12,7 +12,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use podwall_lab::client::Client;
-use podwall_lab::places::Places;
 use podwall_lab::rpc::{Change, Manifest, Query, Request, Shown};
 use podwall_manifest::{Input, Object, Options};
 use serde_json::Value;
@@ -25,7 +24,7 @@ pub(crate) mod probe;
 mod table;
 mod yaml;
 
-use args::{Apply, Delete, Describe, Get, GetOutput, Label, LabArgs, Run, Tables, Verb};
+use args::{Apply, Delete, Describe, Get, GetOutput, LabArgs, Label, Run, Tables, Verb};
 
 /// Runs one verb. Must be called while the process has one thread: `up` and `exec` fork.
 pub(crate) fn run(args: &LabArgs) -> Result<ExitCode> {
@@ -49,8 +48,7 @@ pub(crate) fn run(args: &LabArgs) -> Result<ExitCode> {
 /// Reads manifests; prints all that is wrong with them, and fails if anything is.
 fn read(files: &[PathBuf], namespace: &str) -> Result<Vec<Object>> {
     let inputs: Vec<Input> = files.iter().map(|path| Input::Path(path.clone())).collect();
-    let options =
-        Options { default_namespace: namespace.into(), ..Options::default() };
+    let options = Options { default_namespace: namespace.into(), ..Options::default() };
     let reading = podwall_manifest::read(&inputs, &options);
     if !reading.diagnostics.is_empty() {
         let colour = std::io::stderr().is_terminal();
@@ -71,7 +69,7 @@ fn read(files: &[PathBuf], namespace: &str) -> Result<Vec<Object>> {
 pub(crate) fn manifests(objects: Vec<Object>) -> Vec<Manifest> {
     objects
         .into_iter()
-        .map(|object| Manifest { places: Places::of(&object.typed), raw: object.raw })
+        .map(|object| Manifest { places: object.places(), raw: object.raw })
         .collect()
 }
 
@@ -107,8 +105,7 @@ fn delete(client: &mut Client, args: &Delete) -> Result<ExitCode> {
         }
     }
     if !args.what.is_empty() {
-        let words =
-            kinds::queries(&args.what, Some(&args.namespace), args.selector.as_deref())?;
+        let words = kinds::queries(&args.what, Some(&args.namespace), args.selector.as_deref())?;
         if words.iter().any(|q| q.name.is_none()) && args.selector.is_none() && !args.all {
             bail!("say which: names, -l SELECTOR, or --all");
         }
@@ -240,8 +237,7 @@ fn label(client: &mut Client, args: &Label) -> Result<ExitCode> {
         bail!("say which: names, -l SELECTOR, or --all");
     }
     for query in queries {
-        let request =
-            Request::Label { query, labels: labels.clone(), overwrite: args.overwrite };
+        let request = Request::Label { query, labels: labels.clone(), overwrite: args.overwrite };
         let changes: Vec<Change> = client.call(&request)?;
         print_changes(&changes)?;
     }
@@ -280,7 +276,7 @@ fn run_pod(client: &mut Client, args: &Run) -> Result<ExitCode> {
     if client.call::<Vec<Shown>>(&Request::Get { query: get }).is_ok() {
         bail!("pods \"{}\" already exists", args.name);
     }
-    let objects = vec![Manifest { raw: pod, places: Places::default() }];
+    let objects = vec![Manifest { raw: pod, places: Value::Null }];
     let changes: Vec<Change> = client.call(&Request::Apply { objects })?;
     print_changes(&changes)?;
     Ok(ExitCode::SUCCESS)
@@ -302,14 +298,11 @@ fn tables(client: &mut Client, args: &Tables) -> Result<ExitCode> {
     let nodes: Vec<String> = match &args.node {
         Some(node) => vec![node.clone()],
         None => {
-            let query = Query {
-                kind: "Node".to_owned(),
-                namespace: None,
-                name: None,
-                selector: None,
-            };
+            let query =
+                Query { kind: "Node".to_owned(), namespace: None, name: None, selector: None };
             let list: Vec<Shown> = client.call(&Request::Get { query })?;
-            let name = |s: &Shown| s.object.pointer("/metadata/name")?.as_str().map(ToOwned::to_owned);
+            let name =
+                |s: &Shown| s.object.pointer("/metadata/name")?.as_str().map(ToOwned::to_owned);
             list.iter().filter_map(name).collect()
         }
     };

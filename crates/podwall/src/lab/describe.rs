@@ -42,7 +42,10 @@ pub(crate) fn describe(kind: &Kind, object: &Value, cluster: &Cluster) -> String
             }
         }
         "Namespace" => line("Status", "Active"),
-        _ => line("Replicas", &object.pointer("/spec/replicas").map_or("1".to_owned(), Value::to_string)),
+        _ => line(
+            "Replicas",
+            &object.pointer("/spec/replicas").map_or("1".to_owned(), Value::to_string),
+        ),
     }
     // A head that was left out of a list leaves a lone colon.
     out.replace("\n:                 ", "\n                  ")
@@ -86,7 +89,13 @@ fn pod(line: &mut Line<'_>, object: &Value, cluster: &Cluster, key: &Name) {
 
 fn service(line: &mut Line<'_>, object: &Value, cluster: &Cluster, key: &Name) {
     list(line, "Selector", object.pointer("/spec/selector"));
-    line("Type", match text(object, "/spec/type") { "" => "ClusterIP", other => other });
+    line(
+        "Type",
+        match text(object, "/spec/type") {
+            "" => "ClusterIP",
+            other => other,
+        },
+    );
     let Some(service) = cluster.services.get(key) else { return };
     let ips: Vec<String> = service.cluster_ips.iter().map(ToString::to_string).collect();
     line("IPs", &if service.headless { "None (headless)".to_owned() } else { ips.join(", ") });

@@ -108,14 +108,21 @@ pub(crate) fn down(name: &str, all: bool) -> Result<ExitCode> {
 
 /// Lists the labs that run.
 pub(crate) fn list() -> Result<ExitCode> {
-    let mut rows = vec![["NAME", "NODES", "PODS", "NETWORK", "FAMILIES", "ENFORCED"]
-        .map(ToOwned::to_owned)
-        .to_vec()];
+    let mut rows = vec![
+        ["NAME", "NODES", "PODS", "NETWORK", "FAMILIES", "ENFORCED"]
+            .map(ToOwned::to_owned)
+            .to_vec(),
+    ];
     for name in client::labs() {
         let row = match Client::connect(&name).and_then(|mut client| {
             let hello: Hello = client.call(&Request::Hello)?;
             let pods: Vec<Shown> = client.call(&Request::Get {
-                query: Query { kind: "Pod".to_owned(), namespace: None, name: None, selector: None },
+                query: Query {
+                    kind: "Pod".to_owned(),
+                    namespace: None,
+                    name: None,
+                    selector: None,
+                },
             })?;
             Ok((hello.config, pods.len()))
         }) {
@@ -149,8 +156,7 @@ pub(crate) fn exec(lab: &str, args: &Exec) -> Result<ExitCode> {
     };
     let dir = client::lab_dir(lab)?;
     // Asked and hung up before anything forks.
-    let place: ExecPlace =
-        Client::connect(lab)?.call(&Request::Exec { namespace, pod })?;
+    let place: ExecPlace = Client::connect(lab)?.call(&Request::Exec { namespace, pod })?;
     let Some(holder) = Holder::find(&dir) else { bail!("lab {lab} has just ended") };
     let status = exec::run(&holder, &place.into(), &args.command)?;
     Ok(exec::exit_code(status))

@@ -38,7 +38,8 @@ pub(crate) fn probe(client: &mut Client, args: &Probe) -> Result<ExitCode> {
     let wrong = findings.iter().filter(|f| !f.agrees).count();
     let text = match args.output {
         ProbeOutput::Json => {
-            let value = json!({"probes": findings, "total": findings.len(), "disagreements": wrong});
+            let value =
+                json!({"probes": findings, "total": findings.len(), "disagreements": wrong});
             serde_json::to_string_pretty(&value)? + "\n"
         }
         ProbeOutput::Junit => junit(&findings, seconds),
@@ -135,7 +136,10 @@ pub(crate) fn verdict(findings: &[Finding], seconds: f64) -> String {
             "{green}{total} packets did what the engine says{green:#} ({seconds:.1} s)\n"
         );
     }
-    let mut out = format!("{red}{} of {total} packets did not do what the engine says:{red:#}\n", wrong.len());
+    let mut out = format!(
+        "{red}{} of {total} packets did not do what the engine says:{red:#}\n",
+        wrong.len()
+    );
     for finding in wrong.iter().take(40) {
         let _ = writeln!(
             out,
@@ -183,7 +187,12 @@ pub(crate) fn grid(sources: &[&str], columns: &[(String, Vec<&Finding>)]) -> Str
             let w = if total <= 80 { *w } else { 3 };
             let cell = findings.iter().find(|f| f.src == *source);
             let (mark, style) = mark(cell.copied());
-            let _ = write!(out, "  {:pad$}{style}{mark}{style:#}", "", pad = w.saturating_sub(mark.chars().count()));
+            let _ = write!(
+                out,
+                "  {:pad$}{style}{mark}{style:#}",
+                "",
+                pad = w.saturating_sub(mark.chars().count())
+            );
         }
         out.push('\n');
     }
@@ -229,7 +238,8 @@ fn junit(findings: &[Finding], seconds: f64) -> String {
         if finding.agrees {
             out.push_str("/>\n");
         } else {
-            let message = escape(&format!("the engine says {}, packets: {}", finding.engine, words(finding)));
+            let message =
+                escape(&format!("the engine says {}, packets: {}", finding.engine, words(finding)));
             let _ = write!(out, ">\n      <failure message=\"{message}\"/>\n    </testcase>\n");
         }
     }
@@ -271,7 +281,10 @@ mod tests {
         let text = anstream::adapter::strip_str(&report(&findings, 0.25)).to_string();
         assert!(text.contains("  default/a    ·    ✓        !✓"), "{text}");
         assert!(text.contains("1 of 3 packets did not do what the engine says"), "{text}");
-        assert!(text.contains("default/a → shop/<c> TCP 80: the engine says denied, packets: answered"), "{text}");
+        assert!(
+            text.contains("default/a → shop/<c> TCP 80: the engine says denied, packets: answered"),
+            "{text}"
+        );
         let xml = junit(&findings, 0.25);
         assert!(xml.contains("tests=\"3\" failures=\"1\""), "{xml}");
         assert!(xml.contains("name=\"shop/&lt;c&gt; TCP 80\""), "{xml}");

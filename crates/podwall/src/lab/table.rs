@@ -243,7 +243,10 @@ mod tests {
             "type": "NodePort", "ports": [{"port": 3306, "nodePort": 30001}, {"port": 53, "protocol": "UDP"}]}});
         let service = Shown { object: service, created: 0 };
         let text = table(kinds::kind("svc").unwrap(), &[service], Show::default(), 0);
-        assert!(text.contains("NodePort   10.96.0.11   <none>        3306:30001/TCP,53/UDP"), "{text}");
+        assert!(
+            text.contains("NodePort   10.96.0.11   <none>        3306:30001/TCP,53/UDP"),
+            "{text}"
+        );
         let policy = json!({"metadata": {"name": "p"}, "spec": {"podSelector": {
             "matchLabels": {"app": "db"}, "matchExpressions": [{"key": "old", "operator": "DoesNotExist"}]}}});
         let policy = Shown { object: policy, created: 0 };

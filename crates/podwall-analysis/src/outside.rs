@@ -1,0 +1,213 @@
+//! Which addresses outside of the cluster can policies tell apart?
+//!
+//! ```text
+//!   ipBlocks      10.0.0.0/8 except 10.1.0.0/16          192.168.1.100/32
+//!   line      ─────────■■■■■■■■■▁▁▁▁■■■■■■■■──────────────────│─────────
+//!   class          0      1      0      1          0          2     0
+//! ```
+//!
+//! Two addresses that lie in the same blocks are the same to every rule, so one question for each
+//! class answers for all its addresses. Addresses of pods and nodes are not taken out: who asks
+//! about such an address asks about the pod, who reads "0.0.0.0/0" reads "anybody outside".
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use podwall_policy::address::{AddressRange, AddressSet, Family, IpBlock};
+use podwall_policy::cluster::Cluster;
+use podwall_policy::policy::{Direction, Peer};
+
+/// Addresses that no rule can tell apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Class {
+    /// All of one family.
+    pub family: Family,
+    /// The addresses.
+    pub addresses: AddressSet,
+    /// One of them, to ask the evaluator with.
+    pub example: IpAddr,
+}
+
+/// Every distinct ipBlock of every policy, sorted.
+pub fn blocks(cluster: &Cluster) -> Vec<IpBlock> {
+    let mut blocks = BTreeSet::new();
+    for policy in cluster.policies.values() {
+        for direction in Direction::BOTH {
+            for rule in policy.rules(direction).unwrap_or_default() {
+                for peer in &rule.peers {
+                    if let Peer::Block(block) = peer {
+                        blocks.insert(block.clone());
+                    }
+                }
+            }
+        }
+    }
+    blocks.into_iter().collect()
+}
+
+/// The classes of all addresses, IPv4 first, in the order of their lowest address.
+pub fn classes(blocks: &[IpBlock]) -> Vec<Class> {
+    classes_within(blocks, &AddressSet::everything())
+}
+
+/// The classes of the addresses of a set.
+pub fn classes_within(blocks: &[IpBlock], within: &AddressSet) -> Vec<Class> {
+    let mut out: Vec<Class> = Vec::new();
+    for family in Family::BOTH {
+        let mut index: BTreeMap<Vec<u32>, usize> = BTreeMap::new();
+        for range in segments(blocks, within, family) {
+            let first = range.first();
+            let member: Vec<u32> =
+                (0u32..).zip(blocks).filter(|(_, b)| b.contains(first)).map(|(i, _)| i).collect();
+            let at = *index.entry(member).or_insert_with(|| {
+                out.push(Class { family, addresses: AddressSet::empty(), example: first });
+                out.len() - 1
+            });
+            out[at].addresses = out[at].addresses.union(&AddressSet::from(range));
+        }
+    }
+    for class in &mut out {
+        class.example = example(&class.addresses, class.family, class.example);
+    }
+    out
+}
+
+/// The family's line, cut wherever a block or an exception begins or ends.
+fn segments(blocks: &[IpBlock], within: &AddressSet, family: Family) -> Vec<AddressRange> {
+    let mut starts: BTreeSet<IpAddr> = BTreeSet::new();
+    let of_family = |net: &&ipnet::IpNet| Family::of(net.addr()) == family;
+    for net in
+        blocks.iter().flat_map(|b| std::iter::once(&b.cidr).chain(&b.except)).filter(of_family)
+    {
+        starts.insert(net.network());
+        starts.extend(after(net.broadcast()));
+    }
+    let mut out = Vec::new();
+    for range in within.ranges().iter().filter(|r| r.family() == family) {
+        let mut rest = AddressSet::from(*range);
+        // Cutting at each start: what lies before it is one segment.
+        for start in starts.iter().copied().filter(|s| range.contains(*s)) {
+            let tail = AddressSet::from(AddressRange::since(start));
+            let head = rest.difference(&tail);
+            out.extend(head.ranges().iter().copied());
+            rest = rest.intersection(&tail);
+        }
+        out.extend(rest.ranges().iter().copied());
+    }
+    out
+}
+
+/// The next address, if there is one.
+fn after(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => Some(IpAddr::V4(v4.to_bits().checked_add(1)?.into())),
+        IpAddr::V6(v6) => Some(IpAddr::V6(v6.to_bits().checked_add(1)?.into())),
+    }
+}
+
+/// An address that reads like one of the internet, where the class has one: "203.0.113.1" says
+/// more than "0.0.0.0".
+fn example(addresses: &AddressSet, family: Family, first: IpAddr) -> IpAddr {
+    let known: [&str; 3] = match family {
+        Family::V4 => ["203.0.113.1", "8.8.8.8", "10.0.0.1"],
+        Family::V6 => ["2001:db8::1", "2606:4700::1111", "fd00::1"],
+    };
+    known
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .chain(after(first))
+        .find(|address| addresses.contains(*address))
+        .unwrap_or(first)
+}
+
+/// How a set of addresses is shown to people: its CIDRs, or, where those are many, what it lacks
+/// of its family.
+pub fn describe(addresses: &AddressSet) -> String {
+    const SHORT: usize = 3;
+    let mut parts = Vec::new();
+    for family in Family::BOTH {
+        let whole = AddressSet::from(AddressRange::all(family));
+        let own = addresses.intersection(&whole);
+        if own.is_empty() {
+            continue;
+        }
+        let cidrs = cidrs(&own);
+        let lacking = self::cidrs(&whole.difference(&own));
+        if cidrs.len() > SHORT && lacking.len() < cidrs.len() {
+            let all = if family == Family::V4 { "0.0.0.0/0" } else { "::/0" };
+            parts.push(format!("{all} except {}", shorten(&lacking)));
+        } else {
+            parts.push(shorten(&cidrs));
+        }
+    }
+    parts.join(" and ")
+}
+
+fn shorten(list: &[String]) -> String {
+    const SHOWN: usize = 4;
+    if list.len() > SHOWN + 1 {
+        format!("{} and {} more", list[..SHOWN].join(", "), list.len() - SHOWN)
+    } else {
+        list.join(", ")
+    }
+}
+
+/// The fewest CIDRs that cover exactly these addresses, IPv4 first, ascending.
+pub fn cidrs(addresses: &AddressSet) -> Vec<String> {
+    addresses.ranges().iter().flat_map(AddressRange::cidrs).map(|net| net.to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(cidr: &str, except: &[&str]) -> IpBlock {
+        IpBlock::new(cidr.parse().unwrap(), except.iter().map(|net| net.parse().unwrap()))
+    }
+
+    #[test]
+    fn without_blocks_a_family_is_one_class() {
+        let found: Vec<_> = classes(&[]).iter().map(|c| describe(&c.addresses)).collect();
+        assert_eq!(found, ["0.0.0.0/0", "::/0"]);
+    }
+
+    #[test]
+    fn addresses_in_the_same_blocks_are_one_class() {
+        let blocks = [block("10.0.0.0/8", &["10.1.0.0/16"]), block("192.168.1.100/32", &[])];
+        let found: Vec<_> = classes(&blocks).iter().map(|c| describe(&c.addresses)).collect();
+        assert_eq!(found.len(), 4);
+        assert!(found[0].starts_with("0.0.0.0/0 except 10.0.0.0/16, "), "{}", found[0]);
+        assert!(found[1].starts_with("10.0.0.0/16, 10.2.0.0/15, "), "{}", found[1]);
+        assert_eq!(found[2..], ["192.168.1.100/32", "::/0"]);
+    }
+
+    #[test]
+    fn classes_are_disjoint_cover_everything_and_hold_their_example() {
+        let blocks = [
+            block("10.0.0.0/8", &["10.1.0.0/16", "10.2.3.0/24"]),
+            block("10.1.128.0/17", &[]),
+            block("0.0.0.0/0", &["255.255.255.255/32"]),
+            block("2001:db8::/32", &["2001:db8:1::/48"]),
+        ];
+        let classes = classes(&blocks);
+        let mut all = AddressSet::empty();
+        for class in &classes {
+            assert!(all.intersection(&class.addresses).is_empty());
+            all = all.union(&class.addresses);
+            assert!(class.addresses.contains(class.example), "{class:?}");
+            for block in &blocks {
+                let inside = class.addresses.intersection(&block.ranges());
+                assert!(inside.is_empty() || inside == class.addresses, "{block} cuts {class:?}");
+            }
+        }
+        assert_eq!(all, AddressSet::everything());
+    }
+
+    #[test]
+    fn a_question_about_a_part_stays_within_it() {
+        let within = AddressSet::from("10.0.0.0/23".parse::<ipnet::IpNet>().unwrap());
+        let found = classes_within(&[block("10.0.0.0/24", &[])], &within);
+        let found: Vec<_> = found.iter().map(|c| describe(&c.addresses)).collect();
+        assert_eq!(found, ["10.0.0.0/24", "10.0.1.0/24"]);
+    }
+}

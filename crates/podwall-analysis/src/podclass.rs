@@ -1,0 +1,76 @@
+//! Which pods can no policy tell apart?
+//!
+//! Ten replicas have equal labels, ports and node traits, and their addresses lie in the same
+//! blocks: one question to the evaluator answers for all of them. The key holds every fact of a pod
+//! that a policy can ask for, and nothing else.
+
+use podwall_policy::address::{Family, IpBlock};
+use podwall_policy::cluster::Cluster;
+use podwall_policy::flow::Party;
+use podwall_policy::label::Labels;
+use podwall_policy::object::{Phase, Pod};
+use podwall_policy::port::ContainerPort;
+
+/// Two pods with equal keys get equal answers, but for flows between a pod and itself, and for the
+/// names in missing facts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key<'a> {
+    namespace: &'a str,
+    labels: &'a Labels,
+    host_network: bool,
+    phase: bool,
+    /// Only where the node can matter: traffic from a node, or an address that is still open.
+    node: Option<&'a str>,
+    named_ports: Vec<&'a ContainerPort>,
+    families: [Address; 2],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Address {
+    /// The pod has no address of the family.
+    None,
+    /// It may get one.
+    Open,
+    /// The blocks that its address lies in.
+    In(Vec<u32>),
+}
+
+/// What of a cluster decides how pods are told apart.
+pub(crate) struct Keys {
+    /// Every ipBlock of every policy.
+    blocks: Vec<IpBlock>,
+    /// Whether a pod can be asked from a node's address, so that its own node matters.
+    node_traffic: bool,
+}
+
+impl Keys {
+    pub(crate) fn new(cluster: &Cluster, blocks: Vec<IpBlock>) -> Self {
+        let node_traffic = cluster.pods.values().any(|pod| pod.host_network);
+        Self { blocks, node_traffic }
+    }
+
+    /// The pod's key. `node_traffic` says that the other end is a node.
+    pub(crate) fn key<'a>(&self, pod: &'a Pod, node_traffic: bool) -> Key<'a> {
+        let families = Family::BOTH.map(|family| match pod.ip(family) {
+            Some(ip) => Address::In(
+                (0u32..)
+                    .zip(&self.blocks)
+                    .filter(|(_, block)| block.contains(ip))
+                    .map(|(i, _)| i)
+                    .collect(),
+            ),
+            None if Party::Pod(pod).speaks(family) => Address::Open,
+            None => Address::None,
+        });
+        let node_matters = node_traffic || self.node_traffic || pod.ips.is_empty();
+        Key {
+            namespace: &pod.name.namespace,
+            labels: &pod.labels,
+            host_network: pod.host_network,
+            phase: pod.phase == Phase::Terminated,
+            node: pod.node.as_deref().filter(|_| node_matters),
+            named_ports: pod.ports.iter().filter(|port| port.name.is_some()).collect(),
+            families,
+        }
+    }
+}

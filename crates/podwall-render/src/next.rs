@@ -1,0 +1,144 @@
+//! What would make a denied flow pass?
+//!
+//! One sentence for the nearest miss of each side that denies, in the words of the manifest. It is
+//! advice on one rule, not a proof that nothing else stands in the way: the other side has its own.
+
+use podwall_analysis::can::{Case, End};
+use podwall_policy::cluster::Cluster;
+use podwall_policy::evaluate::{Side, Verdict};
+use podwall_policy::explain::{Question, SideExplanation};
+use podwall_policy::label::METADATA_NAME;
+use podwall_policy::object::Pod;
+use podwall_policy::policy::{Action, Direction, RuleRef};
+use podwall_policy::reason::Reason;
+use podwall_policy::selector::Operator;
+
+use crate::words;
+
+/// The next steps for a case, at most one for each side and missing fact; none where it passes.
+pub fn steps(cluster: &Cluster, case: &Case<'_>) -> Vec<String> {
+    let mut out = Vec::new();
+    for (side, explanation) in
+        [(&case.evaluation.egress, &case.egress), (&case.evaluation.ingress, &case.ingress)]
+    {
+        match explanation.verdict {
+            Verdict::Allowed => {}
+            Verdict::Denied => out.push(mend(cluster, case, side, explanation)),
+            Verdict::Unknown => {
+                for fact in &side.missing {
+                    out.push(format!("state {fact}, and ask again"));
+                }
+            }
+        }
+    }
+    out.dedup();
+    out
+}
+
+fn mend(cluster: &Cluster, case: &Case<'_>, side: &Side, why: &SideExplanation) -> String {
+    if let Some(denied) = why.denied_by.first() {
+        return format!("{} denies it by name: change that rule", words::rule(denied));
+    }
+    if let Some(miss) = why.near_misses.iter().find(|miss| miss.action == Action::Allow)
+        && let [reason] = &miss.reasons[..]
+        && let Some(step) = one_step(&miss.rule, reason)
+    {
+        return step;
+    }
+    let (subject, peer) = match side.direction {
+        Direction::Egress => (&case.src, &case.dst),
+        Direction::Ingress => (&case.dst, &case.src),
+    };
+    let preposition = if side.direction == Direction::Egress { "to" } else { "from" };
+    let port = match case.question {
+        Question::Port(protocol, Some(port)) if protocol.has_ports() => {
+            format!(" on port {{protocol: {protocol}, port: {port}}}")
+        }
+        Question::Port(protocol, _) if !protocol.has_ports() => {
+            " without ports (only a rule without ports lets other protocols pass)".to_owned()
+        }
+        _ => String::new(),
+    };
+    let policy = side.isolated_by.first().map_or_else(
+        || format!("a policy that selects {subject}"),
+        |policy| format!("a policy that selects {subject} (for instance {policy})"),
+    );
+    format!(
+        "add to {policy} an {} rule {preposition} {}{port}",
+        side.direction,
+        selector(cluster, subject, peer)
+    )
+}
+
+/// A peer that a rule could name, as a manifest would have it.
+fn selector(cluster: &Cluster, subject: &End<'_>, peer: &End<'_>) -> String {
+    let _ = cluster;
+    match peer {
+        End::Pod(pod) if pod.is_subject() => pod_selector(subject, pod),
+        End::Pod(_) | End::Node(_) => "an ipBlock with the node's address".to_owned(),
+        End::Outside(_) => format!("ipBlock {peer}"),
+    }
+}
+
+fn pod_selector(subject: &End<'_>, pod: &Pod) -> String {
+    let own = matches!(subject, End::Pod(subject) if subject.name.namespace == pod.name.namespace);
+    let pods = if pod.labels.is_empty() {
+        "podSelector {}".to_owned()
+    } else {
+        format!("podSelector {}", pod.labels)
+    };
+    if own {
+        return pods;
+    }
+    format!("namespaceSelector {METADATA_NAME}={} with {pods}", pod.name.namespace)
+}
+
+/// What mends the only thing that a rule lacks; nothing where no short advice would do.
+fn one_step(rule: &RuleRef, reason: &Reason) -> Option<String> {
+    let rule = words::rule(rule);
+    let overwrite = |has: &Option<_>| if has.is_some() { " --overwrite" } else { "" };
+    Some(match reason {
+        Reason::NamespaceLabel { namespace, has, wants, .. } => match &wants.operator {
+            Operator::Equals(value) => format!(
+                "kubectl label namespace {namespace} {}={value}{}",
+                wants.key,
+                overwrite(has)
+            ),
+            _ => format!("label namespace {namespace} so that {wants} holds, or change {rule}"),
+        },
+        Reason::PodLabel { pod, has, wants, .. } => match &wants.operator {
+            Operator::Equals(value) => format!(
+                "let {rule} name this pod's labels, or, if the pod belongs there: kubectl -n {} \
+                 label pod {} {}={value}{}",
+                pod.namespace,
+                pod.name,
+                wants.key,
+                overwrite(has)
+            ),
+            _ => format!("label pod {pod} so that {wants} holds, or change {rule}"),
+        },
+        Reason::OtherNamespace { pod, .. } => format!(
+            "give the podSelector in {rule} a namespaceSelector beside it: {METADATA_NAME}={}",
+            pod.namespace
+        ),
+        Reason::Ports { protocol, port, .. } if protocol.has_ports() => {
+            let port = port.map_or_else(String::new, |port| format!(", port: {port}"));
+            format!("add {{protocol: {protocol}{port}}} to the ports of {rule}")
+        }
+        Reason::Ports { protocol, .. } => {
+            format!("only a rule without ports lets {protocol} pass: {rule} names ports")
+        }
+        Reason::NoNamedPort { party, name, protocol, .. } => format!(
+            "name a {protocol} container port of {party} \"{name}\", or give {rule} the number"
+        ),
+        Reason::OutsideBlock { address, .. } => format!("add an ipBlock for {address} to {rule}"),
+        Reason::Excepted { address, .. } => {
+            format!("add an ipBlock for {address} to {rule}, beside the one that excepts it")
+        }
+        Reason::OtherFamily { family, .. } => format!("add an {family} ipBlock to {rule}"),
+        Reason::NotAPod { .. } | Reason::HostNetwork { .. } => {
+            format!("add an ipBlock to {rule}: selectors match pods only")
+        }
+        Reason::Terminated { .. } => return None,
+    })
+}

@@ -1,0 +1,308 @@
+//! The answer of `podwall can` for people.
+//!
+//! ```text
+//!   denied: default/web-pod cannot reach default/db-pod on TCP 3306      the verdict, plainly
+//!
+//!   Out of default/web-pod: denied                                       then each side
+//!     isolated by web-policy
+//!     - pod default/db-pod has label app=database, not app=app-server …  why not
+//!
+//!   What next                                                            and what would help
+//! ```
+
+use podwall_analysis::can::{Answer, Case, End, PortAsk, service_port};
+use podwall_analysis::outside;
+use podwall_analysis::peer::Peer;
+use podwall_policy::address::Family;
+use podwall_policy::cluster::Cluster;
+use podwall_policy::evaluate::{Side, Verdict};
+use podwall_policy::explain::{Question, SideExplanation};
+use podwall_policy::policy::{Action, Direction};
+
+use crate::page::{BAD, FAINT, GOOD, Page, UNSURE, paint};
+use crate::{next, words};
+
+/// How many rules that do not match are shown; JSON has them all.
+const MISSES: usize = 3;
+/// How many peers of a group are named.
+const NAMED: usize = 3;
+
+/// The answer as coloured text.
+pub fn can(cluster: &Cluster, answer: &Answer<'_>, left_out: &[String]) -> String {
+    let mut page = Page::default();
+    page.para("", 2, &headline(answer));
+    for note in &answer.notes {
+        page.para("  ", 2, &paint_words(note));
+    }
+    translations(&mut page, answer);
+    addresses(&mut page, answer);
+    families(&mut page, answer);
+    let groups = answer.groups();
+    for group in &groups {
+        if groups.len() > 1 {
+            page.heading(&group_name(group));
+        }
+        let Some(case) = group.first() else { continue };
+        for (side, why) in
+            [(&case.evaluation.egress, &case.egress), (&case.evaluation.ingress, &case.ingress)]
+        {
+            one_side(&mut page, case, side, why);
+        }
+    }
+    let steps = answer.decisive().map(|case| next::steps(cluster, case)).unwrap_or_default();
+    if !steps.is_empty() {
+        page.heading("What next");
+        for step in steps {
+            page.item(2, &step);
+        }
+    }
+    if !left_out.is_empty() {
+        page.heading("Left out of the input (--keep-going)");
+        for file in left_out {
+            page.item(2, file);
+        }
+    }
+    page.into_text()
+}
+
+/// The verdict in one sentence.
+fn headline(answer: &Answer<'_>) -> String {
+    let (src, dst) = (&answer.src, &answer.dst);
+    let on = question(answer);
+    let mixed = answer.cases.iter().any(|case| case.verdict != answer.verdict);
+    let partly =
+        mixed && !matches!((src, dst), (Peer::Outside { .. }, _) | (_, Peer::Outside { .. }));
+    match answer.verdict {
+        Verdict::Allowed => {
+            let what = match answer.ask.port {
+                None if !matches!(dst, Peer::Service(_)) && !answer.passes.is_empty() => {
+                    format!(" on {}", words::ports(&answer.passes))
+                }
+                _ => on,
+            };
+            let some = if mixed && !partly { "part of " } else { "" };
+            let (src, dst) = match (src, dst) {
+                (Peer::Outside { .. }, _) => (format!("{some}{src}"), dst.to_string()),
+                (_, Peer::Outside { .. }) => (src.to_string(), format!("{some}{dst}")),
+                _ => (src.to_string(), dst.to_string()),
+            };
+            format!("{} {src} can reach {dst}{what}", paint(GOOD, "allowed:"))
+        }
+        Verdict::Denied => {
+            let partly = if partly { " in every case that was asked" } else { "" };
+            format!("{} {src} cannot reach {dst}{on}{partly}", paint(BAD, "denied:"))
+        }
+        Verdict::Unknown => format!(
+            "{} whether {src} can reach {dst}{on} depends on a fact that is missing",
+            paint(UNSURE, "unknown:")
+        ),
+    }
+}
+
+/// " on TCP 5000", as it was asked for.
+fn question(answer: &Answer<'_>) -> String {
+    let protocol = answer.ask.protocol.map(|protocol| protocol.to_string());
+    match (&answer.ask.port, answer.decisive().map(|case| case.question)) {
+        (Some(PortAsk::Name(name)), Some(Question::Port(protocol, Some(port)))) => {
+            if answer.translations.is_empty() {
+                format!(" on {protocol} {port} ({name})")
+            } else {
+                format!(" on port {name}")
+            }
+        }
+        (Some(port), _) => format!(" on {} {port}", protocol.as_deref().unwrap_or("TCP")),
+        (None, Some(asked)) if answer.ask.protocol.is_some() => {
+            let any = match asked {
+                Question::Port(protocol, _) => Question::Port(protocol, None),
+                Question::Anything => Question::Anything,
+            };
+            words::on(any)
+        }
+        (None, _) if !answer.translations.is_empty() => " on any of its ports".to_owned(),
+        (None, _) => " on any port".to_owned(),
+    }
+}
+
+/// Which pods stand behind a Service, and on which ports.
+fn translations(page: &mut Page, answer: &Answer<'_>) {
+    for translation in &answer.translations {
+        page.gap();
+        page.para(
+            "",
+            2,
+            &format!(
+                "{} of {} leads to: {}",
+                service_port(translation.port),
+                answer.dst,
+                words::painted(translation.verdict)
+            ),
+        );
+        let widest = translation.backends.iter().map(|(pod, ..)| pod.name.to_string().len());
+        let widest = widest.max().unwrap_or(0).min(40);
+        const SHOWN: usize = 10;
+        for (pod, port, verdict) in translation.backends.iter().take(SHOWN) {
+            page.line(&format!(
+                "  {:widest$}  {} {port}  {}",
+                pod.name.to_string(),
+                translation.port.protocol,
+                words::painted(*verdict)
+            ));
+        }
+        if translation.backends.len() > SHOWN {
+            page.line(&format!("  and {} more", translation.backends.len() - SHOWN));
+        }
+        for pod in translation.without.iter().take(SHOWN) {
+            page.line(&format!("  {:widest$}  has no port of that name", pod.name.to_string()));
+        }
+    }
+}
+
+/// Which addresses outside pass and which do not, where they differ.
+fn addresses(page: &mut Page, answer: &Answer<'_>) {
+    let verdicts = [Verdict::Allowed, Verdict::Denied, Verdict::Unknown];
+    let sets: Vec<_> = verdicts
+        .into_iter()
+        .map(|verdict| (verdict, answer.outside(verdict)))
+        .filter(|(_, set)| !set.is_empty())
+        .collect();
+    if sets.len() < 2 {
+        return;
+    }
+    page.gap();
+    for (verdict, set) in sets {
+        let lead = format!("  {} ", words::painted(verdict));
+        page.para(&lead, 10, &outside::describe(&set));
+    }
+}
+
+/// The verdicts of both families, where they differ.
+fn families(page: &mut Page, answer: &Answer<'_>) {
+    if answer.cases.iter().any(|case| case.outside().is_some()) {
+        return; // the addresses say it
+    }
+    let [v4, v6] = Family::BOTH.map(|family| answer.family_verdict(family));
+    if let (Some(v4), Some(v6)) = (v4, v6)
+        && v4 != v6
+    {
+        page.gap();
+        page.para(
+            "  ",
+            2,
+            &format!(
+                "IPv4: {}, IPv6: {}. Both ends speak both, so both have to pass.",
+                words::painted(v4),
+                words::painted(v6)
+            ),
+        );
+    }
+}
+
+/// "default/web-pod to default/app-1 over IPv6, and 3 like it: denied".
+fn group_name(group: &[&Case<'_>]) -> String {
+    let verdict = words::verdict(group[0].verdict);
+    let pair = |case: &&Case<'_>| {
+        let over =
+            if case.outside().is_some() { String::new() } else { format!(" over {}", case.family) };
+        format!("{} to {}{}{over}", case.src, case.dst, port(case))
+    };
+    let pairs: Vec<String> = group.iter().take(NAMED).map(pair).collect();
+    let all: usize = group.iter().map(|case| case.pairs).sum();
+    let more = match all - pairs.len() {
+        0 => String::new(),
+        more => format!(", and {more} like it"),
+    };
+    format!("{}{more}: {verdict}", pairs.join("; "))
+}
+
+fn port(case: &Case<'_>) -> String {
+    match case.question {
+        Question::Port(protocol, Some(port)) => format!(" {protocol} {port}"),
+        _ => String::new(),
+    }
+}
+
+fn one_side(page: &mut Page, case: &Case<'_>, side: &Side, why: &SideExplanation) {
+    let (end, other, out) = match side.direction {
+        Direction::Egress => (&case.src, &case.dst, "Out of"),
+        Direction::Ingress => (&case.dst, &case.src, "Into"),
+    };
+    page.gap();
+    let verdict = words::painted(why.verdict);
+    page.para("", 2, &format!("{out} {end} ({}): {verdict}", side.direction));
+    if let Some(exempt) = side.exempt {
+        page.para("  ", 2, words::exempt(exempt));
+        return;
+    }
+    if side.is_isolated() {
+        page.para("  ", 4, &format!("isolated by {}", words::policies(&side.isolated_by)));
+    } else if side.rules.is_empty() {
+        let all = words::passes(side.direction);
+        page.para(
+            "  ",
+            4,
+            &format!("no policy selects it for {}: everything may {all}", side.direction),
+        );
+        return;
+    }
+    for (by, rules) in [("allowed by", &why.allowed_by), ("denied by", &why.denied_by)] {
+        for rule in rules {
+            let place = words::place(rule.source.as_ref());
+            page.para("  ", 4, &format!("{by} {}{place}", words::rule(rule)));
+        }
+    }
+    for (what, rules) in [
+        ("comes too late, an earlier rule has decided:", &why.overruled),
+        ("matches, but its policy is on trial (dry run) and decides nothing:", &why.dry_run),
+    ] {
+        for rule in rules {
+            let place = words::place(rule.source.as_ref());
+            page.para("  ", 4, &format!("{what} {}{place}", words::rule(rule)));
+        }
+    }
+    if why.verdict == Verdict::Allowed {
+        return;
+    }
+    for (rule, facts) in &why.undecided {
+        let facts: Vec<String> = facts.iter().map(ToString::to_string).collect();
+        let place = words::place(rule.source.as_ref());
+        page.item(
+            2,
+            &format!("{} would allow it, if known: {}{place}", words::rule(rule), facts.join("; ")),
+        );
+    }
+    misses(page, side, why, other);
+}
+
+/// The rules that nearly match, in the words of the manifest.
+fn misses(page: &mut Page, side: &Side, why: &SideExplanation, other: &End<'_>) {
+    let preposition = if side.direction == Direction::Egress { "to" } else { "from" };
+    if why.near_misses.is_empty() && why.undecided.is_empty() && why.denied_by.is_empty() {
+        page.para(
+            "  ",
+            4,
+            &format!("and no rule allows anything {preposition} anybody, {other} included"),
+        );
+    }
+    // A rule that would deny is no way in.
+    let allowing = || why.near_misses.iter().filter(|miss| miss.action == Action::Allow);
+    for miss in allowing().take(MISSES) {
+        let reasons: Vec<String> = miss.reasons.iter().map(ToString::to_string).collect();
+        let rule = words::rule(&miss.rule);
+        let otherwise = match reasons.len() {
+            1 => format!("{rule} would allow it"),
+            _ => format!("otherwise {rule} would allow it"),
+        };
+        let place = words::place(miss.rule.source.as_ref());
+        page.item(2, &format!("{}; {otherwise}{place}", reasons.join(", and ")));
+    }
+    let more = allowing().count().saturating_sub(MISSES);
+    if more > 0 {
+        let rules = words::count(more, "more rule");
+        page.para("  ", 4, &paint_words(&format!("{rules} would not do either; -o json has all")));
+    }
+}
+
+/// Faint, word by word.
+fn paint_words(text: &str) -> String {
+    text.split_whitespace().map(|word| paint(FAINT, word)).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,3 @@
+//! How does an answer read?
+
+pub mod can;

@@ -1,0 +1,34 @@
+//! What does each command do?
+
+mod can;
+mod explain;
+mod matrix;
+mod pages;
+
+use std::process::ExitCode;
+
+use anstream::ColorChoice;
+
+use crate::cli::{Cli, Color, Command};
+use crate::output::Failure;
+
+/// Runs the command and gives the exit code.
+pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
+    match cli.color {
+        Color::Auto => ColorChoice::Auto,
+        Color::Always => ColorChoice::Always,
+        Color::Never => ColorChoice::Never,
+    }
+    .write_global();
+    match &cli.command {
+        Command::Can(can) => can::run(can),
+        Command::Explain(explain) => explain::run(explain),
+        Command::Matrix(matrix) => matrix::run(matrix),
+        Command::Lab(args) => crate::lab::run(args).map_err(Failure::from),
+        Command::Demo => crate::demo::run().map_err(Failure::from),
+        Command::DemoTraffic { target } => crate::demo::traffic(target).map_err(Failure::from),
+        Command::Schema(schema) => pages::schema(schema),
+        Command::Completions(completions) => pages::completions(completions),
+        Command::Man(man) => pages::man(man),
+    }
+}

@@ -1,0 +1,75 @@
+//! Where do the objects come from?
+//!
+//! ```text
+//!   -f PATH …   ──▶ manifests ┐
+//!   --lab NAME  ──▶ a lab     ├──▶ Cluster, and what was left out
+//!   otherwise   ──▶ kubeconfig┘
+//! ```
+
+use podwall_manifest::{Code, Input, Options, read, render_all};
+use podwall_policy::cluster::Cluster;
+
+use crate::cli::Source;
+use crate::output::{Failure, remark};
+
+/// What is known, and what was left out of it.
+pub(crate) struct Objects {
+    /// Everything that could be read.
+    pub(crate) cluster: Cluster,
+    /// What could not, a line each; only with `--keep-going`.
+    pub(crate) left_out: Vec<String>,
+}
+
+/// Reads the objects that the command line names.
+///
+/// # Errors
+/// If they cannot be read; with `--keep-going` only if nothing can.
+pub(crate) fn load(source: &Source) -> Result<Objects, Failure> {
+    if !source.files.is_empty() {
+        return from_files(source);
+    }
+    if let Some(name) = &source.lab {
+        return Ok(Objects { cluster: from_lab(name)?, left_out: Vec::new() });
+    }
+    Err(Failure::new("no objects to answer from: neither -f PATH nor --lab NAME is given")
+        .hint("reading a live cluster by its kubeconfig is not possible yet")
+        .hint("write -f manifests/, or: kubectl get ns,pods,svc,networkpolicies -A -o yaml |")
+        .hint("podwall … -f -"))
+}
+
+/// Manifests. Broken ones are reported in full; whether the rest is used is up to `--keep-going`.
+fn from_files(source: &Source) -> Result<Objects, Failure> {
+    let inputs: Vec<Input> = source
+        .files
+        .iter()
+        .map(|path| if path.as_os_str() == "-" { Input::Stdin } else { Input::Path(path.clone()) })
+        .collect();
+    let reading = read(&inputs, &Options::default());
+    if !reading.diagnostics.is_empty() {
+        // Escape codes are taken out again where nobody sees colours.
+        remark(&render_all(&reading.diagnostics, true));
+    }
+    if !reading.has_errors() {
+        return Ok(Objects { cluster: reading.cluster(), left_out: Vec::new() });
+    }
+    if !source.keep_going {
+        return Err(Failure::new("the manifests have errors, so nothing is answered from them")
+            .hint("mend them, or add --keep-going to answer from what could be read"));
+    }
+    let mut left_out: Vec<String> = reading.left_out.iter().map(ToString::to_string).collect();
+    // A file that cannot be opened holds no document to leave out, but is missing all the same.
+    let unread = |diagnostic: &&podwall_manifest::Diagnostic| diagnostic.code == Code::Unreadable;
+    left_out.extend(reading.diagnostics.iter().filter(unread).map(|d| d.message.clone()));
+    if reading.objects.is_empty() {
+        return Err(Failure::new("nothing of the manifests could be read"));
+    }
+    remark(&format!("left out (--keep-going): {}\n", left_out.join(", ")));
+    Ok(Objects { cluster: reading.cluster(), left_out })
+}
+
+/// The objects of a lab.
+fn from_lab(name: &str) -> Result<Cluster, Failure> {
+    let cluster = podwall_lab::client::Client::connect(name)
+        .and_then(|mut client| podwall_lab::snapshot::cluster(&mut client));
+    cluster.map_err(|error| Failure::new(error.to_string()))
+}
