@@ -169,6 +169,9 @@ impl World {
         node.sysctl("ipv4/ip_forward", "1");
         node.sysctl("ipv6/conf/all/forwarding", "1");
         node.sysctl("ipv6/conf/default/accept_dad", "0");
+        // A protocol without ports is one connection for conntrack in both directions: what a pod
+        // sends would be the reply to what it got just before.
+        node.sysctl("netfilter/nf_conntrack_generic_timeout", "0");
         if wiring == Wiring::Bridge {
             node.ip("link add br0 type bridge\nlink set br0 up\n\
                  addr add 10.0.0.1/24 dev br0\naddr add 10.1.0.1/24 dev br0\n\
