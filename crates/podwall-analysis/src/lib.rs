@@ -18,4 +18,5 @@ pub mod matrix;
 pub mod outside;
 pub mod peer;
 mod podclass;
+mod reach;
 mod suggest;

@@ -1,1 +1,284 @@
+//! Who can reach whom?
+//!
+//! ```text
+//!   rows: workloads or pods, then classes of addresses outside
+//!   connection (row, row): what passes, what is open for want of a fact
+//! ```
+//!
+//! Between workloads a connection says what passes between at least one pair of their pods; it is
+//! marked where the pairs differ. Over two families what passes must pass over both; where they
+//! differ the connection says what each lets pass. Pods that have ended are left out, and so are
+//! addresses of a family that no pod speaks.
 
+use std::collections::BTreeMap;
+
+use podwall_policy::address::Family;
+use podwall_policy::cluster::Cluster;
+use podwall_policy::object::{Phase, Pod};
+use podwall_policy::port::PortSet;
+use podwall_policy::reason::MissingFact;
+
+use crate::outside::Class;
+use crate::reach::{Cell, Node, Reach};
+
+/// What a row stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// One pod.
+    Pod,
+    /// The pods of a workload; a pod without one stands alone.
+    Workload,
+}
+
+/// Every pair.
+#[derive(Clone, Debug)]
+pub struct Matrix<'a> {
+    /// Pods or workloads by name, then addresses outside.
+    pub rows: Vec<Row<'a>>,
+    /// What passes or may pass, by source and destination; pairs between which nothing can pass are
+    /// not there.
+    pub connections: Vec<Connection>,
+}
+
+/// One row, and column.
+#[derive(Clone, Debug)]
+pub enum Row<'a> {
+    /// Pods, never empty.
+    Pods {
+        /// `NAMESPACE/POD` or `NAMESPACE/KIND/NAME`.
+        label: String,
+        /// The pods.
+        pods: Vec<&'a Pod>,
+    },
+    /// Addresses outside that are treated alike.
+    Outside(Class),
+}
+
+/// What passes from one row to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Index of the source's row.
+    pub src: usize,
+    /// Index of the destination's row.
+    pub dst: usize,
+    /// What certainly passes, between at least one pair of pods.
+    pub passes: PortSet,
+    /// Whether some pairs of pods let less pass.
+    pub partly: bool,
+    /// What depends on missing facts.
+    pub open: PortSet,
+    /// Those facts.
+    pub missing: Vec<MissingFact>,
+    /// What passes over each family, where that differs.
+    pub families: Vec<(Family, PortSet)>,
+}
+
+impl Connection {
+    /// Whether anything passes over any family.
+    pub fn passes_any(&self) -> bool {
+        !self.passes.is_empty() || self.families.iter().any(|(_, set)| !set.is_empty())
+    }
+}
+
+/// All pairs of a cluster; with `only`, of these ports.
+pub fn matrix<'a>(cluster: &'a Cluster, by: By, only: Option<&PortSet>) -> Matrix<'a> {
+    let mut reach = Reach::new(cluster);
+    let mut rows = pod_rows(cluster, by);
+    let inside = rows.len();
+    rows.extend(reach.outside.clone().into_iter().map(Row::Outside));
+    let ends: Vec<Vec<(Node<'a>, usize)>> =
+        rows.iter().map(|row| representatives(&mut reach, row)).collect();
+    let mut possible = vec![false; rows.len()];
+    let mut connections = Vec::new();
+    for src in 0..rows.len() {
+        for dst in 0..rows.len() {
+            if src >= inside && dst >= inside {
+                continue; // between others no policy of this cluster has a say
+            }
+            let mut sum: Option<Connection> = None;
+            for (i, (from, _)) in ends[src].iter().enumerate() {
+                for (j, (to, second)) in ends[dst].iter().enumerate() {
+                    if src == dst && i == j && *second < 2 {
+                        continue; // one pod and itself
+                    }
+                    let to = if src == dst && i == j {
+                        second_of(&mut reach, &rows[dst], i)
+                    } else {
+                        Some(*to)
+                    };
+                    let Some(to) = to else { continue };
+                    let cell = reach.cell(*from, to);
+                    possible[src] |= cell.possible;
+                    possible[dst] |= cell.possible;
+                    add(&mut sum, src, dst, cell, only);
+                }
+            }
+            connections.extend(sum.filter(|c| c.passes_any() || !c.open.is_empty()));
+        }
+    }
+    let matrix = merge_outside(Matrix { rows, connections }, inside);
+    let spoken = |row: &Row<'_>| match row {
+        Row::Pods { .. } => true,
+        Row::Outside(class) => reach
+            .outside
+            .iter()
+            .zip(&possible[inside..])
+            .any(|(of, possible)| *possible && class.addresses.contains(of.example)),
+    };
+    keep(matrix, spoken)
+}
+
+fn pod_rows(cluster: &Cluster, by: By) -> Vec<Row<'_>> {
+    let mut rows: BTreeMap<String, Vec<&Pod>> = BTreeMap::new();
+    for pod in cluster.pods.values().filter(|pod| pod.phase == Phase::Alive) {
+        let label = match &pod.owner {
+            Some(owner) if by == By::Workload => {
+                format!("{}/{}/{}", pod.name.namespace, owner.kind, owner.name)
+            }
+            _ => pod.name.to_string(),
+        };
+        rows.entry(label).or_default().push(pod);
+    }
+    rows.into_iter().map(|(label, pods)| Row::Pods { label, pods }).collect()
+}
+
+/// One pod of each class in the row, and how many pods of the row are like it.
+fn representatives<'a>(reach: &mut Reach<'a>, row: &Row<'a>) -> Vec<(Node<'a>, usize)> {
+    match row {
+        Row::Outside(class) => vec![(Reach::address(class), 1)],
+        Row::Pods { pods, .. } => {
+            let mut out: Vec<(Node<'a>, usize)> = Vec::new();
+            let mut index: BTreeMap<Option<usize>, usize> = BTreeMap::new();
+            for pod in pods {
+                let node = reach.pod(pod);
+                let at = *index.entry(node.class()).or_insert_with(|| {
+                    out.push((node, 0));
+                    out.len() - 1
+                });
+                out[at].1 += 1;
+            }
+            out
+        }
+    }
+}
+
+/// Another pod of the same class as the row's `i`th representative.
+fn second_of<'a>(reach: &mut Reach<'a>, row: &Row<'a>, i: usize) -> Option<Node<'a>> {
+    let Row::Pods { pods, .. } = row else { return None };
+    let nodes: Vec<Node<'a>> = pods.iter().map(|pod| reach.pod(pod)).collect();
+    let mut classes: Vec<Option<usize>> = Vec::new();
+    for node in &nodes {
+        if !classes.contains(&node.class()) {
+            classes.push(node.class());
+        }
+    }
+    let class = *classes.get(i)?;
+    nodes.into_iter().filter(|node| node.class() == class).nth(1)
+}
+
+fn add(sum: &mut Option<Connection>, src: usize, dst: usize, cell: Cell, only: Option<&PortSet>) {
+    let cut = |set: PortSet| only.map_or(set.clone(), |only| set.intersection(only));
+    let passes = cut(cell.passes);
+    let families: Vec<(Family, PortSet)> =
+        cell.families.into_iter().map(|(family, set)| (family, cut(set))).collect();
+    // Cut to the asked ports the families may agree after all.
+    let families =
+        if families.iter().all(|(_, set)| *set == passes) { Vec::new() } else { families };
+    let open = cut(cell.open);
+    let missing = if open.is_empty() { Vec::new() } else { cell.missing };
+    match sum {
+        None => {
+            *sum = Some(Connection { src, dst, passes, partly: false, open, missing, families });
+        }
+        Some(sum) => {
+            sum.partly |= sum.passes != passes || sum.families != families;
+            sum.passes = sum.passes.union(&passes);
+            sum.open = sum.open.union(&open).difference(&sum.passes);
+            sum.missing.extend(missing);
+            sum.missing.sort();
+            sum.missing.dedup();
+            for (family, set) in families {
+                match sum.families.iter_mut().find(|(of, _)| *of == family) {
+                    Some((_, all)) => *all = all.union(&set),
+                    None => sum.families.push((family, set)),
+                }
+            }
+        }
+    }
+}
+
+/// Puts rows of addresses together that have the same connections.
+fn merge_outside(matrix: Matrix<'_>, inside: usize) -> Matrix<'_> {
+    type Seen<'c> = Vec<(bool, usize, &'c Connection)>;
+    let mut seen: Vec<Seen<'_>> = vec![Vec::new(); matrix.rows.len()];
+    for connection in &matrix.connections {
+        for (own, other, out) in
+            [(connection.src, connection.dst, true), (connection.dst, connection.src, false)]
+        {
+            if own >= inside {
+                seen[own].push((out, other, connection));
+            }
+        }
+    }
+    let alike = |a: usize, b: usize| {
+        let same = |(x, y): (&(bool, usize, &Connection), &(bool, usize, &Connection))| {
+            let ((out, other, p), (out2, other2, q)) = (x, y);
+            out == out2
+                && other == other2
+                && p.passes == q.passes
+                && p.open == q.open
+                && p.missing == q.missing
+                && p.partly == q.partly
+                && p.families == q.families
+        };
+        seen[a].len() == seen[b].len() && seen[a].iter().zip(&seen[b]).all(same)
+    };
+    let mut into: Vec<usize> = (0..matrix.rows.len()).collect();
+    let mut rows = matrix.rows.clone();
+    for row in inside..rows.len() {
+        let Row::Outside(class) = &matrix.rows[row] else { continue };
+        let first = (inside..row).find(|first| {
+            into[*first] == *first
+                && matches!(&matrix.rows[*first], Row::Outside(c) if c.family == class.family)
+                && alike(*first, row)
+        });
+        if let Some(first) = first {
+            into[row] = first;
+            if let Row::Outside(all) = &mut rows[first] {
+                all.addresses = all.addresses.union(&class.addresses);
+            }
+        }
+    }
+    let connections: Vec<Connection> = matrix
+        .connections
+        .iter()
+        .filter(|c| into[c.src] == c.src && into[c.dst] == c.dst)
+        .cloned()
+        .collect();
+    let kept: Vec<bool> = into.iter().enumerate().map(|(i, to)| i == *to).collect();
+    reindex(Matrix { rows, connections }, &kept)
+}
+
+fn keep<'a>(matrix: Matrix<'a>, wanted: impl Fn(&Row<'a>) -> bool) -> Matrix<'a> {
+    let kept: Vec<bool> = matrix.rows.iter().map(wanted).collect();
+    reindex(matrix, &kept)
+}
+
+fn reindex<'a>(matrix: Matrix<'a>, kept: &[bool]) -> Matrix<'a> {
+    let mut next = 0;
+    let index: Vec<Option<usize>> = kept
+        .iter()
+        .map(|kept| {
+            next += usize::from(*kept);
+            kept.then(|| next - 1)
+        })
+        .collect();
+    let rows =
+        matrix.rows.into_iter().zip(kept).filter(|(_, kept)| **kept).map(|(row, _)| row).collect();
+    let connections = matrix
+        .connections
+        .into_iter()
+        .filter_map(|c| Some(Connection { src: index[c.src]?, dst: index[c.dst]?, ..c }))
+        .collect();
+    Matrix { rows, connections }
+}

@@ -74,6 +74,12 @@ impl From<AskError> for Failure {
     }
 }
 
+impl From<podwall_render::json::NoJson> for Failure {
+    fn from(error: podwall_render::json::NoJson) -> Self {
+        Self::new(format!("the answer cannot be written as JSON: {}", error.0))
+    }
+}
+
 /// Writes an answer to stdout. A reader that has seen enough (`| head`) is no failure.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = anstream::stdout().lock();

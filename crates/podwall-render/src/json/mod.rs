@@ -5,6 +5,8 @@
 //! apart.
 
 pub mod can;
+pub mod explain;
+pub mod matrix;
 
 use std::collections::BTreeMap;
 
@@ -19,12 +21,15 @@ use podwall_policy::port::{PortRange, PortSet, Protocol};
 use podwall_policy::reason::Reason;
 
 /// The answers that have a schema.
-pub const SCHEMAS: [&str; 1] = ["can"];
+pub const SCHEMAS: [&str; 4] = ["can", "matrix", "explain-policy", "explain-pod"];
 
 /// The JSON Schema of an answer, pretty-printed; `None` if there is no such answer.
 pub fn schema(of: &str) -> Option<String> {
     let schema = match of {
         "can" => schemars::schema_for!(can::Can),
+        "matrix" => schemars::schema_for!(matrix::MatrixJson),
+        "explain-policy" => schemars::schema_for!(explain::PolicyAnswer),
+        "explain-pod" => schemars::schema_for!(explain::PodAnswer),
         _ => return None,
     };
     pretty(&schema).ok()
@@ -34,9 +39,15 @@ pub fn schema(of: &str) -> Option<String> {
 ///
 /// # Errors
 /// Never for the structures of this crate; serde's types say that it could.
-pub fn pretty<T: Serialize>(answer: &T) -> Result<String, serde_json::Error> {
-    Ok(serde_json::to_string_pretty(answer)? + "\n")
+pub fn pretty<T: Serialize>(answer: &T) -> Result<String, NoJson> {
+    serde_json::to_string_pretty(answer)
+        .map(|text| text + "\n")
+        .map_err(|error| NoJson(error.to_string()))
 }
+
+/// An answer that could not be written as JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoJson(pub String);
 
 /// `allowed`, `denied` or `unknown`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -147,16 +158,15 @@ impl From<&Reason> for ReasonJson {
     }
 }
 
-/// A set of protocols and ports: either `all`, or a list of ranges.
+/// A set of protocols and ports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PortsJson {
-    /// True for every protocol and port; then there is no `ports`.
+    /// True for every protocol and port, protocols without ports included; else absent.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
-    /// The ranges; absent if `all`, empty if nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ports: Option<Vec<RangeJson>>,
+    /// The ranges; with `all` the full range of each protocol that has ports.
+    pub ports: Vec<RangeJson>,
 }
 
 /// A range of ports of one protocol.
@@ -176,9 +186,6 @@ pub struct RangeJson {
 impl From<&PortSet> for PortsJson {
     /// Port 0 is in no manifest and in no honest packet; ranges start at 1.
     fn from(set: &PortSet) -> Self {
-        if set.is_everything() {
-            return Self { all: true, ports: None };
-        }
         let whole = |(protocol, range): (Protocol, PortRange)| {
             let from = range.first.max(1);
             (from <= range.last).then(|| RangeJson {
@@ -188,10 +195,11 @@ impl From<&PortSet> for PortsJson {
             })
         };
         let mut ports: Vec<RangeJson> = set.iter().filter_map(whole).collect();
-        if set.has_other_protocols() {
+        let all = set.is_everything();
+        if set.has_other_protocols() && !all {
             ports.push(RangeJson { protocol: "other".to_owned(), from: None, to: None });
         }
-        Self { all: false, ports: Some(ports) }
+        Self { all, ports }
     }
 }
 

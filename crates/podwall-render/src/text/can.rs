@@ -19,7 +19,7 @@ use podwall_policy::evaluate::{Side, Verdict};
 use podwall_policy::explain::{Question, SideExplanation};
 use podwall_policy::policy::{Action, Direction};
 
-use crate::page::{BAD, FAINT, GOOD, Page, UNSURE, paint};
+use crate::page::{BAD, FAINT, GOOD, Page, UNSURE, pad, paint};
 use crate::{next, words};
 
 /// How many rules that do not match are shown; JSON has them all.
@@ -89,7 +89,7 @@ fn headline(answer: &Answer<'_>) -> String {
             format!("{} {src} can reach {dst}{what}", paint(GOOD, "allowed:"))
         }
         Verdict::Denied => {
-            let partly = if partly { " in every case that was asked" } else { "" };
+            let partly = if partly { " in every case: some pass, some do not" } else { "" };
             format!("{} {src} cannot reach {dst}{on}{partly}", paint(BAD, "denied:"))
         }
         Verdict::Unknown => format!(
@@ -170,7 +170,7 @@ fn addresses(page: &mut Page, answer: &Answer<'_>) {
     }
     page.gap();
     for (verdict, set) in sets {
-        let lead = format!("  {} ", words::painted(verdict));
+        let lead = format!("  {} ", pad(&words::painted(verdict), 7));
         page.para(&lead, 10, &outside::describe(&set));
     }
 }
@@ -226,6 +226,9 @@ fn one_side(page: &mut Page, case: &Case<'_>, side: &Side, why: &SideExplanation
         Direction::Egress => (&case.src, &case.dst, "Out of"),
         Direction::Ingress => (&case.dst, &case.src, "Into"),
     };
+    if matches!(end, End::Outside(_)) && !matches!(other, End::Outside(_)) {
+        return; // nobody expects a policy there
+    }
     page.gap();
     let verdict = words::painted(why.verdict);
     page.para("", 2, &format!("{out} {end} ({}): {verdict}", side.direction));

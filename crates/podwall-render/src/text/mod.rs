@@ -1,3 +1,5 @@
 //! How does an answer read?
 
 pub mod can;
+pub mod explain;
+pub mod matrix;

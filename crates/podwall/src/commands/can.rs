@@ -31,7 +31,7 @@ pub(crate) fn run(command: &Can) -> Result<ExitCode, Failure> {
         Format::Text => text::can::can(cluster, &answer, &objects.left_out),
         Format::Json => {
             let answer = json::can::can(cluster, &answer, &objects.left_out);
-            json::pretty(&answer).map_err(|error| Failure::new(error.to_string()))?
+            json::pretty(&answer)?
         }
     })?;
     Ok(code(answer.verdict))

@@ -1,10 +1,49 @@
-//! `podwall explain`.
+//! `podwall explain policy NAME`, `podwall explain pod NAME`.
 
 use std::process::ExitCode;
 
-use crate::cli::Explain;
-use crate::output::Failure;
+use podwall_analysis::explain;
+use podwall_analysis::peer::{self, Peer};
+use podwall_render::{json, text};
 
-pub(crate) fn run(_command: &Explain) -> Result<ExitCode, Failure> {
-    Err(Failure::new("explain is not there yet"))
+use crate::cli::{Explain, ExplainOne, ExplainWhat, Format};
+use crate::output::{Failure, print};
+use crate::source::load;
+
+pub(crate) fn run(command: &Explain) -> Result<ExitCode, Failure> {
+    match &command.what {
+        ExplainWhat::Policy(one) => policy(one),
+        ExplainWhat::Pod(one) => pod(one),
+    }
+}
+
+fn policy(one: &ExplainOne) -> Result<ExitCode, Failure> {
+    let objects = load(&one.source)?;
+    let policy = peer::policy(&objects.cluster, &one.name, &one.source.namespace)?;
+    let answer = explain::policy(&objects.cluster, policy);
+    print(&match one.output {
+        Format::Text => text::explain::policy(&answer, &objects.left_out),
+        Format::Json => json::pretty(&json::explain::policy(&answer, &objects.left_out))?,
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pod(one: &ExplainOne) -> Result<ExitCode, Failure> {
+    let objects = load(&one.source)?;
+    let cluster = &objects.cluster;
+    let pod = match peer::resolve(cluster, &one.name, &one.source.namespace)? {
+        Peer::Pod(pod) => pod,
+        // Policies cannot tell the pods of a workload apart; the first speaks for them.
+        Peer::Workload(workload) if !workload.pods.is_empty() => workload.pods[0],
+        other => {
+            return Err(Failure::new(format!("{other} is not a pod"))
+                .hint("write NAMESPACE/POD, or NAMESPACE/KIND/NAME for the pods of a workload"));
+        }
+    };
+    let answer = explain::pod(cluster, pod);
+    print(&match one.output {
+        Format::Text => text::explain::pod(&answer, &objects.left_out),
+        Format::Json => json::pretty(&json::explain::pod(cluster, &answer, &objects.left_out))?,
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
