@@ -24,7 +24,6 @@ pub mod fabric;
 pub mod holder;
 pub mod link;
 pub mod netns;
-pub mod places;
 pub mod plan;
 pub mod probe;
 mod requests;

@@ -8,7 +8,6 @@ use podwall_policy::selector::Selector;
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, EngineError};
-use crate::places::Places;
 use crate::rpc::{Change, Manifest, ProbeRequest, Query, Request, Shown};
 use crate::store::{Key, Put, Stored, Touched, checked, key_of};
 use crate::trial;
@@ -48,7 +47,7 @@ fn apply(engine: &mut Engine, manifests: &[Manifest]) -> Result<Value, EngineErr
     let mut objects = Vec::new();
     for manifest in manifests {
         let mut object = checked(&manifest.raw)?;
-        manifest.places.put(&mut object.typed);
+        object.set_places(&manifest.places);
         objects.push(object);
     }
     // Namespaces first, so that their labels are there when pods and policies come; pods before
@@ -224,9 +223,9 @@ fn labels_of(stored: &Stored) -> Labels {
 fn cluster(engine: &Engine) -> Value {
     let store = engine.store();
     let nodes = store.node_names().iter().filter_map(|name| store.shown_node(name));
-    let nodes = nodes.map(|raw| Manifest { raw, places: Places::default() });
+    let nodes = nodes.map(|raw| Manifest { raw, places: Value::Null });
     let objects = store.objects().iter().filter_map(|(key, stored)| {
-        Some(Manifest { raw: store.shown(key)?, places: stored.places.clone() })
+        Some(Manifest { raw: store.shown(key)?, places: stored.object.places() })
     });
     let all: Vec<Manifest> = nodes.chain(objects).collect();
     json!(all)

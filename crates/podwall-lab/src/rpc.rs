@@ -14,7 +14,6 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::places::Places;
 use crate::plan::Families;
 
 /// How a lab is made; fixed for its life.
@@ -50,8 +49,8 @@ pub enum NetworkMode {
 pub struct Manifest {
     /// The whole object.
     pub raw: Value,
-    /// Where it stands.
-    pub places: Places,
+    /// Where it and its rules stand, as `Object::places` has it.
+    pub places: Value,
 }
 
 /// Names one object or all of a kind.

@@ -22,9 +22,9 @@ pub fn cluster(client: &mut Client) -> Result<Cluster, ClientError> {
 fn from_reply(reply: &[Manifest]) -> Result<Cluster, StoreError> {
     let mut cluster = Cluster::default();
     for manifest in reply {
-        let mut typed = checked(&manifest.raw)?.typed;
-        manifest.places.put(&mut typed);
-        match typed {
+        let mut object = checked(&manifest.raw)?;
+        object.set_places(&manifest.places);
+        match object.typed {
             Typed::Namespace(namespace) => cluster.put_namespace(namespace),
             Typed::Node(node) => cluster.put_node(node),
             Typed::Pod(pod) => cluster.put_pod(*pod),

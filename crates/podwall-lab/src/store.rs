@@ -27,7 +27,6 @@ use thiserror::Error;
 
 use crate::plan;
 use crate::derived;
-use crate::places::Places;
 use crate::rpc::LabConfig;
 
 mod saved;
@@ -97,8 +96,6 @@ pub struct Stored {
     pub created: u64,
     /// `metadata.uid`; a pod that is made again gets another.
     pub uid: String,
-    /// Where it stands.
-    pub places: Places,
     /// For a pod: where it was put.
     place: Option<Place>,
 }
@@ -234,8 +231,7 @@ impl Store {
             _ => (now(), None, None),
         };
         let uid = uid.unwrap_or_else(|| self.new_uid());
-        let places = Places::of(&object.typed);
-        let stored = Stored { object, created, uid, places, place };
+        let stored = Stored { object, created, uid, place };
         self.objects.insert(key.clone(), stored);
         self.follow(&key, touched)?;
         Ok(put)
@@ -274,8 +270,9 @@ impl Store {
             labels.iter().map(|(k, v)| (k.to_owned(), json!(v))).collect();
         raw["metadata"]["labels"] = Value::Object(map);
         // Through the reader: a label that the API server would refuse is refused here too.
+        let places = stored.object.places();
         stored.object = checked(&raw)?;
-        stored.places.put(&mut stored.object.typed);
+        stored.object.set_places(&places);
         self.follow(key, touched)
     }
 

@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Key, Place, Store, StoreError, Stored, Touched, checked, key_of};
-use crate::places::Places;
 use crate::rpc::LabConfig;
 
 #[derive(Serialize, Deserialize)]
@@ -30,7 +29,7 @@ struct SavedObject {
     raw: Value,
     created: u64,
     uid: String,
-    places: Places,
+    places: Value,
     place: Option<Place>,
 }
 
@@ -53,7 +52,7 @@ impl Store {
                 raw: s.object.raw.clone(),
                 created: s.created,
                 uid: s.uid.clone(),
-                places: s.places.clone(),
+                places: s.object.places(),
                 place: s.place.clone(),
             })
             .collect();
@@ -112,7 +111,7 @@ impl Store {
         store.next_uid = saved.next_uid;
         for object in saved.objects {
             let mut checked = checked(&object.raw)?;
-            object.places.put(&mut checked.typed);
+            checked.set_places(&object.places);
             let key = key_of(&checked);
             store.objects.insert(
                 key,
@@ -120,7 +119,6 @@ impl Store {
                     object: checked,
                     created: object.created,
                     uid: object.uid,
-                    places: object.places,
                     place: object.place,
                 },
             );
