@@ -19,7 +19,7 @@ use podwall_manifest::{Object, Typed};
 use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::label::Labels;
-use podwall_policy::object::{Exposure, Name, Node, Pod};
+use podwall_policy::object::{Exposure, Name, Node, Pod, Service, ServicePort};
 use podwall_policy::policy::Tier;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -58,6 +58,28 @@ pub enum StoreError {
         path: String,
         /// What went wrong.
         reason: String,
+    },
+    /// The addresses of the plan end.
+    #[error("node {node} is one too many: a lab has up to {} nodes", plan::MAX_NODES)]
+    TooManyNodes {
+        /// The node.
+        node: String,
+    },
+    /// Two Services cannot have one address or one node port.
+    #[error("service {service} asks for {what}, which service {owner} has; leave it out, and the lab finds a free one")]
+    Taken {
+        /// The Service that asks.
+        service: String,
+        /// `node port 30080`, `cluster IP 10.96.0.20`.
+        what: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// Namespaces that every cluster has.
+    #[error("namespace {name:?} cannot be removed, as in a cluster; remove what is in it: `podwall lab delete all --all -n {name}`")]
+    Protected {
+        /// The namespace.
+        name: String,
     },
     /// An object that the manifest reader refuses although it was taken before.
     #[error("the lab cannot use {object}: {reason}")]
@@ -214,7 +236,10 @@ impl Store {
             self.ensure_namespace(&key.namespace.clone(), touched)?;
         }
         if key.kind == "Node" {
-            return Ok(self.put_node(object, touched));
+            return self.put_node(object, touched);
+        }
+        if let Typed::Service(service) = &object.typed {
+            self.check_free(service)?;
         }
         let before = self.objects.get(&key);
         if before.is_some_and(|b| meaning(&b.object.raw) == meaning(&object.raw)) {
@@ -239,14 +264,22 @@ impl Store {
 
     /// Removes an object and what follows from it. `false` if it is not there.
     pub fn delete(&mut self, key: &Key, touched: &mut Touched) -> Result<bool, StoreError> {
+        if key.kind == "Namespace" && PROTECTED.contains(&key.name.as_str()) {
+            return Err(StoreError::Protected { name: key.name.clone() });
+        }
         if self.objects.remove(key).is_none() {
             return Ok(false);
         }
         if key.kind == "Namespace" {
-            let inside: Vec<Key> =
-                self.objects.keys().filter(|k| k.namespace == key.name).cloned().collect();
-            for key in inside {
-                self.delete(&key, touched)?;
+            // All at once: a controller that is removed after its pods would make them again, and
+            // they the namespace.
+            let inside = |k: &&Key| k.namespace == key.name;
+            let inside: Vec<Key> = self.objects.keys().filter(inside).cloned().collect();
+            for key in &inside {
+                self.objects.remove(key);
+            }
+            for key in &inside {
+                self.follow(key, touched)?;
             }
         }
         self.follow(key, touched)?;
@@ -264,16 +297,60 @@ impl Store {
         labels: &Labels,
         touched: &mut Touched,
     ) -> Result<(), StoreError> {
+        if key.kind == "Node" {
+            return self.relabel_node(&key.name, labels, touched);
+        }
         let Some(stored) = self.objects.get_mut(key) else { return Ok(()) };
         let mut raw = stored.object.raw.clone();
         let map: serde_json::Map<String, Value> =
             labels.iter().map(|(k, v)| (k.to_owned(), json!(v))).collect();
+        if !raw["metadata"].is_object() {
+            raw["metadata"] = json!({"name": key.name});
+        }
         raw["metadata"]["labels"] = Value::Object(map);
         // Through the reader: a label that the API server would refuse is refused here too.
         let places = stored.object.places();
         stored.object = checked(&raw)?;
         stored.object.set_places(&places);
         self.follow(key, touched)
+    }
+
+    fn relabel_node(
+        &mut self,
+        name: &str,
+        labels: &Labels,
+        touched: &mut Touched,
+    ) -> Result<(), StoreError> {
+        let map: serde_json::Map<String, Value> =
+            labels.iter().map(|(k, v)| (k.to_owned(), json!(v))).collect();
+        let raw = json!({"apiVersion": "v1", "kind": "Node",
+            "metadata": {"name": name, "labels": map}});
+        self.put(checked(&raw)?, touched).map(drop)
+    }
+
+    /// Refuses what another Service has already.
+    fn check_free(&self, service: &Service) -> Result<(), StoreError> {
+        let taken = |what: String, owner: &Service| StoreError::Taken {
+            service: service.name.to_string(),
+            what,
+            owner: owner.name.to_string(),
+        };
+        let others = || self.cluster.services.values().filter(|s| s.name != service.name);
+        for ip in service.cluster_ips.iter().filter(|_| !service.headless) {
+            if let Some(owner) = others().find(|s| s.cluster_ips.contains(ip)) {
+                return Err(taken(format!("cluster IP {ip}"), owner));
+            }
+        }
+        for port in &service.ports {
+            let same = |p: &ServicePort| {
+                p.node_port.is_some() && (p.node_port, p.protocol) == (port.node_port, port.protocol)
+            };
+            if let Some(owner) = others().find(|s| s.ports.iter().any(same)) {
+                let number = port.node_port.unwrap_or_default();
+                return Err(taken(format!("node port {number}"), owner));
+            }
+        }
+        Ok(())
     }
 
     fn add_node(&mut self, name: &str, labels: Labels) {
@@ -290,21 +367,41 @@ impl Store {
     }
 
     /// A Node object of a manifest: its labels count; its addresses are the lab's.
-    fn put_node(&mut self, object: Object, touched: &mut Touched) -> Put {
-        let Typed::Node(node) = &object.typed else { return Put::Unchanged };
+    fn put_node(&mut self, object: Object, touched: &mut Touched) -> Result<Put, StoreError> {
+        let Typed::Node(node) = &object.typed else { return Ok(Put::Unchanged) };
         let name = node.name.clone();
-        let put = if self.cluster.nodes.contains_key(&name) { Put::Configured } else { Put::Created };
-        if put == Put::Created {
-            self.add_node(&name, node.labels.clone());
-        } else if let Some(known) = self.cluster.nodes.get_mut(&name) {
-            let labels = node.labels.with("kubernetes.io/hostname", &name);
-            if known.labels == labels {
-                return Put::Unchanged;
+        let put = match self.cluster.nodes.get_mut(&name) {
+            Some(known) => {
+                let labels = node.labels.with("kubernetes.io/hostname", &name);
+                if known.labels == labels {
+                    return Ok(Put::Unchanged);
+                }
+                known.labels = labels;
+                Put::Configured
             }
-            known.labels = labels;
-        }
+            None if self.nodes.len() >= plan::MAX_NODES as usize => {
+                return Err(StoreError::TooManyNodes { node: name.to_string() });
+            }
+            None => {
+                self.add_node(&name, node.labels.clone());
+                Put::Created
+            }
+        };
         touched.nodes.insert(name);
-        put
+        self.place_waiting(touched)?;
+        self.reconcile_workloads(touched)?; // DaemonSets
+        Ok(put)
+    }
+
+    /// Puts pods that no node took so far onto a node that is new or has new labels.
+    fn place_waiting(&mut self, touched: &mut Touched) -> Result<(), StoreError> {
+        let waits = |s: &Stored| s.place.as_ref().is_some_and(|place| place.node.is_empty());
+        let waiting: Vec<Key> =
+            self.objects.iter().filter(|(_, s)| waits(s)).map(|(key, _)| key.clone()).collect();
+        for key in waiting {
+            self.follow(&key, touched)?;
+        }
+        Ok(())
     }
 
     fn ensure_namespace(&mut self, name: &str, touched: &mut Touched) -> Result<(), StoreError> {
@@ -487,7 +584,7 @@ impl Store {
         let wanted: BTreeMap<Key, Value> = derived::pods(stated.chain(&nodes))
             .into_iter()
             .map(|mut raw| {
-                raw["metadata"]["annotations"][MADE] = json!("true");
+                raw["metadata"]["annotations"][MADE] = json!(meaning(&raw).to_string());
                 let text = |pointer| raw.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
                 (Key::new("Pod", text("/metadata/namespace"), text("/metadata/name")), raw)
             })
@@ -504,7 +601,8 @@ impl Store {
             self.follow(&key, touched)?;
         }
         for (key, raw) in wanted {
-            if self.objects.get(&key).is_none_or(|s| meaning(&s.object.raw) != meaning(&raw)) {
+            // A pod that was labelled by hand stays so until its template changes.
+            if self.objects.get(&key).is_none_or(|s| made(&s.object.raw) != made(&raw)) {
                 self.put(checked(&raw)?, touched)?;
             }
         }
@@ -517,9 +615,12 @@ impl Store {
     }
 }
 
-/// Marks pods that a workload made, besides their owner reference (which a manifest can state too).
+/// Marks pods that a workload made, besides their owner reference (which a manifest can state too);
+/// the value is what the template said.
 const MADE: &str = "lab.podwall.io/made-by-workload";
 
+/// Namespaces that no cluster lets go.
+const PROTECTED: [&str; 2] = ["default", "kube-system"];
 
 /// An object's identity.
 pub fn key_of(object: &Object) -> Key {
@@ -534,7 +635,12 @@ fn meaning(raw: &Value) -> Value {
 
 /// Whether a pod was made by a workload of the lab.
 fn is_made(raw: &Value) -> bool {
-    raw.pointer("/metadata/annotations").and_then(|a| a.get(MADE)).is_some()
+    made(raw).is_some()
+}
+
+/// What the template said of a pod that a workload made.
+fn made(raw: &Value) -> Option<&Value> {
+    raw.pointer("/metadata/annotations").and_then(|a| a.get(MADE))
 }
 
 /// An object, through the reader that checks everybody's.

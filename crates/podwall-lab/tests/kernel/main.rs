@@ -1,0 +1,9 @@
+//! Does the kernel do what the lab asks? Each case makes a lab of its own, as root and as an
+//! ordinary user, in a process of its own.
+
+mod holder;
+mod runner;
+
+fn main() -> std::process::ExitCode {
+    runner::run(&[holder::CASES])
+}
