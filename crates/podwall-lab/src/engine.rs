@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use podwall_compile::compiler::NodeCompiler;
+use podwall_compile::tables::Delta;
 use podwall_dataplane::{Config, DataPlane, Nftables};
+use podwall_policy::cluster::Cluster;
 use podwall_policy::object::{Exposure, Name, Phase, Pod};
 use podwall_policy::policy::Tier;
 use podwall_policy::port::Protocol;
@@ -26,8 +28,8 @@ use thiserror::Error;
 
 use crate::bench::Bench;
 use crate::dns::{DnsData, DnsServer, hosts_file, resolv_conf};
-use crate::netns::NetNs;
 use crate::fabric::{Fabric, FabricError, PodPlug};
+use crate::netns::NetNs;
 use crate::plan;
 use crate::rpc::{ExecPlace, LabConfig};
 use crate::serve::identity::Identity;
@@ -116,6 +118,8 @@ pub struct Engine {
     dns: Arc<DnsServer>,
     /// Pods that exist in the kernel, and how they were plugged in.
     plugged: BTreeMap<Name, Plugged>,
+    /// Pods that are plugged in and not switched on: their node's tables are not written yet.
+    pending: BTreeSet<Name>,
     /// What the Services' rules were made from; rules are written only when it changes.
     service_rules: Option<Vec<ServiceRule>>,
     state: PathBuf,
@@ -128,6 +132,56 @@ struct NodePart {
     plane: Option<Nftables>,
     /// Whether the kernel holds the compiler's tables already.
     loaded: bool,
+}
+
+impl NodePart {
+    /// Tells the compiler what changed.
+    fn compile(&mut self, cluster: &Cluster, touched: &Touched) {
+        let compiler = &mut self.compiler;
+        for name in &touched.namespaces {
+            match cluster.namespaces.get(name) {
+                Some(namespace) => compiler.put_namespace(namespace.clone()),
+                None => compiler.remove_namespace(name),
+            }
+        }
+        for name in &touched.policies {
+            match cluster.policies.get(&(Tier::NetworkPolicy, name.clone())) {
+                Some(policy) => compiler.put_policy(policy.clone()),
+                None => compiler.remove_policy(Tier::NetworkPolicy, name),
+            }
+        }
+        for name in &touched.pods {
+            match cluster.pods.get(name) {
+                Some(pod) => compiler.put_pod(pod),
+                None => compiler.remove_pod(name),
+            }
+        }
+    }
+
+    /// Writes a change, or everything where the kernel may hold something else.
+    fn write(
+        &mut self,
+        node: &str,
+        delta: &Delta,
+        takeover: bool,
+    ) -> Result<(), podwall_dataplane::Error> {
+        let Some(plane) = &mut self.plane else { return Ok(()) };
+        let tables = self.compiler.tables();
+        let whole = takeover || !self.loaded;
+        // Until the kernel has said yes, nobody knows what it holds: then the next write, or this
+        // one's second try, is of the whole.
+        self.loaded = false;
+        if whole {
+            plane.replace(tables)?;
+        } else if !delta.is_empty() {
+            plane.update(delta).or_else(|error| {
+                eprintln!("node {node}: {error}; writing its whole tables");
+                plane.replace(tables)
+            })?;
+        }
+        self.loaded = true;
+        Ok(())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,6 +222,7 @@ impl Engine {
             servers,
             dns: Arc::new(DnsServer::new(DnsData::default())),
             plugged: BTreeMap::new(),
+            pending: BTreeSet::new(),
             service_rules: None,
             state,
             started: now(),
@@ -251,14 +306,16 @@ impl Engine {
             self.ensure_node(node)?;
         }
         let gone = self.unplug(&touched)?;
-        let new = self.plug(&touched)?;
+        self.plug(&touched)?;
         self.program(&touched, takeover)?;
         if touched.services {
             self.wire_services()?;
             self.dns.set(DnsData::of(self.store.cluster()));
         }
-        for name in new {
+        // Those of an earlier request that failed, too.
+        for name in self.pending.clone() {
             self.switch_on(&name)?;
+            self.pending.remove(&name);
         }
         for name in touched.pods.iter().filter(|name| !gone.contains(*name)) {
             self.serve(name)?;
@@ -310,6 +367,7 @@ impl Engine {
                 self.fabric.remove_pod(&plugged.uid)?;
             }
             self.plugged.remove(name);
+            self.pending.remove(name);
             if wanted.is_none() {
                 gone.insert(name.clone());
             }
@@ -318,8 +376,7 @@ impl Engine {
     }
 
     /// Makes new pods' namespaces and links; nothing can be sent yet.
-    fn plug(&mut self, touched: &Touched) -> Result<Vec<Name>, EngineError> {
-        let mut new = Vec::new();
+    fn plug(&mut self, touched: &Touched) -> Result<(), EngineError> {
         for name in &touched.pods {
             let Some(plugged) = self.store.cluster().pods.get(name).and_then(Plugged::of) else {
                 continue;
@@ -333,50 +390,26 @@ impl Engine {
                     node: plugged.node.clone(),
                     ips: plugged.ips.clone(),
                 })?;
-                new.push(name.clone());
+                self.pending.insert(name.clone());
             }
             self.plugged.insert(name.clone(), plugged);
         }
-        Ok(new)
+        Ok(())
     }
 
-    /// Compiles and writes every node's tables: one transaction a node.
+    /// Compiles and writes every node's tables: one transaction a node. A node that fails keeps no
+    /// other from following.
     fn program(&mut self, touched: &Touched, takeover: bool) -> Result<(), EngineError> {
         let cluster = self.store.cluster();
+        let mut failed = None;
         for (node, part) in &mut self.nodes {
-            let compiler = &mut part.compiler;
-            for name in &touched.namespaces {
-                match cluster.namespaces.get(name) {
-                    Some(namespace) => compiler.put_namespace(namespace.clone()),
-                    None => compiler.remove_namespace(name),
-                }
+            part.compile(cluster, touched);
+            let delta = part.compiler.commit();
+            if let Err(source) = part.write(node, &delta, takeover) {
+                failed = failed.or(Some(EngineError::DataPlane { node: node.clone(), source }));
             }
-            for name in &touched.policies {
-                match cluster.policies.get(&(Tier::NetworkPolicy, name.clone())) {
-                    Some(policy) => compiler.put_policy(policy.clone()),
-                    None => compiler.remove_policy(Tier::NetworkPolicy, name),
-                }
-            }
-            for name in &touched.pods {
-                match cluster.pods.get(name) {
-                    Some(pod) => compiler.put_pod(pod),
-                    None => compiler.remove_pod(name),
-                }
-            }
-            let delta = compiler.commit();
-            let Some(plane) = &mut part.plane else { continue };
-            let written = if takeover || !part.loaded {
-                plane.replace(compiler.tables())
-            } else if delta.is_empty() {
-                Ok(())
-            } else {
-                // A refused change may leave model and kernel apart; the whole is written then.
-                plane.update(&delta).or_else(|_| plane.replace(compiler.tables()))
-            };
-            written.map_err(|source| EngineError::DataPlane { node: node.clone(), source })?;
-            part.loaded = true;
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     fn wire_services(&mut self) -> Result<(), EngineError> {
@@ -533,12 +566,11 @@ fn is_name_server(pod: &Pod) -> bool {
     &*pod.name.namespace == "kube-system" && pod.labels.get("k8s-app") == Some("kube-dns")
 }
 
-fn outside_ports(
-    cluster: &podwall_policy::cluster::Cluster,
-) -> BTreeSet<(Protocol, u16)> {
+fn outside_ports(cluster: &Cluster) -> BTreeSet<(Protocol, u16)> {
     use podwall_policy::policy::Direction;
     use podwall_policy::port::PortMatch;
-    let declared = cluster.pods.values().flat_map(|p| p.ports.iter().map(|c| (c.protocol, c.number)));
+    let declared =
+        cluster.pods.values().flat_map(|p| p.ports.iter().map(|c| (c.protocol, c.number)));
     let named = cluster
         .policies
         .values()
