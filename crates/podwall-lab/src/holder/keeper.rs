@@ -14,7 +14,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -23,7 +23,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::{set_dumpable, set_name, set_pdeathsig};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, getegid, geteuid, getppid, pause, pipe2, sethostname, setsid};
+use nix::unistd::{
+    ForkResult, Pid, close, getegid, geteuid, getppid, pause, pipe2, sethostname, setsid,
+};
 
 use super::process::{
     Process, exit_now, fork_alone, ignore_signal, lock_labs, release_descriptors,
@@ -46,30 +48,32 @@ pub(super) struct Plan<'a> {
     pub(super) user_namespace: bool,
     /// Who starts it.
     pub(super) starter: Pid,
+    /// The starter's lock on the directory of labs. The keeper shares it until the lab stands: a
+    /// starter that is killed must not let the next one into a lab that is half made.
+    pub(super) lock: RawFd,
 }
 
 /// Runs the keeper, in the process that was forked for it. Says on `report` either `ok` or why not.
 pub(super) fn run(plan: &Plan<'_>, report: OwnedFd) -> ! {
     let raw = report.as_raw_fd();
     let mut report = File::from(report);
-    let prepared = release_descriptors(&[raw])
+    let prepared = release_descriptors(&[raw, plan.lock])
         .map_err(|e| format!("cannot close the caller's files: {e}"))
         .and_then(|()| begin(plan));
-    match prepared {
-        Ok(Some(init)) => {
-            let _ = report.write_all(b"ok");
-            drop(report);
-            keep(plan.dir, init);
-            exit_now(0)
-        }
-        // The intermediate process.
-        Ok(None) => exit_now(0),
-        Err(reason) => {
-            let _ = fs::remove_dir_all(plan.dir);
-            let _ = report.write_all(reason.as_bytes());
-            exit_now(1)
-        }
+    if let Err(reason) = &prepared {
+        let _ = fs::remove_dir_all(plan.dir);
+        let _ = report.write_all(reason.as_bytes());
+        exit_now(1)
     }
+    // Closed, not unlocked: the starter may still need it.
+    let _ = close(plan.lock);
+    // Nothing to keep in the intermediate process.
+    if let Ok(Some(init)) = prepared {
+        let _ = report.write_all(b"ok");
+        drop(report);
+        keep(plan.dir, init);
+    }
+    exit_now(0)
 }
 
 /// Makes the lab. `None` in the intermediate process that only leaves the starter's family.

@@ -136,7 +136,7 @@ impl Holder {
             return Err(HolderError::Running { dir });
         }
         remove_all(&dir)?;
-        let started = Self::fork_keeper(&dir, options);
+        let started = Self::fork_keeper(&dir, options, lock.as_raw_fd());
         if started.is_err() {
             keeper::remove_empty(labs);
         }
@@ -170,10 +170,11 @@ impl Holder {
         Ok(true)
     }
 
-    fn fork_keeper(dir: &Path, options: StartOptions) -> Result<Self, HolderError> {
+    fn fork_keeper(dir: &Path, options: StartOptions, lock: RawFd) -> Result<Self, HolderError> {
         let (read, write) =
             pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| HolderError::Fork(e.into()))?;
-        let plan = Plan { dir, options, user_namespace: !can_administer(), starter: Pid::this() };
+        let plan =
+            Plan { dir, options, user_namespace: !can_administer(), starter: Pid::this(), lock };
         let child = match fork_single().map_err(HolderError::Fork)? {
             ForkResult::Child => {
                 drop(read);
