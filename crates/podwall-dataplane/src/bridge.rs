@@ -76,8 +76,11 @@ pub fn check() -> Result<(), BridgeError> {
 pub fn enable() -> Result<(), BridgeError> {
     for (_, path) in SWITCHES {
         if read(path)? != "1" {
-            std::fs::write(path, "1\n")
-                .map_err(|source| BridgeError::Switch { doing: "set", path, source })?;
+            std::fs::write(path, "1\n").map_err(|source| BridgeError::Switch {
+                doing: "set",
+                path,
+                source,
+            })?;
         }
     }
     check()

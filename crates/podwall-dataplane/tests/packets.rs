@@ -21,7 +21,12 @@ fn compare(world: &World, tables: &NodeTables, dice: &mut Dice, each: usize) -> 
                 let packet = world.packet(from, to, family, protocol, port);
                 let expected = tables.decide(&packet).passes();
                 let passed = world.probe(from, to, family, protocol, port);
-                assert_eq!(passed, expected, "{packet:?} {:?}\n{tables:#?}", tables.decide(&packet));
+                assert_eq!(
+                    passed,
+                    expected,
+                    "{packet:?} {:?}\n{tables:#?}",
+                    tables.decide(&packet)
+                );
                 if passed { count.0 += 1 } else { count.1 += 1 }
             }
         }

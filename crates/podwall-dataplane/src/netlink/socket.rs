@@ -15,11 +15,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce, ReceiveTimeout, SndBuf, SndBufForce};
-use nix::sys::time::TimeVal;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockopt, recv,
     sendto, setsockopt, socket,
 };
+use nix::sys::time::TimeVal;
 
 use super::attribute::{Attributes, Message, Messages};
 use crate::error::Error;
@@ -163,7 +163,11 @@ impl Socket {
                     NLMSG_DONE => return Ok(Ok(whole)),
                     NLMSG_ERROR => {
                         let errno = answer(&message).map_or(0, |a| a.errno);
-                        return Ok(if errno == 0 { Ok(whole) } else { Err(Errno::from_raw(errno)) });
+                        return Ok(if errno == 0 {
+                            Ok(whole)
+                        } else {
+                            Err(Errno::from_raw(errno))
+                        });
                     }
                     _ => read(&message),
                 }

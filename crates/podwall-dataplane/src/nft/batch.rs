@@ -24,7 +24,9 @@ const LIST_LIMIT: usize = 60_000;
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     /// Makes the table; nothing happens if it is there.
-    NewTable { comment: String },
+    NewTable {
+        comment: String,
+    },
     /// Deletes the table with all that is in it.
     DelTable,
     NewSet(SetId),
@@ -48,7 +50,11 @@ pub(crate) enum Outcome {
 enum Sent {
     Step(String),
     /// Elements from the list from `first` on; where in the message each starts.
-    Elements { list: usize, first: usize, offsets: Vec<u32> },
+    Elements {
+        list: usize,
+        first: usize,
+        offsets: Vec<u32>,
+    },
 }
 
 /// A transaction in the making. Borrows the elements that it sends.
@@ -76,7 +82,13 @@ impl<'a> Batch<'a> {
         Self { table, writer, first_seq, sent: Vec::new(), lists: Vec::new(), sets: 0 }
     }
 
-    fn message(&mut self, op: Op, flags: u16, sent: Sent, fill: impl FnOnce(&mut Writer, &mut Sent)) {
+    fn message(
+        &mut self,
+        op: Op,
+        flags: u16,
+        sent: Sent,
+        fill: impl FnOnce(&mut Writer, &mut Sent),
+    ) {
         self.sent.push(sent);
         let seq = self.first_seq.wrapping_add(self.sent.len() as u32);
         let flags = encode::NLM_F_REQUEST | flags;

@@ -152,8 +152,11 @@ fn data(set: SetId, element: Attributes<'_>) -> Data {
     let read = || match set.data() {
         DataKind::Nothing => Some(Data::Nothing),
         DataKind::Class => {
-            let bytes = value(element, encode::ELEM_DATA)?.try_into().ok()?;
-            Some(Data::Class(u32::from_ne_bytes(bytes)))
+            let words = value(element, encode::ELEM_DATA)?;
+            let class = u32::from_ne_bytes(words.get(4..)?.try_into().ok()?);
+            let otherwise = flags(element) & encode::ELEM_CATCHALL != 0;
+            let found = u32::from(!otherwise).to_ne_bytes();
+            (words.get(..4)? == found).then_some(Data::Class(class))
         }
         DataKind::Fate => {
             let verdict = element.nest(encode::ELEM_DATA).nest(encode::DATA_VERDICT);

@@ -83,6 +83,7 @@ pub(crate) mod userdata {
     const SET_KEY_BYTEORDER: u8 = 0;
     const SET_DATA_BYTEORDER: u8 = 1;
     const SET_COMMENT: u8 = 7;
+    const NONE: u32 = 0;
     const HOST: u32 = 1;
     const BIG_ENDIAN: u32 = 2;
 
@@ -94,9 +95,12 @@ pub(crate) mod userdata {
         out
     }
 
-    pub(super) fn set(comment_text: &str) -> Vec<u8> {
+    /// A set's notes. nft 1.0.6 ends with a failed assertion when it lists a map of verdicts whose
+    /// data is said to have a byte order (`netlink_delinearize_setelem`).
+    pub(super) fn set(comment_text: &str, classes: bool) -> Vec<u8> {
         let mut out = Vec::new();
-        for (kind, order) in [(SET_KEY_BYTEORDER, BIG_ENDIAN), (SET_DATA_BYTEORDER, HOST)] {
+        let data = if classes { HOST } else { NONE };
+        for (kind, order) in [(SET_KEY_BYTEORDER, BIG_ENDIAN), (SET_DATA_BYTEORDER, data)] {
             out.extend_from_slice(&[kind, 4]);
             out.extend_from_slice(&order.to_ne_bytes());
         }
@@ -152,8 +156,8 @@ pub(crate) fn set(w: &mut Writer, table: &str, set: SetId, id: u32) {
     match set.data() {
         DataKind::Nothing => {}
         DataKind::Class => {
-            w.u32(6, MARK);
-            w.u32(7, 4);
+            w.u32(6, MARK << 6 | MARK);
+            w.u32(7, 8);
         }
         DataKind::Fate => {
             w.u32(6, VERDICT_TYPE);
@@ -170,7 +174,7 @@ pub(crate) fn set(w: &mut Writer, table: &str, set: SetId, id: u32) {
         });
     }
     w.u32(10, id);
-    w.put(13, &userdata::set(set.comment()));
+    w.put(13, &userdata::set(set.comment(), set.data() == DataKind::Class));
 }
 
 /// nft's number of a type (`enum datatypes`).
@@ -295,6 +299,8 @@ fn load(w: &mut Writer, field: Field, to: Reg) {
         Field::Destination(V4) => (NETWORK, 16),
         Field::Source(V6) => (NETWORK, 8),
         Field::Destination(V6) => (NETWORK, 24),
+        Field::SourceEnd => (NETWORK, 20),
+        Field::DestinationEnd => (NETWORK, 36),
         Field::HopLimit => (NETWORK, 7),
         Field::DestinationPort => (TRANSPORT, 2),
         Field::IcmpType => (TRANSPORT, 0),
@@ -355,7 +361,9 @@ pub(crate) fn key_bytes(set: SetId, key: Key) -> (Vec<u8>, Option<Vec<u8>>) {
     };
     match key {
         Key::Otherwise => (Vec::new(), None),
-        Key::Address(a) if matches!(set, SetId::Own(_)) => ([address(a), address(a)].concat(), None),
+        Key::Address(a) if matches!(set, SetId::Own(_)) => {
+            ([address(a), address(a)].concat(), None)
+        }
         Key::Address(a) => (address(a), None),
         Key::Range(range) => (address(range.first()), after(&range).map(address)),
         Key::Row(row) => {
@@ -387,6 +395,14 @@ fn after(range: &AddressRange) -> Option<IpAddr> {
     Some(AddressRange::from_bits(range.family(), next, next)?.first())
 }
 
+/// What a map of classes holds: 1, or 0 for every other key; the class.
+pub(crate) fn class_words(key: Key, class: u32) -> [u8; 8] {
+    let mut words = [0; 8];
+    words[..4].copy_from_slice(&u32::from(key != Key::Otherwise).to_ne_bytes());
+    words[4..].copy_from_slice(&class.to_ne_bytes());
+    words
+}
+
 /// One element in the list of NEWSETELEM or DELSETELEM; two for a range in a tree.
 pub(crate) fn element(w: &mut Writer, set: SetId, key: Key, data: Option<Data>) {
     let (start, end) = key_bytes(set, key);
@@ -402,7 +418,8 @@ pub(crate) fn element(w: &mut Writer, set: SetId, key: Key, data: Option<Data>) 
         }
         match data {
             Some(Data::Class(class)) => {
-                w.nest(ELEM_DATA, |w| w.put(DATA_VALUE, &class.to_ne_bytes()));
+                let words = class_words(key, class);
+                w.nest(ELEM_DATA, |w| w.put(DATA_VALUE, &words));
             }
             Some(Data::Allow) => w.nest(ELEM_DATA, |w| verdict(w, Fate::Accept)),
             Some(Data::Deny) => w.nest(ELEM_DATA, |w| verdict(w, Fate::Return)),

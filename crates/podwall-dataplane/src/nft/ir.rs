@@ -3,7 +3,7 @@
 //! ```text
 //!   Chain ─▶ Rule ─▶ Expr, Expr, Expr …      each reads packet or registers; the first that does
 //!                     │                       not hold ends the rule, the next rule is tried
-//!   r0 subject class  r1 peer class  r2 protocol  r3 port   r4… scratch, addresses
+//!   r1 subject class  r2 peer class  r3 protocol  r4 port   others: addresses, scratch
 //! ```
 //!
 //! Expressions hand values on in registers of four bytes, within one rule. That is how a rule looks
@@ -41,6 +41,9 @@ pub(crate) enum Field {
     CtDirection,
     Source(Family),
     Destination(Family),
+    /// The last four bytes of an IPv6 address.
+    SourceEnd,
+    DestinationEnd,
     /// The two bytes where TCP, UDP and SCTP have the destination port.
     DestinationPort,
     /// IPv6 hop limit.
@@ -68,7 +71,7 @@ impl Field {
             | Self::IcmpType
             | Self::LinkByte => 1,
             Self::DestinationPort => 2,
-            Self::Iif | Self::CtState => 4,
+            Self::Iif | Self::CtState | Self::SourceEnd | Self::DestinationEnd => 4,
             Self::Source(family) | Self::Destination(family) => address_width(family),
         }
     }
@@ -94,6 +97,8 @@ impl fmt::Display for Field {
             Self::Source(Family::V6) => "ip6 saddr",
             Self::Destination(Family::V4) => "ip daddr",
             Self::Destination(Family::V6) => "ip6 daddr",
+            Self::SourceEnd => "end of ip6 saddr",
+            Self::DestinationEnd => "end of ip6 daddr",
             Self::DestinationPort => "th dport",
             Self::HopLimit => "ip6 hoplimit",
             Self::IcmpType => "icmpv6 type",
@@ -159,9 +164,15 @@ pub(crate) enum Expr {
     In(SetId, Reg),
     Counter,
     /// Goes on at most so many times a second.
-    Limit { per_second: u32, burst: u32 },
+    Limit {
+        per_second: u32,
+        burst: u32,
+    },
     /// Sends a copy to an NFLOG group.
-    Log { group: u16, prefix: String },
+    Log {
+        group: u16,
+        prefix: String,
+    },
     Fate(Fate),
 }
 

@@ -82,7 +82,10 @@ enum Found {
     Nothing,
     /// Ours, but to be made anew.
     Unfit(Vec<Drift>),
-    Ours { elements: Vec<Element>, rows: Vec<&'static str> },
+    Ours {
+        elements: Vec<Element>,
+        rows: Vec<&'static str>,
+    },
 }
 
 impl Nftables {
@@ -410,10 +413,8 @@ fn changes(model: &NodeTables, delta: &Delta) -> (Vec<Element>, Vec<Element>) {
 }
 
 fn drift(found: &[Element], rows: &[&str], tables: &NodeTables) -> Vec<Drift> {
-    let mut out: Vec<Drift> = rows
-        .iter()
-        .map(|chain| Drift::OtherProgram { what: format!("chain {chain}") })
-        .collect();
+    let mut out: Vec<Drift> =
+        rows.iter().map(|chain| Drift::OtherProgram { what: format!("chain {chain}") }).collect();
     let mut seen = FxHashSet::with_capacity_and_hasher(found.len(), Default::default());
     for element in found {
         seen.insert((element.set, element.key));

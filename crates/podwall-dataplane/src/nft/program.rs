@@ -7,7 +7,7 @@
 //!                                       destination @ingress:       goto ingress4
 //!
 //!  egress4   ICMP errors of known connections pass ▶ jump egress4_rows ▶ self4 passes ▶ count, drop
-//!  egress4_rows   address → r0 subject, r1 peer ▶ r0 . r1 . protocol . port vmap @by_port …
+//!  egress4_rows   addresses → r1 subject, r2 peer ▶ r1 . r2 . protocol . port vmap @by_port …
 //!                 accept: passes this direction. return, or no row: back, to the drop
 //! ```
 //!
@@ -34,19 +34,22 @@ use podwall_policy::policy::Direction;
 
 use super::Log;
 use super::ir::{Chain, Expr, Fate, Field, Hook, Reg, Rule, Test, state};
-use super::set::{NO_PEER, SetId};
+use super::set::SetId;
 
 /// NF_IP_PRI_NAT_SRC is 100.
 const BEFORE_SOURCE_NAT: i32 = 95;
 /// NF_IP_PRI_FILTER.
 const FILTER: i32 = 0;
 
-const SUBJECT: Reg = Reg(0);
-const PEER: Reg = Reg(1);
-const PROTOCOL: Reg = Reg(2);
-const PORT: Reg = Reg(3);
+// The key of a verdict, side by side. A map of classes writes two words: whether it holds the key,
+// and the class; see [`class`].
+const FOUND: Reg = Reg(0);
+const SUBJECT: Reg = Reg(1);
+const PEER: Reg = Reg(2);
+const PROTOCOL: Reg = Reg(3);
+const PORT: Reg = Reg(4);
 /// An address; an IPv6 address fills this and the next three.
-const ADDRESS: Reg = Reg(4);
+const ADDRESS: Reg = Reg(8);
 
 /// The kinds of entries that the tables have, as bits. Lookups for absent kinds are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,7 +100,8 @@ impl Shape {
 
     /// The kinds of entries that a change adds.
     pub(crate) fn added(delta: &Delta) -> Self {
-        let rows = delta.verdicts.iter().filter(|(_, v)| v.is_some()).map(|(key, _)| Self::row(key));
+        let rows =
+            delta.verdicts.iter().filter(|(_, v)| v.is_some()).map(|(key, _)| Self::row(key));
         let blocks = delta.blocks_added.iter().map(|(range, _)| Self::block(range.family()));
         rows.chain(blocks).fold(Self::default(), Self::with)
     }
@@ -201,7 +205,7 @@ fn sets_text() -> String {
         text += &format!("{set}: {} : {:?}", fields.join(" . "), set.data());
         text += if set.is_interval() { ", ranges" } else { "" };
         if let Some(class) = set.otherwise() {
-            text += &format!(", otherwise {class:#x}");
+            text += &format!(", otherwise class {class:#x}");
         }
         text += &format!("    # {}\n", set.comment());
     }
@@ -256,9 +260,9 @@ fn subjects(direction: Direction, family: Family) -> Rule {
         [
             nfproto(family),
             Expr::Load(sides(direction, family).0, ADDRESS),
-            Expr::Map(set, ADDRESS, SUBJECT),
+            Expr::Map(set, ADDRESS, FOUND),
             // Always so. Without it `nft list` would not show the lookup.
-            Expr::HoldsNot(SUBJECT, u32::MAX),
+            Expr::HoldsNot(FOUND, 0),
             goto(chain_name(direction, family).0),
         ],
     )
@@ -280,6 +284,7 @@ fn isolated(direction: Direction, family: Family, log: Option<Log>) -> Chain {
         rules.push(rule(
             "neighbour discovery",
             [
+                nfproto(family),
                 Expr::Is(Field::L4proto, Test::Eq(icmp)),
                 Expr::Is(Field::HopLimit, Test::Eq(255)),
                 Expr::Is(Field::IcmpType, Test::Within(133, 137)),
@@ -292,6 +297,7 @@ fn isolated(direction: Direction, family: Family, log: Option<Log>) -> Chain {
     rules.push(rule(
         "a pod reaches itself",
         [
+            nfproto(family),
             Expr::Load(Field::Source(family), ADDRESS),
             Expr::Load(Field::Destination(family), Reg(ADDRESS.0 + words)),
             Expr::In(SetId::Own(family), ADDRESS),
@@ -308,25 +314,44 @@ fn isolated(direction: Direction, family: Family, log: Option<Log>) -> Chain {
     Chain { name, base: None, rules }
 }
 
+/// Looks a class up and puts it in a register, and in the one before whether the map holds the key.
+///
+/// The kernel would do with one word. But nft 1.0.6 ends with a failed assertion when it lists a
+/// rule in which the result of a map is part of a key (`netlink_parse_concat_expr`: such a result
+/// has no length there). It takes only the first register of the two for the result, and the second
+/// for what was last put there: the address, which makes good reading, or the end of it for IPv6,
+/// whose addresses are too long for that.
+fn class(set: SetId, field: Field, to: Reg) -> Vec<Expr> {
+    let found = Reg(to.0 - 1);
+    let end = match field {
+        Field::Source(Family::V6) => Field::SourceEnd,
+        Field::Destination(Family::V6) => Field::DestinationEnd,
+        _ => return vec![Expr::Load(field, to), Expr::Map(set, to, found)],
+    };
+    vec![Expr::Load(end, to), Expr::Load(field, ADDRESS), Expr::Map(set, ADDRESS, found)]
+}
+
 /// The lookups, in the order of [`NodeTables::decide`]: the rows of the peer's own class, then
 /// those for any peer; of each, one port, ports, any port, everything.
 fn rows(shape: Shape, direction: Direction, family: Family) -> Chain {
     let (local, remote) = sides(direction, family);
-    let subject = [
-        Expr::Load(local, ADDRESS),
-        Expr::Map(SetId::subjects(direction, family), ADDRESS, SUBJECT),
-    ];
-    let peer = [Expr::Load(remote, ADDRESS), Expr::Map(SetId::Peer(family), ADDRESS, PEER)];
-    let no_peer = Expr::Holds(PEER, NO_PEER);
+    // Behind the peer's, whose lookup writes over the register of this one.
+    let subject = class(SetId::subjects(direction, family), local, SUBJECT);
+    let peer = class(SetId::Peer(family), remote, PEER);
+    let no_peer = [Expr::Holds(SUBJECT, 0)];
     let any = vec![Expr::Put(PEER, PeerId::ANY.0)];
-    let mut stages = vec![("peer", peer.to_vec(), vec![Rows::Peer])];
+    let mut stages = vec![("peer", peer.clone(), vec![Rows::Peer, Rows::Other])];
     if shape.has_blocks(family) {
-        let block = [no_peer, Expr::Map(SetId::Block(family), ADDRESS, PEER)];
-        let steps = [peer.as_slice(), &block].concat();
+        let block = class(SetId::Block(family), remote, PEER);
+        let steps = [peer.as_slice(), &no_peer, &block].concat();
         stages.push(("block", steps, vec![Rows::Peer, Rows::Other]));
     } else {
-        let other = [no_peer, Expr::Put(PEER, PeerId::OTHER.0)];
-        stages.push(("other peers", [peer.as_slice(), &other].concat(), vec![Rows::Other]));
+        let other = [Expr::Put(PEER, PeerId::OTHER.0)];
+        stages.push((
+            "other peers",
+            [peer.as_slice(), &no_peer, &other].concat(),
+            vec![Rows::Other],
+        ));
     }
     stages.push(("any peer", any, vec![Rows::Any]));
     let mut rules = Vec::new();
@@ -343,7 +368,16 @@ fn rows(shape: Shape, direction: Direction, family: Family) -> Chain {
             let lookup = [Expr::Vmap(kind, SUBJECT)];
             rules.push(Rule {
                 comment: format!("{stage}, {word}"),
-                steps: [&subject, find_peer.as_slice(), &load.concat(), &lookup].concat(),
+                // The family is known here. It stands for `nft list`, which could not name the
+                // fields of an address without.
+                steps: [
+                    &[nfproto(family)],
+                    find_peer.as_slice(),
+                    &subject,
+                    &load.concat(),
+                    &lookup,
+                ]
+                .concat(),
             });
         }
     }

@@ -14,7 +14,7 @@
 //! Verdict maps hold only `accept` and `return`: the kernel validates a table again as soon as an
 //! element jumps. `return` is a denial: behind the jump to the lookups stands what ends in a drop.
 //! Classes are numbers in the machine's byte order (nft's type `mark`), so that `nft list` shows
-//! them as they are.
+//! them as they are; before each stands 1, or 0 for what is said of every other key.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -95,7 +95,8 @@ impl Net {
             child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
             let out = child.wait_with_output().unwrap();
             let errors = String::from_utf8_lossy(&out.stderr);
-            assert!(out.status.success(), "{program} {args:?}: {errors}\n{text}");
+            let status = out.status;
+            assert!(status.success(), "{program} {args:?}: {status} {errors}\n{text}");
             assert_eq!(errors, "", "{program} {args:?}");
             String::from_utf8(out.stdout).unwrap()
         })
@@ -154,7 +155,12 @@ static TOKEN: AtomicU32 = AtomicU32::new(1);
 fn addresses(index: usize) -> [IpAddr; 4] {
     let host = if index == 0 { 1 } else { 10 + index as u8 };
     let v6 = |net| Ipv6Addr::new(net, 0, 0, 0, 0, 0, 0, host.into()).into();
-    [Ipv4Addr::new(10, 0, 0, host).into(), v6(0xfd00), Ipv4Addr::new(10, 1, 0, host).into(), v6(0xfd01)]
+    [
+        Ipv4Addr::new(10, 0, 0, host).into(),
+        v6(0xfd00),
+        Ipv4Addr::new(10, 1, 0, host).into(),
+        v6(0xfd01),
+    ]
 }
 
 impl World {
@@ -182,7 +188,10 @@ impl World {
             let pod = Net::new();
             pod.ip("link set lo up\n");
             let [v4, v6, fence, fence6] = addresses(index);
-            node.ip(&format!("link add veth{index} type veth peer name eth0 netns {}\n", pod.path()));
+            node.ip(&format!(
+                "link add veth{index} type veth peer name eth0 netns {}\n",
+                pod.path()
+            ));
             pod.ip("link set eth0 up\n");
             match wiring {
                 Wiring::Ptp => {
@@ -258,13 +267,27 @@ impl World {
     }
 
     /// Whether a packet arrives. ICMP means each family's own.
-    pub fn probe(&self, from: usize, to: usize, family: Family, protocol: Protocol, port: u16) -> bool {
+    pub fn probe(
+        &self,
+        from: usize,
+        to: usize,
+        family: Family,
+        protocol: Protocol,
+        port: u16,
+    ) -> bool {
         let address = self.endpoints[to].address(family);
         self.probe_at(from, to, address, protocol, port)
     }
 
     /// The same, to an address that another endpoint's packets are translated to.
-    pub fn probe_at(&self, from: usize, to: usize, address: IpAddr, protocol: Protocol, port: u16) -> bool {
+    pub fn probe_at(
+        &self,
+        from: usize,
+        to: usize,
+        address: IpAddr,
+        protocol: Protocol,
+        port: u16,
+    ) -> bool {
         let family = Family::of(address);
         let protocol = match (protocol, family) {
             (Protocol::ICMP, Family::V6) => 58,
@@ -289,9 +312,19 @@ impl World {
     }
 
     /// The packet of a probe as the tables see it.
-    pub fn packet(&self, from: usize, to: usize, family: Family, protocol: Protocol, port: u16) -> Packet {
-        let protocol =
-            if (protocol, family) == (Protocol::ICMP, Family::V6) { Protocol::ICMPV6 } else { protocol };
+    pub fn packet(
+        &self,
+        from: usize,
+        to: usize,
+        family: Family,
+        protocol: Protocol,
+        port: u16,
+    ) -> Packet {
+        let protocol = if (protocol, family) == (Protocol::ICMP, Family::V6) {
+            Protocol::ICMPV6
+        } else {
+            protocol
+        };
         Packet {
             src: self.endpoints[from].address(family),
             dst: self.endpoints[to].address(family),
@@ -357,7 +390,14 @@ fn receive_raw(fd: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
 }
 
 /// A transport header with right checksums, so that conntrack takes the packet as new.
-fn transport(src: IpAddr, dst: IpAddr, protocol: u8, sport: u16, dport: u16, data: &[u8]) -> Vec<u8> {
+fn transport(
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: u8,
+    sport: u16,
+    dport: u16,
+    data: &[u8],
+) -> Vec<u8> {
     let ports = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
     let (mut out, checksum_at) = match protocol {
         6 => {

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use podwall_compile::tables::{
-    Delta, NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey,
-};
+use podwall_compile::tables::{Delta, NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey};
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::policy::Direction;
 use podwall_policy::port::{PortRange, Protocol};
