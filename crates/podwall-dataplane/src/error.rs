@@ -62,8 +62,19 @@ pub enum Error {
     /// change reads back what the kernel holds.
     #[error("the kernel's answer to a change of nftables was lost ({0}); load full tables again")]
     Lost(String),
+    /// Not even the rules alone fit into a transaction.
+    #[error(
+        "a change of nftables may have {capacity} bytes here, which is too few: \
+         raise net.core.wmem_max on the machine"
+    )]
+    TooLarge {
+        /// The limit.
+        capacity: usize,
+    },
     /// Somebody changes the table at the same time.
-    #[error("table inet {table} keeps changing under our hands; is a second Podwall running?")]
+    #[error(
+        "nftables keeps changing while table inet {table} is read; is a second Podwall running?"
+    )]
     Busy {
         /// The table's name.
         table: String,

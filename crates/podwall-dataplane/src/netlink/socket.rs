@@ -46,6 +46,8 @@ pub(crate) struct Socket {
     fd: OwnedFd,
     seq: u32,
     buffer: Vec<u8>,
+    /// A smaller send buffer than the kernel's, for tests.
+    pub(crate) limit: usize,
 }
 
 /// The kernel's word on one message of a batch.
@@ -88,7 +90,7 @@ impl Socket {
         }
         setsockopt(&fd, ReceiveTimeout, &TimeVal::new(PATIENCE, 0))
             .map_err(failed("limit the wait for netlink"))?;
-        Ok(Self { fd, seq: 0, buffer: vec![0; RECEIVE] })
+        Ok(Self { fd, seq: 0, buffer: vec![0; RECEIVE], limit: usize::MAX })
     }
 
     /// A sequence number that no message before had.
@@ -102,7 +104,7 @@ impl Socket {
         self.seq = self.seq.wrapping_add(count);
     }
 
-    /// How many bytes one batch may have, if `wanted` is more than usual.
+    /// How many bytes one batch may have, after an attempt to make it `wanted`.
     pub(crate) fn capacity(&mut self, wanted: usize) -> usize {
         let now = |fd: &OwnedFd| getsockopt(fd, SndBuf).unwrap_or(0).saturating_sub(RESERVE);
         if now(&self.fd) < wanted {
@@ -113,7 +115,7 @@ impl Socket {
                 setsockopt(&self.fd, SndBuf, &wanted).ok();
             }
         }
-        now(&self.fd)
+        now(&self.fd).min(self.limit)
     }
 
     /// Sends one datagram.

@@ -42,6 +42,8 @@ pub(crate) enum Outcome {
     Done,
     /// The ruleset is not of the generation any more that the batch was made for.
     Stale,
+    /// It does not fit into one transaction of so many bytes; nothing was sent.
+    TooLarge(usize),
     /// An element is there that should not be, or the other way round, or collides with one.
     Conflict(Error),
 }

@@ -37,6 +37,9 @@ const OURS: &str = "podwall ";
 /// rewritten without looking.
 const PATIENCE: usize = 5;
 
+/// No element takes more bytes in a batch.
+const ELEMENT_LIMIT: usize = 128;
+
 /// How the nftables data plane is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -196,8 +199,43 @@ impl Nftables {
         }
         batch.delete(remove);
         batch.add(add);
-        self.socket.capacity(batch.len());
+        let capacity = self.socket.capacity(batch.len());
+        if batch.len() > capacity {
+            return Ok(Outcome::TooLarge(capacity));
+        }
         batch.commit(&mut self.socket)
+    }
+
+    /// Makes the table anew in several transactions, which is for user namespaces only: there the
+    /// send buffer, and with it a transaction, cannot be larger than `net.core.wmem_max` allows.
+    /// Until the last one every isolated pod is closed.
+    fn load_in_parts(
+        &mut self,
+        program: &Program,
+        tables: &NodeTables,
+        capacity: usize,
+    ) -> Result<(), Error> {
+        let is_subject = |e: &Element| matches!(e.set, SetId::Egress(_) | SetId::Ingress(_));
+        let (mut subjects, mut others): (Vec<_>, Vec<_>) =
+            set::elements(tables).partition(is_subject);
+        subjects.sort_by_key(|element| element.set);
+        others.sort_by_key(|element| element.set);
+        let closed: Vec<Element> =
+            subjects.iter().map(|e| Element { data: set::CLOSED, ..*e }).collect();
+        self.part(&Self::build(program), &[], &closed)?;
+        for chunk in others.chunks((capacity / ELEMENT_LIMIT).saturating_sub(2).max(1)) {
+            self.part(&[], &[], chunk)?;
+        }
+        self.part(&[], &closed, &subjects)
+    }
+
+    fn part(&mut self, steps: &[Step], remove: &[Element], add: &[Element]) -> Result<(), Error> {
+        match self.commit(steps, remove, add, None)? {
+            Outcome::Done => Ok(()),
+            Outcome::Conflict(error) => Err(error),
+            Outcome::Stale => Err(Error::Busy { table: self.config.table.clone() }),
+            Outcome::TooLarge(capacity) => Err(Error::TooLarge { capacity }),
+        }
     }
 
     fn load(&mut self, tables: &NodeTables) -> Result<(), Error> {
@@ -219,14 +257,14 @@ impl Nftables {
                 }
             };
             match outcome {
-                Outcome::Done => {
-                    self.shape = shape;
-                    self.model = Some(model_of(tables));
-                    return Ok(());
-                }
-                Outcome::Stale => {}
+                Outcome::Done => {}
+                Outcome::TooLarge(capacity) => self.load_in_parts(&program, tables, capacity)?,
+                Outcome::Stale => continue,
                 Outcome::Conflict(error) => return Err(error),
             }
+            self.shape = shape;
+            self.model = Some(model_of(tables));
+            return Ok(());
         }
         Err(Error::Busy { table: self.config.table.clone() })
     }
@@ -263,8 +301,9 @@ impl DataPlane for Nftables {
                 self.shape = shape;
                 Ok(())
             }
-            Ok(Outcome::Stale | Outcome::Conflict(_)) => {
-                // Somebody else has changed the table: what is to be is known, so make it so.
+            Ok(Outcome::Stale | Outcome::Conflict(_) | Outcome::TooLarge(_)) => {
+                // Somebody else has changed the table, or the change is as large as a load: what
+                // is to be is known, so make it so.
                 let mut tables = model.clone();
                 apply(&mut tables, delta);
                 let before = self.model.take();
@@ -309,8 +348,8 @@ impl DataPlane for Nftables {
             Some(_) => {}
         }
         match self.commit(&[Step::DelTable], &[], &[], None)? {
-            // Somebody else was faster.
-            Outcome::Done | Outcome::Stale | Outcome::Conflict(_) => Ok(()),
+            // At worst somebody else was faster.
+            Outcome::Done | Outcome::Stale | Outcome::Conflict(_) | Outcome::TooLarge(_) => Ok(()),
         }
     }
 }
@@ -431,4 +470,62 @@ fn drift(found: &[Element], rows: &[&str], tables: &NodeTables) -> Vec<Drift> {
     out.extend(missing.map(|element| Drift::Missing { entry: element.to_string() }));
     out.sort();
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use nix::sched::{CloneFlags, unshare};
+    use podwall_compile::tables::{PeerId, PortKey, SubjectId, Verdict, VerdictKey};
+    use podwall_policy::port::Protocol;
+
+    use super::*;
+
+    fn tables(peers: u32) -> NodeTables {
+        let mut tables = NodeTables::default();
+        for index in 0..peers {
+            tables.peers.insert(Ipv4Addr::from(0x0a00_0000 + index).into(), PeerId(index % 9));
+        }
+        for index in 0..5 {
+            let address = Ipv4Addr::from(0x0a00_0000 + index).into();
+            tables.subjects.insert((Direction::Egress, address), SubjectId(1 + index));
+            let ports = PortKey::Port(Protocol::TCP, index as u16);
+            let key = VerdictKey { subject: SubjectId(1 + index), peer: PeerId(2), ports };
+            tables.verdicts.insert(key, Verdict { allow: true, rule: None });
+        }
+        tables
+    }
+
+    #[test]
+    fn what_does_not_fit_into_one_transaction_goes_in_parts() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: needs root");
+            return;
+        }
+        let inside = || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let mut plane = Nftables::open(Config::default()).unwrap();
+            plane.socket.limit = 30_000;
+            for count in [3000, 10, 5000] {
+                let next = tables(count);
+                plane.replace(&next).unwrap();
+                assert_eq!(plane.verify(&next).unwrap(), []);
+            }
+            let mut peers: Vec<_> = (0..2000)
+                .map(|i| (Ipv4Addr::from(0x0b00_0000 + i).into(), Some(PeerId(3))))
+                .collect();
+            plane.update(&Delta { peers: peers.clone(), ..Delta::default() }).unwrap();
+            let mut now = tables(5000);
+            now.apply(&Delta { peers: peers.clone(), ..Delta::default() });
+            assert_eq!(plane.verify(&now).unwrap(), []);
+            peers.iter_mut().for_each(|(_, class)| *class = None);
+            plane.update(&Delta { peers, ..Delta::default() }).unwrap();
+            assert_eq!(plane.verify(&tables(5000)).unwrap(), []);
+            plane.socket.limit = 1000;
+            let error = plane.replace(&tables(6000)).unwrap_err();
+            assert!(error.to_string().contains("wmem_max"), "{error}");
+        };
+        std::thread::spawn(inside).join().unwrap();
+    }
 }

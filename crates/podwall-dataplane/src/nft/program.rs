@@ -106,10 +106,6 @@ impl Shape {
         rows.chain(blocks).fold(Self::default(), Self::with)
     }
 
-    /// Every kind.
-    #[cfg(test)]
-    pub(crate) const FULL: Self = Self((1 << 14) - 1);
-
     fn kinds(self, whose: &[Rows]) -> impl Iterator<Item = SetId> {
         let bits = whose.iter().fold(0, |bits, w| bits | self.0 >> (4 * *w as u16));
         KINDS.into_iter().enumerate().filter(move |(i, _)| bits & (1 << i) != 0).map(|(_, s)| s)

@@ -206,6 +206,9 @@ pub(crate) enum Data {
     Strange,
 }
 
+/// The class of a local address that nothing is allowed.
+pub(crate) const CLOSED: Data = Data::Class(SubjectId::CLOSED.0);
+
 /// One element of one set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Element {
