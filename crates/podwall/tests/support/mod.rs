@@ -26,26 +26,26 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a command did.
 #[derive(Debug)]
-pub struct Ran {
+pub(crate) struct Ran {
     /// The command line, for messages.
-    pub line: String,
+    pub(crate) line: String,
     /// Its exit code; `None` if a signal ended it.
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
     /// Its standard output, if it ended with 0.
     #[track_caller]
-    pub fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert!(self.code == Some(0), "{self}");
         self.out
     }
 
     /// Its standard output as JSON, if it ended with one of these codes.
     #[track_caller]
-    pub fn json(&self, codes: &[i32]) -> Value {
+    pub(crate) fn json(&self, codes: &[i32]) -> Value {
         assert!(self.code.is_some_and(|code| codes.contains(&code)), "{self}");
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error} in {self}"))
     }
@@ -60,7 +60,7 @@ impl fmt::Display for Ran {
 
 /// Runs the program. It is killed, and the test fails, if it takes too long.
 #[track_caller]
-pub fn podwall(args: &[&str], stdin: Option<&str>) -> Ran {
+pub(crate) fn podwall(args: &[&str], stdin: Option<&str>) -> Ran {
     let line = format!("podwall {}", args.join(" "));
     let mut child = Command::new(env!("CARGO_BIN_EXE_podwall"))
         .args(args)
@@ -110,26 +110,25 @@ fn wait(child: &mut Child, line: &str) -> Option<i32> {
 
 /// One row of `lab probe -o json`.
 #[derive(Clone, Debug)]
-pub struct Packet {
-    pub src: String,
-    pub dst: String,
-    pub src_address: IpAddr,
-    pub dst_address: IpAddr,
-    pub protocol: String,
-    pub port: u16,
+pub(crate) struct Packet {
+    pub(crate) src: String,
+    pub(crate) dst: String,
+    pub(crate) src_address: IpAddr,
+    pub(crate) dst_address: IpAddr,
+    pub(crate) protocol: String,
+    pub(crate) port: u16,
     /// `allowed`, `denied` or `unknown`.
-    pub engine: String,
+    pub(crate) engine: String,
     /// `answered`, `refused`, `dropped` …
-    pub packets: String,
-    pub detail: String,
-    pub agrees: bool,
+    pub(crate) packets: String,
+    pub(crate) detail: String,
+    pub(crate) agrees: bool,
 }
 
 impl Packet {
     fn of(row: &Value) -> Self {
-        let text = |key: &str| {
-            row[key].as_str().unwrap_or_else(|| panic!("no {key} in {row}")).to_owned()
-        };
+        let text =
+            |key: &str| row[key].as_str().unwrap_or_else(|| panic!("no {key} in {row}")).to_owned();
         Self {
             src: text("src"),
             dst: text("dst"),
@@ -146,7 +145,7 @@ impl Packet {
 
     /// Whether it got through: answered, or refused by the very place it was sent to. `None` where
     /// packets told nothing.
-    pub fn passed(&self) -> Option<bool> {
+    pub(crate) fn passed(&self) -> Option<bool> {
         match self.packets.as_str() {
             "answered" => Some(true),
             // A firewall can refuse too; what arrived was let through.
@@ -159,8 +158,18 @@ impl Packet {
 
 impl fmt::Display for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { src, dst, src_address, dst_address, protocol, port, engine, packets, detail, .. } =
-            self;
+        let Self {
+            src,
+            dst,
+            src_address,
+            dst_address,
+            protocol,
+            port,
+            engine,
+            packets,
+            detail,
+            ..
+        } = self;
         write!(
             f,
             "{src} ({src_address}) → {dst} ({dst_address}) {protocol} {port}: {packets} ({detail}); \
@@ -170,14 +179,14 @@ impl fmt::Display for Packet {
 }
 
 /// A lab of this test's own; gone when this is dropped.
-pub struct Lab {
-    pub name: String,
+pub(crate) struct Lab {
+    pub(crate) name: String,
 }
 
 impl Lab {
     /// Makes a lab. `args` are those of `lab up`.
     #[track_caller]
-    pub fn up(word: &str, args: &[&str]) -> Self {
+    pub(crate) fn up(word: &str, args: &[&str]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let lab = Self { name: format!("{word}-{}-{number}", std::process::id()) };
@@ -188,7 +197,7 @@ impl Lab {
 
     /// Runs a verb of `podwall lab` on this lab.
     #[track_caller]
-    pub fn run(&self, verb: &str, args: &[&str], stdin: Option<&str>) -> Ran {
+    pub(crate) fn run(&self, verb: &str, args: &[&str], stdin: Option<&str>) -> Ran {
         let all: Vec<&str> =
             ["lab", "--lab", &self.name, verb].into_iter().chain(args.iter().copied()).collect();
         podwall(&all, stdin)
@@ -196,43 +205,44 @@ impl Lab {
 
     /// `lab apply -f -` with YAML or JSON.
     #[track_caller]
-    pub fn apply(&self, text: &str) -> String {
+    pub(crate) fn apply(&self, text: &str) -> String {
         self.run("apply", &["-f", "-"], Some(text)).ok()
     }
 
     /// `lab apply` of objects.
     #[track_caller]
-    pub fn apply_all(&self, objects: &[Value]) -> String {
+    pub(crate) fn apply_all(&self, objects: &[Value]) -> String {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
         self.apply(&list.to_string())
     }
 
     /// `lab delete …`
     #[track_caller]
-    pub fn delete(&self, args: &[&str]) -> String {
+    pub(crate) fn delete(&self, args: &[&str]) -> String {
         self.run("delete", args, None).ok()
     }
 
     /// `lab label …`
     #[track_caller]
-    pub fn label(&self, args: &[&str]) -> String {
+    pub(crate) fn label(&self, args: &[&str]) -> String {
         self.run("label", args, None).ok()
     }
 
     /// `lab get … -o json`
     #[track_caller]
-    pub fn get_json(&self, args: &[&str]) -> Value {
+    pub(crate) fn get_json(&self, args: &[&str]) -> Value {
         let args: Vec<&str> = args.iter().copied().chain(["-o", "json"]).collect();
         self.run("get", &args, None).json(&[0])
     }
 
     /// `lab probe … -o json`; also where packets and engine differ.
     #[track_caller]
-    pub fn probe_json(&self, args: &[&str]) -> Vec<Packet> {
+    pub(crate) fn probe_json(&self, args: &[&str]) -> Vec<Packet> {
         let args: Vec<&str> = args.iter().copied().chain(["-o", "json"]).collect();
         let ran = self.run("probe", &args, None);
         let value = ran.json(&[0, 1]);
-        let packets: Vec<Packet> = value["probes"].as_array().unwrap().iter().map(Packet::of).collect();
+        let packets: Vec<Packet> =
+            value["probes"].as_array().unwrap().iter().map(Packet::of).collect();
         let wrong = packets.iter().filter(|packet| !packet.agrees).count();
         assert_eq!(value["total"].as_u64(), Some(packets.len() as u64), "{ran}");
         assert_eq!(value["disagreements"].as_u64(), Some(wrong as u64), "{ran}");
@@ -242,14 +252,14 @@ impl Lab {
 
     /// `lab exec POD -- CMD`; a pod of another namespace is `NAMESPACE/POD`.
     #[track_caller]
-    pub fn exec(&self, pod: &str, command: &[&str]) -> Ran {
+    pub(crate) fn exec(&self, pod: &str, command: &[&str]) -> Ran {
         let args: Vec<&str> = [pod, "--"].into_iter().chain(command.iter().copied()).collect();
         self.run("exec", &args, None)
     }
 
     /// `can --lab … SRC DST …`
     #[track_caller]
-    pub fn can(&self, args: &[&str]) -> Ran {
+    pub(crate) fn can(&self, args: &[&str]) -> Ran {
         let all: Vec<&str> =
             ["can", "--lab", &self.name].into_iter().chain(args.iter().copied()).collect();
         podwall(&all, None)
@@ -257,12 +267,14 @@ impl Lab {
 
     /// Every pod's addresses and node by `NAMESPACE/POD`.
     #[track_caller]
-    pub fn pods(&self) -> BTreeMap<String, (Vec<IpAddr>, String)> {
+    pub(crate) fn pods(&self) -> BTreeMap<String, (Vec<IpAddr>, String)> {
         let list = self.get_json(&["pods", "-A"]);
         let of = |pod: &Value| {
-            let text = |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+            let text =
+                |pointer: &str| pod.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let ips = pod.pointer("/status/podIPs").and_then(Value::as_array);
-            let ips = ips.into_iter().flatten().map(|ip| ip["ip"].as_str().unwrap().parse().unwrap());
+            let ips =
+                ips.into_iter().flatten().map(|ip| ip["ip"].as_str().unwrap().parse().unwrap());
             (
                 format!("{}/{}", text("/metadata/namespace"), text("/metadata/name")),
                 (ips.collect(), text("/spec/nodeName").to_owned()),
@@ -289,7 +301,7 @@ impl Drop for Lab {
 }
 
 /// Whether this is root, who can have a lab on any kernel; says loudly if not.
-pub fn root() -> bool {
+pub(crate) fn root() -> bool {
     let root = std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     if !root {
         eprintln!("SKIPPED: needs root");
@@ -299,7 +311,7 @@ pub fn root() -> bool {
 
 /// Fails with every packet that did not do what the engine says.
 #[track_caller]
-pub fn all_agree(title: &str, packets: &[Packet]) {
+pub(crate) fn all_agree(title: &str, packets: &[Packet]) {
     assert!(!packets.is_empty(), "{title}: no packets");
     let wrong: Vec<String> =
         packets.iter().filter(|packet| !packet.agrees).map(ToString::to_string).collect();
