@@ -1,7 +1,5 @@
 //! What can make a question unanswerable, and what should be asked instead?
 
-use std::net::IpAddr;
-
 use podwall_policy::address::Family;
 use podwall_policy::object::Name;
 
@@ -36,14 +34,6 @@ pub enum AskError {
     Ended {
         /// The pod.
         pod: Name,
-    },
-    /// A workload of which neither pods nor a template are known.
-    #[error("{kind} {name} has no pods")]
-    NoPods {
-        /// The kind.
-        kind: String,
-        /// The workload.
-        name: Name,
     },
     /// A Service as the source.
     #[error("Service {service} cannot be the source: a Service opens no connections")]
@@ -99,14 +89,6 @@ pub enum AskError {
         /// The protocol.
         protocol: String,
     },
-    /// A Service address whose Service is asked as a source.
-    #[error("{address} is the address of Service {service}, which opens no connections")]
-    ServiceAddress {
-        /// The address.
-        address: IpAddr,
-        /// The Service.
-        service: Name,
-    },
     /// No such policy.
     #[error("no NetworkPolicy {name} in namespace {namespace}")]
     NoPolicy {
@@ -154,8 +136,7 @@ impl AskError {
                 "status.podIPs says which families a pod has; ask without -4 and -6 for any".into(),
             ),
             Self::PortlessProtocol { .. } => Some("leave --port out".into()),
-            Self::Ended { .. } | Self::NoPods { .. } | Self::ServiceSource { .. } => None,
-            Self::ServiceAddress { .. } => Some("ask for a pod".into()),
+            Self::Ended { .. } | Self::ServiceSource { .. } => None,
         }
     }
 }

@@ -78,6 +78,8 @@ pub struct PodDirection<'a> {
     pub rules: Vec<(RuleExplanation<'a>, Option<PortSet>)>,
     /// Who passes now, over both sides: what, and between this pod and whom.
     pub now: Vec<Passing<'a>>,
+    /// Pods with which something passes over one family but nothing over both: what over which.
+    pub by_family: Vec<(&'a Pod, Vec<(Family, PortSet)>)>,
     /// Running pods with which nothing passes.
     pub shut: Vec<&'a Pod>,
     /// Running pods of which it depends on a missing fact, and addresses outside likewise.
@@ -190,13 +192,23 @@ pub fn pod<'a>(cluster: &'a Cluster, pod: &'a Pod) -> PodExplanation<'a> {
         let rules = isolated_by
             .iter()
             .flat_map(|policy| rules(cluster, policy, direction))
-            .map(|rule| {
+            .map(|mut rule| {
+                rule.pods.retain(|other| other.name != pod.name); // it needs no rule for itself
                 let ports = own_ports(&rule, pod, direction);
                 (rule, ports)
             })
             .collect();
-        let (now, shut, open) = passing(cluster, &mut reach, pod, direction);
-        PodDirection { direction, isolated_by, rules, now, shut, open }
+        let mut out = PodDirection {
+            direction,
+            isolated_by,
+            rules,
+            now: Vec::new(),
+            by_family: Vec::new(),
+            shut: Vec::new(),
+            open: 0,
+        };
+        passing(cluster, &mut reach, pod, &mut out);
+        out
     });
     PodExplanation { pod, exempt, directions, passed_over: passed_over(cluster, pod) }
 }
@@ -214,49 +226,47 @@ fn own_ports(rule: &RuleExplanation<'_>, pod: &Pod, direction: Direction) -> Opt
     Some(rule_ports(rule.text, &Flow { src: party, dst: party, family }).0)
 }
 
-type PassingNow<'a> = (Vec<Passing<'a>>, Vec<&'a Pod>, usize);
-
+/// Asks both sides of every flow between the pod and everybody else.
 fn passing<'a>(
     cluster: &'a Cluster,
     reach: &mut Reach<'a>,
     pod: &'a Pod,
-    direction: Direction,
-) -> PassingNow<'a> {
+    out: &mut PodDirection<'a>,
+) {
     let own = reach.pod(pod);
-    let mut now: Vec<Passing<'a>> = Vec::new();
-    let mut shut = Vec::new();
-    let mut open = 0;
+    let cell = |reach: &mut Reach<'a>, other| match out.direction {
+        Direction::Egress => reach.cell(own, other),
+        Direction::Ingress => reach.cell(other, own),
+    };
     let mut add = |ports: PortSet, other: Option<&'a Pod>, addresses: &AddressSet| {
-        let at = now.iter().position(|passing| passing.ports == ports).unwrap_or_else(|| {
-            now.push(Passing { ports, pods: Vec::new(), outside: AddressSet::empty() });
-            now.len() - 1
+        let at = out.now.iter().position(|passing| passing.ports == ports).unwrap_or_else(|| {
+            out.now.push(Passing { ports, pods: Vec::new(), outside: AddressSet::empty() });
+            out.now.len() - 1
         });
-        now[at].pods.extend(other);
-        now[at].outside = now[at].outside.union(addresses);
+        out.now[at].pods.extend(other);
+        out.now[at].outside = out.now[at].outside.union(addresses);
     };
     for other in running(cluster).filter(|other| other.name != pod.name) {
         let end = reach.pod(other);
-        let (src, dst) = if direction == Direction::Egress { (own, end) } else { (end, own) };
-        let cell = reach.cell(src, dst);
+        let cell = cell(reach, end);
         if !cell.passes.is_empty() {
             add(cell.passes, Some(other), &AddressSet::empty());
+        } else if cell.families.iter().any(|(_, ports)| !ports.is_empty()) {
+            out.by_family.push((other, cell.families));
         } else if cell.open.is_empty() {
-            shut.push(other);
+            out.shut.push(other);
         } else {
-            open += 1;
+            out.open += 1;
         }
     }
     for class in reach.outside.clone() {
-        let end = Reach::address(&class);
-        let (src, dst) = if direction == Direction::Egress { (own, end) } else { (end, own) };
-        let cell = reach.cell(src, dst);
+        let cell = cell(reach, Reach::address(&class));
         if !cell.passes.is_empty() {
             add(cell.passes, None, &class.addresses);
         } else if !cell.open.is_empty() {
-            open += 1;
+            out.open += 1;
         }
     }
-    (now, shut, open)
 }
 
 /// Policies of the pod's namespace that do not select it.

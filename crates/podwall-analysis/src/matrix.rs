@@ -116,7 +116,7 @@ pub fn matrix<'a>(cluster: &'a Cluster, by: By, only: Option<&PortSet>) -> Matri
             connections.extend(sum.filter(|c| c.passes_any() || !c.open.is_empty()));
         }
     }
-    let matrix = merge_outside(Matrix { rows, connections }, inside);
+    let matrix = merge_outside(&Matrix { rows, connections }, inside);
     let spoken = |row: &Row<'_>| match row {
         Row::Pods { .. } => true,
         Row::Outside(class) => reach
@@ -208,7 +208,7 @@ fn add(sum: &mut Option<Connection>, src: usize, dst: usize, cell: Cell, only: O
 }
 
 /// Puts rows of addresses together that have the same connections.
-fn merge_outside(matrix: Matrix<'_>, inside: usize) -> Matrix<'_> {
+fn merge_outside<'a>(matrix: &Matrix<'a>, inside: usize) -> Matrix<'a> {
     type Seen<'c> = Vec<(bool, usize, &'c Connection)>;
     let mut seen: Vec<Seen<'_>> = vec![Vec::new(); matrix.rows.len()];
     for connection in &matrix.connections {
@@ -281,4 +281,166 @@ fn reindex<'a>(matrix: Matrix<'a>, kept: &[bool]) -> Matrix<'a> {
         .filter_map(|c| Some(Connection { src: index[c.src]?, dst: index[c.dst]?, ..c }))
         .collect();
     Matrix { rows, connections }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::can::{Ask, PortAsk, can};
+    use crate::outside::describe;
+    use crate::peer::resolve;
+    use podwall_policy::address::IpBlock;
+    use podwall_policy::evaluate::Verdict;
+    use podwall_policy::label::Labels;
+    use podwall_policy::object::{Namespace, Owner};
+    use podwall_policy::policy::{Peer, Policy, Rule};
+    use podwall_policy::port::{PortMatch, PortRange, PortSpec, Protocol};
+    use podwall_policy::selector::Selector;
+
+    fn tcp(port: u16) -> PortSpec {
+        PortSpec { protocol: Protocol::TCP, port: PortMatch::Range(PortRange::one(port)) }
+    }
+
+    fn block(cidr: &str, except: &[&str]) -> Peer {
+        let except = except.iter().map(|net| net.parse().unwrap());
+        Peer::Block(IpBlock::new(cidr.parse().unwrap(), except))
+    }
+
+    /// Two replicas of `web` that let 10.0.0.0/24 without its upper half in on 80, and a lone `db`
+    /// that is open; addresses are stated, so that nothing is unknown.
+    fn cluster() -> Cluster {
+        let mut cluster = Cluster::default();
+        cluster.put_namespace(Namespace::new("default", &Labels::default()));
+        for (name, ip) in [("web-1", "10.9.0.1"), ("web-2", "10.9.0.2"), ("db", "10.9.0.3")] {
+            let app = name.split('-').next().unwrap();
+            let mut pod = Pod::new("default", name, [("app", app)].into_iter().collect());
+            pod.ips.push(ip.parse().unwrap());
+            if app == "web" {
+                pod.owner = Some(Owner { kind: "Deployment".into(), name: "web".into() });
+            }
+            cluster.put_pod(pod);
+        }
+        let mut policy =
+            Policy::network_policy("default", "in", Selector::labels([("app", "web")]));
+        let from = block("10.0.0.0/24", &["10.0.0.128/25"]);
+        policy.ingress = Some(vec![Rule::allow(vec![from], vec![tcp(80)])]);
+        cluster.put_policy(policy);
+        cluster
+    }
+
+    fn label(row: &Row<'_>) -> String {
+        match row {
+            Row::Pods { label, .. } => label.clone(),
+            Row::Outside(class) => describe(&class.addresses),
+        }
+    }
+
+    fn lines(matrix: &Matrix<'_>) -> Vec<String> {
+        let name = |row: usize| label(&matrix.rows[row]);
+        let line = |c: &Connection| format!("{} > {}: {}", name(c.src), name(c.dst), c.passes);
+        matrix.connections.iter().map(line).collect()
+    }
+
+    #[test]
+    fn replicas_are_one_row_and_the_outside_is_cut_where_blocks_cut_it() {
+        let cluster = cluster();
+        let found = matrix(&cluster, By::Workload, None);
+        assert_eq!(
+            lines(&found),
+            [
+                "default/Deployment/web > default/db: everything",
+                "default/Deployment/web > 0.0.0.0/0 except 10.0.0.0/25: everything",
+                "default/Deployment/web > 10.0.0.0/25: everything",
+                "default/db > 0.0.0.0/0 except 10.0.0.0/25: everything",
+                "default/db > 10.0.0.0/25: everything",
+                "0.0.0.0/0 except 10.0.0.0/25 > default/db: everything",
+                "10.0.0.0/25 > default/Deployment/web: TCP 80",
+                "10.0.0.0/25 > default/db: everything",
+            ],
+            "the exception is like the rest, IPv6 is spoken by nobody, web is shut to itself"
+        );
+    }
+
+    #[test]
+    fn asked_for_one_port_only_that_port_is_shown() {
+        let cluster = cluster();
+        let only = PortSet::range(Protocol::TCP, PortRange::one(443));
+        let found = matrix(&cluster, By::Pod, Some(&only));
+        assert!(!found.connections.is_empty());
+        assert!(found.connections.iter().all(|c| c.passes == only), "{:?}", lines(&found));
+    }
+
+    #[test]
+    fn replicas_that_differ_are_marked() {
+        let mut cluster = cluster();
+        let other: Labels = [("app", "other")].into_iter().collect();
+        let name = podwall_policy::object::Name::new("default", "web-2");
+        cluster.pods.get_mut(&name).unwrap().labels = other; // relabelled: no longer isolated
+        let found = matrix(&cluster, By::Workload, None);
+        let to_web = |c: &&Connection| {
+            label(&found.rows[c.src]) == "default/db" && label(&found.rows[c.dst]).ends_with("web")
+        };
+        let connection = found.connections.iter().find(to_web).unwrap();
+        assert!(connection.partly && connection.passes.is_everything());
+    }
+
+    #[test]
+    fn an_unknown_address_names_the_pod_that_is_asked_about() {
+        let mut cluster = cluster();
+        for pod in cluster.pods.values_mut().filter(|pod| pod.name.name.starts_with("web")) {
+            pod.ips.clear();
+        }
+        let mut policy = Policy::network_policy("default", "db", Selector::labels([("app", "db")]));
+        policy.ingress = Some(vec![Rule::allow(vec![block("10.9.0.0/24", &[])], Vec::new())]);
+        cluster.put_policy(policy);
+        let found = matrix(&cluster, By::Pod, None);
+        for pod in ["default/web-1", "default/web-2"] {
+            let to_db = |c: &&Connection| {
+                label(&found.rows[c.src]) == pod && label(&found.rows[c.dst]) == "default/db"
+            };
+            let connection = found.connections.iter().find(to_db).unwrap();
+            assert!(connection.passes.is_empty() && connection.open.is_everything());
+            assert!(connection.missing.iter().all(|fact| fact.to_string().contains(pod)));
+            assert!(!connection.missing.is_empty());
+        }
+    }
+
+    /// The matrix asks classes of a narrowed cluster, `can` the whole: they must agree.
+    #[test]
+    fn the_matrix_and_can_agree_on_every_pair_and_port() {
+        let mut cluster = cluster();
+        let mut policy = Policy::network_policy("default", "out", Selector::everything());
+        policy.egress = Some(vec![
+            Rule::allow(vec![block("10.9.0.0/31", &[])], vec![tcp(80)]),
+            Rule::allow(vec![block("192.0.2.0/24", &["192.0.2.7/32"])], vec![tcp(443)]),
+        ]);
+        cluster.put_policy(policy);
+        let found = matrix(&cluster, By::Pod, None);
+        let mut seen = [0, 0];
+        for (s, src) in found.rows.iter().enumerate() {
+            for (d, dst) in found.rows.iter().enumerate() {
+                let outside = |row: &Row<'_>| matches!(row, Row::Outside(_));
+                if s == d || (outside(src) && outside(dst)) {
+                    continue;
+                }
+                let peer = |row: &Row<'_>| match row {
+                    Row::Pods { label, .. } => label.clone(),
+                    Row::Outside(class) => class.example.to_string(),
+                };
+                let (from, to) = (peer(src), peer(dst));
+                for port in [80, 443, 22] {
+                    let ask = Ask { port: Some(PortAsk::Number(port)), ..Ask::default() };
+                    let from = resolve(&cluster, &from, "default").unwrap();
+                    let to = resolve(&cluster, &to, "default").unwrap();
+                    let verdict = can(&cluster, &from, &to, &ask).unwrap().verdict;
+                    let passes = found.connections.iter().any(|c| {
+                        c.src == s && c.dst == d && c.passes.contains(Protocol::TCP, port)
+                    });
+                    assert_eq!(verdict == Verdict::Allowed, passes, "{from} to {to} on {port}");
+                    seen[usize::from(passes)] += 1;
+                }
+            }
+        }
+        assert!(seen[0] > 5 && seen[1] > 5, "both outcomes must be reached: {seen:?}");
+    }
 }

@@ -8,13 +8,15 @@
 //!
 //! Two addresses that lie in the same blocks are the same to every rule, so one question for each
 //! class answers for all its addresses. Addresses of pods and nodes are not taken out: who asks
-//! about such an address asks about the pod, who reads "0.0.0.0/0" reads "anybody outside".
+//! about such an address asks about the pod, who reads "0.0.0.0/0" reads "anybody outside". But a
+//! class is never asked about by such an address, and one that has no other is no class.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use podwall_policy::address::{AddressRange, AddressSet, Family, IpBlock};
 use podwall_policy::cluster::Cluster;
+use podwall_policy::object::Phase;
 use podwall_policy::policy::{Direction, Peer};
 
 /// Addresses that no rule can tell apart.
@@ -45,13 +47,24 @@ pub fn blocks(cluster: &Cluster) -> Vec<IpBlock> {
     blocks.into_iter().collect()
 }
 
+/// Every address that a pod or a node has: not outside.
+pub fn taken(cluster: &Cluster) -> BTreeSet<IpAddr> {
+    let pods = cluster.pods.values().filter(|pod| pod.phase == Phase::Alive);
+    let nodes = cluster.nodes.values().flat_map(|node| &node.addresses);
+    pods.flat_map(|pod| &pod.ips).chain(nodes).copied().collect()
+}
+
 /// The classes of all addresses, IPv4 first, in the order of their lowest address.
-pub fn classes(blocks: &[IpBlock]) -> Vec<Class> {
-    classes_within(blocks, &AddressSet::everything())
+pub fn classes(blocks: &[IpBlock], taken: &BTreeSet<IpAddr>) -> Vec<Class> {
+    classes_within(blocks, &AddressSet::everything(), taken)
 }
 
 /// The classes of the addresses of a set.
-pub fn classes_within(blocks: &[IpBlock], within: &AddressSet) -> Vec<Class> {
+pub fn classes_within(
+    blocks: &[IpBlock],
+    within: &AddressSet,
+    taken: &BTreeSet<IpAddr>,
+) -> Vec<Class> {
     let mut out: Vec<Class> = Vec::new();
     for family in Family::BOTH {
         let mut index: BTreeMap<Vec<u32>, usize> = BTreeMap::new();
@@ -66,9 +79,13 @@ pub fn classes_within(blocks: &[IpBlock], within: &AddressSet) -> Vec<Class> {
             out[at].addresses = out[at].addresses.union(&AddressSet::from(range));
         }
     }
-    for class in &mut out {
-        class.example = example(&class.addresses, class.family, class.example);
-    }
+    out.retain_mut(|class| match example(&class.addresses, class.family, taken) {
+        Some(example) => {
+            class.example = example;
+            true
+        }
+        None => false,
+    });
     out
 }
 
@@ -105,19 +122,28 @@ fn after(address: IpAddr) -> Option<IpAddr> {
     }
 }
 
-/// An address that reads like one of the internet, where the class has one: "203.0.113.1" says
-/// more than "0.0.0.0".
-fn example(addresses: &AddressSet, family: Family, first: IpAddr) -> IpAddr {
+/// An address that reads like one of the internet, where the class has one ("203.0.113.1" says
+/// more than "0.0.0.0"), else its second or first that nobody has. Never a loopback address if
+/// there is another: such packets do not leave the pod.
+fn example(addresses: &AddressSet, family: Family, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     let known: [&str; 3] = match family {
         Family::V4 => ["203.0.113.1", "8.8.8.8", "10.0.0.1"],
         Family::V6 => ["2001:db8::1", "2606:4700::1111", "fd00::1"],
     };
-    known
-        .iter()
-        .filter_map(|text| text.parse().ok())
-        .chain(after(first))
-        .find(|address| addresses.contains(*address))
-        .unwrap_or(first)
+    let known = known.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+    let second = addresses.ranges().first().and_then(|range| after(range.first()));
+    let mut good = known.chain(second).filter(|a| addresses.contains(*a) && !taken.contains(a));
+    good.find(|address| !address.is_loopback()).or_else(|| {
+        let ranges = addresses.ranges().iter();
+        // At most one step more than there are taken addresses.
+        let free = |range: &AddressRange| {
+            std::iter::successors(Some(range.first()), |address| after(*address))
+                .take_while(|address| range.contains(*address))
+                .find(|address| !taken.contains(address))
+        };
+        let free: Vec<IpAddr> = ranges.filter_map(free).collect();
+        free.iter().find(|address| !address.is_loopback()).or(free.first()).copied()
+    })
 }
 
 /// How a set of addresses is shown to people: its CIDRs, or, where those are many, what it lacks
@@ -140,7 +166,7 @@ pub fn describe(addresses: &AddressSet) -> String {
             parts.push(shorten(&cidrs));
         }
     }
-    parts.join(" and ")
+    parts.join("; ")
 }
 
 fn shorten(list: &[String]) -> String {
@@ -167,14 +193,16 @@ mod tests {
 
     #[test]
     fn without_blocks_a_family_is_one_class() {
-        let found: Vec<_> = classes(&[]).iter().map(|c| describe(&c.addresses)).collect();
+        let found: Vec<_> =
+            classes(&[], &BTreeSet::new()).iter().map(|c| describe(&c.addresses)).collect();
         assert_eq!(found, ["0.0.0.0/0", "::/0"]);
     }
 
     #[test]
     fn addresses_in_the_same_blocks_are_one_class() {
         let blocks = [block("10.0.0.0/8", &["10.1.0.0/16"]), block("192.168.1.100/32", &[])];
-        let found: Vec<_> = classes(&blocks).iter().map(|c| describe(&c.addresses)).collect();
+        let found: Vec<_> =
+            classes(&blocks, &BTreeSet::new()).iter().map(|c| describe(&c.addresses)).collect();
         assert_eq!(found.len(), 4);
         assert!(found[0].starts_with("0.0.0.0/0 except 10.0.0.0/16, "), "{}", found[0]);
         assert!(found[1].starts_with("10.0.0.0/16, 10.2.0.0/15, "), "{}", found[1]);
@@ -189,7 +217,7 @@ mod tests {
             block("0.0.0.0/0", &["255.255.255.255/32"]),
             block("2001:db8::/32", &["2001:db8:1::/48"]),
         ];
-        let classes = classes(&blocks);
+        let classes = classes(&blocks, &BTreeSet::new());
         let mut all = AddressSet::empty();
         for class in &classes {
             assert!(all.intersection(&class.addresses).is_empty());
@@ -206,8 +234,17 @@ mod tests {
     #[test]
     fn a_question_about_a_part_stays_within_it() {
         let within = AddressSet::from("10.0.0.0/23".parse::<ipnet::IpNet>().unwrap());
-        let found = classes_within(&[block("10.0.0.0/24", &[])], &within);
+        let found = classes_within(&[block("10.0.0.0/24", &[])], &within, &BTreeSet::new());
         let found: Vec<_> = found.iter().map(|c| describe(&c.addresses)).collect();
         assert_eq!(found, ["10.0.0.0/24", "10.0.1.0/24"]);
+    }
+
+    #[test]
+    fn an_address_of_a_pod_never_stands_for_the_outside() {
+        let blocks = [block("10.9.0.0/30", &[]), block("10.9.0.8/32", &[])];
+        let taken = ["10.9.0.0", "10.9.0.1", "10.9.0.8"].map(|a| a.parse().unwrap());
+        let found = classes(&blocks, &taken.into_iter().collect());
+        let examples: Vec<String> = found.iter().map(|c| c.example.to_string()).collect();
+        assert_eq!(examples, ["203.0.113.1", "10.9.0.2", "2001:db8::1"]);
     }
 }

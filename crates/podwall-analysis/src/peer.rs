@@ -144,6 +144,9 @@ pub fn resolve<'a>(
     }
     if let Ok(net) = text.parse::<IpNet>() {
         let net = net.trunc();
+        if net.prefix_len() == net.max_prefix_len() {
+            return Ok(at_address(cluster, net.addr()));
+        }
         return Ok(Peer::Outside { text: net.to_string(), addresses: AddressSet::from(net) });
     }
     let parts: Vec<&str> = text.split('/').collect();
@@ -230,7 +233,7 @@ fn pod_meant(cluster: &Cluster, namespace: &str, name: &str) -> Option<String> {
     if cluster.services.keys().any(|key| is(key, namespace, name)) {
         return Some(format!("there is a Service of that name: write {namespace}/svc/{name}"));
     }
-    meant(cluster, cluster.pods.keys(), namespace, name, "a pod")
+    meant(cluster, &cluster.pods.keys(), namespace, name, "a pod")
 }
 
 fn is(key: &Name, namespace: &str, name: &str) -> bool {
@@ -240,7 +243,7 @@ fn is(key: &Name, namespace: &str, name: &str) -> bool {
 /// "did you mean …?", by another namespace with the name, a misspelt namespace or a misspelt name.
 fn meant<'a>(
     cluster: &'a Cluster,
-    keys: impl Iterator<Item = &'a Name> + Clone,
+    keys: &(impl Iterator<Item = &'a Name> + Clone),
     namespace: &str,
     name: &str,
     what: &str,
@@ -277,7 +280,7 @@ fn service<'a>(cluster: &'a Cluster, namespace: &str, name: &str) -> Result<Peer
             kind: "Service".to_owned(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            meant: meant(cluster, cluster.services.keys(), namespace, name, "a Service"),
+            meant: meant(cluster, &cluster.services.keys(), namespace, name, "a Service"),
             there: names_in(cluster.services.keys(), namespace),
         }
     })
@@ -313,7 +316,7 @@ fn workload<'a>(
             kind: kind.to_owned(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            meant: meant(cluster, there.iter(), namespace, name, &format!("a {kind}")),
+            meant: meant(cluster, &there.iter(), namespace, name, &format!("a {kind}")),
             there: names_in(there.iter(), namespace),
         });
     }
@@ -345,7 +348,7 @@ pub fn policy<'a>(
         AskError::NoPolicy {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            meant: meant(cluster, keys(), namespace, name, "a policy"),
+            meant: meant(cluster, &keys(), namespace, name, "a policy"),
             there: names_in(keys(), namespace),
         }
     })

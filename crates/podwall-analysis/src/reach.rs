@@ -70,7 +70,7 @@ impl<'a> Reach<'a> {
         let blocks = outside::blocks(cluster);
         Self {
             cluster,
-            outside: outside::classes(&blocks),
+            outside: outside::classes(&blocks, &outside::taken(cluster)),
             keys: Keys::new(cluster, blocks),
             classes: HashMap::new(),
             narrowed: Vec::new(),

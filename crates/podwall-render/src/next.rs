@@ -4,7 +4,7 @@
 //! advice on one rule, not a proof that nothing else stands in the way: the other side has its own.
 
 use podwall_analysis::can::{Case, End};
-use podwall_policy::cluster::Cluster;
+use podwall_analysis::outside;
 use podwall_policy::evaluate::{Side, Verdict};
 use podwall_policy::explain::{Question, SideExplanation};
 use podwall_policy::label::METADATA_NAME;
@@ -16,14 +16,14 @@ use podwall_policy::selector::Operator;
 use crate::words;
 
 /// The next steps for a case, at most one for each side and missing fact; none where it passes.
-pub fn steps(cluster: &Cluster, case: &Case<'_>) -> Vec<String> {
+pub fn steps(case: &Case<'_>) -> Vec<String> {
     let mut out = Vec::new();
     for (side, explanation) in
         [(&case.evaluation.egress, &case.egress), (&case.evaluation.ingress, &case.ingress)]
     {
         match explanation.verdict {
             Verdict::Allowed => {}
-            Verdict::Denied => out.push(mend(cluster, case, side, explanation)),
+            Verdict::Denied => out.push(mend(case, side, explanation)),
             Verdict::Unknown => {
                 for fact in &side.missing {
                     out.push(format!("state {fact}, and ask again"));
@@ -35,13 +35,17 @@ pub fn steps(cluster: &Cluster, case: &Case<'_>) -> Vec<String> {
     out
 }
 
-fn mend(cluster: &Cluster, case: &Case<'_>, side: &Side, why: &SideExplanation) -> String {
+fn mend(case: &Case<'_>, side: &Side, why: &SideExplanation) -> String {
     if let Some(denied) = why.denied_by.first() {
         return format!("{} denies it by name: change that rule", words::rule(denied));
     }
-    if let Some(miss) = why.near_misses.iter().find(|miss| miss.action == Action::Allow)
-        && let [reason] = &miss.reasons[..]
-        && let Some(step) = one_step(&miss.rule, reason)
+    let steps = why.near_misses.iter().filter(|miss| miss.action == Action::Allow);
+    if let Some(step) = steps
+        .filter_map(|miss| match &miss.reasons[..] {
+            [reason] => one_step(&miss.rule, reason),
+            _ => None,
+        })
+        .next()
     {
         return step;
     }
@@ -66,17 +70,19 @@ fn mend(cluster: &Cluster, case: &Case<'_>, side: &Side, why: &SideExplanation) 
     format!(
         "add to {policy} an {} rule {preposition} {}{port}",
         side.direction,
-        selector(cluster, subject, peer)
+        selector(subject, peer)
     )
 }
 
 /// A peer that a rule could name, as a manifest would have it.
-fn selector(cluster: &Cluster, subject: &End<'_>, peer: &End<'_>) -> String {
-    let _ = cluster;
+fn selector(subject: &End<'_>, peer: &End<'_>) -> String {
     match peer {
         End::Pod(pod) if pod.is_subject() => pod_selector(subject, pod),
         End::Pod(_) | End::Node(_) => "an ipBlock with the node's address".to_owned(),
-        End::Outside(_) => format!("ipBlock {peer}"),
+        End::Outside(class) => match &outside::cidrs(&class.addresses)[..] {
+            [only] => format!("ipBlock {only}"),
+            _ => "an ipBlock".to_owned(),
+        },
     }
 }
 
@@ -136,9 +142,9 @@ fn one_step(rule: &RuleRef, reason: &Reason) -> Option<String> {
             format!("add an ipBlock for {address} to {rule}, beside the one that excepts it")
         }
         Reason::OtherFamily { family, .. } => format!("add an {family} ipBlock to {rule}"),
-        Reason::NotAPod { .. } | Reason::HostNetwork { .. } => {
-            format!("add an ipBlock to {rule}: selectors match pods only")
+        // A rule about pods is no place for an address: better a rule of its own.
+        Reason::NotAPod { .. } | Reason::HostNetwork { .. } | Reason::Terminated { .. } => {
+            return None;
         }
-        Reason::Terminated { .. } => return None,
     })
 }

@@ -147,7 +147,7 @@ Without --port the answer says on which ports anything passes. The port of a Ser
 Service's own; the answer shows the port on each pod behind it. A workload or a Service is \
 reached if each of its pods is; the internet is reached if any address of it is, and the answer \
 says which are.",
-    after_long_help = const_format_examples()
+    after_long_help = with_codes(CAN_EXAMPLES)
 )]
 pub(crate) struct Can {
     /// Who opens the connection: NAMESPACE/POD, NAMESPACE/KIND/NAME, an address, or internet.
@@ -175,18 +175,84 @@ pub(crate) struct Can {
     pub(crate) source: Source,
 }
 
-fn const_format_examples() -> String {
-    format!("{CAN_EXAMPLES}\n\n{EXIT_CODES}")
+/// The end of a long help: examples, then exit codes.
+fn with_codes(examples: &str) -> String {
+    format!("{examples}\n\n{EXIT_CODES}")
 }
 
 const CAN_EXAMPLES: &str = "\
 Examples:
   $ podwall can web-pod app-pod --port 5000 -f three-tier/
-  $ podwall can web-pod svc/db-service --port 3306 -f three-tier/
-  $ podwall can internet web-pod --port 80 -f three-tier/ -o json";
+  allowed: default/web-pod can reach default/app-pod on TCP 5000
+
+  Out of default/web-pod (egress): allowed
+    isolated by web-policy
+    allowed by rule 1 of web-policy (three-tier/web-policy.yaml:21:7)
+  …
+
+  $ podwall can frontend demo/api --port 443 -f restrict-egress/
+  denied: default/frontend cannot reach demo/api on TCP 443
+
+  Out of default/frontend (egress): denied
+    isolated by restrict-egress
+    - namespace demo has no label env=prod; rule 1 of restrict-egress would
+      allow it (restrict-egress/all.yaml:13:5)
+  …
+
+  $ podwall can internet web-pod --port 80 -o json -f three-tier/ | jq .outside
+  { \"allowed\": [ \"0.0.0.0/0\" ], \"denied\": [ \"::/0\" ], \"unknown\": [] }";
+
+const POLICY_EXAMPLES: &str = "\
+Examples:
+  $ podwall explain policy db-policy -f three-tier/
+  policy default/db-policy (three-tier/db-policy.yaml:1:1)
+    selects pods app=database in namespace default
+    now 1 of 3 pods: default/db-pod
+
+  ingress
+    - rule 1 of db-policy allows from pods app=app-server in namespace default,
+      on TCP 3306 (three-tier/db-policy.yaml:13:7)
+      now: default/app-pod
+  …
+
+  $ podwall explain policy shop/orders-out -o json -f shop/";
+
+const POD_EXAMPLES: &str = "\
+Examples:
+  $ podwall explain pod web-pod -f three-tier/
+  pod default/web-pod (three-tier/pods.yaml:1:1)
+    labels app=web
+
+  ingress
+    isolated by web-policy
+    - rule 1 of web-policy allows from 0.0.0.0/0, on TCP 80 …
+    can come in now, both sides taken together:
+      TCP 80 from default/db-pod; 0.0.0.0/0
+      nothing from default/app-pod
+  …
+
+  $ podwall explain pod shop/Deployment/cart -f shop/";
+
+const MATRIX_EXAMPLES: &str = "\
+Examples:
+  $ podwall matrix -f three-tier/
+  From the row to the column:
+                        1     2   3    4    5
+  1 default/app-pod        3306   .    .    .
+  2 default/db-pod      .        80  all  all
+  3 default/web-pod  5000     .        .    .
+  4 0.0.0.0/0           .     .  80
+  5 ::/0                .     .   .
+
+  $ podwall matrix --by pod --port 443 -o csv -f shop/
+  src,dst,verdict,protocol,from,to
+  …
+
+  $ podwall matrix -o json -f shop/ | jq '.connections[] | select(.all)'";
 
 /// What does a policy say, or what do all policies say of a pod?
 #[derive(Args, Debug)]
+#[command(after_long_help = with_codes(POLICY_EXAMPLES))]
 pub(crate) struct Explain {
     /// Of what.
     #[command(subcommand)]
@@ -196,8 +262,10 @@ pub(crate) struct Explain {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ExplainWhat {
     /// What a policy selects, and what it allows, in words.
+    #[command(after_long_help = with_codes(POLICY_EXAMPLES))]
     Policy(ExplainOne),
     /// Which policies select a pod, who can come in, and where it can go.
+    #[command(after_long_help = with_codes(POD_EXAMPLES))]
     Pod(ExplainOne),
 }
 
@@ -215,6 +283,18 @@ pub(crate) struct ExplainOne {
 
 /// Who can reach whom: every pair, and the outside.
 #[derive(Args, Debug)]
+#[command(
+    long_about = "\
+Who can reach whom: every pair, and the outside.
+
+Addresses outside are cut where the policies' ipBlocks cut them, and put together again where \
+nothing treats them differently; a pod's own address is never among them. Between workloads the \
+matrix shows what passes between at least one pair of pods, with ~ where the pairs differ. What \
+depends on a missing fact is shown as ?, with the fact.
+
+A matrix is an answer in itself: the exit code is 0 whatever it shows.",
+    after_long_help = with_codes(MATRIX_EXAMPLES)
+)]
 pub(crate) struct Matrix {
     /// One row for each workload, or for each pod.
     #[arg(long, value_name = "WHAT", default_value = "workload")]

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use podwall_analysis::error::AskError;
 use podwall_policy::evaluate::Verdict;
+use podwall_render::page::Page;
 
 /// Yes, or nothing found.
 pub(crate) const YES: u8 = 0;
@@ -45,10 +46,12 @@ impl Failure {
     /// Prints it to stderr and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.what.is_empty() {
-            let mut text = format!("{ERROR}error:{ERROR:#} {}\n", self.what);
+            let mut page = Page::default();
+            page.para(&format!("{ERROR}error:{ERROR:#} "), 2, &self.what);
             for line in self.next.iter().flat_map(|line| line.lines()) {
-                text += &format!("  {line}\n");
+                page.para("  ", 4, line);
             }
+            let text = page.into_text();
             // Nobody is left to tell if this fails.
             let _ = anstream::stderr().lock().write_all(text.as_bytes());
         }

@@ -35,10 +35,8 @@ pub struct Can {
     /// Each case that was asked; like ones are one.
     pub cases: Vec<CaseJson>,
     /// The verdict of each address family, where there are two.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub families: Vec<FamilyJson>,
     /// The pods behind a Service.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<BackendJson>,
     /// Which addresses outside pass, where an end is outside.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -128,7 +126,6 @@ pub struct CaseJson {
     /// The same of the destination.
     pub destination: String,
     /// The CIDRs of the end that is outside.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cidrs: Vec<String>,
     /// `IPv4` or `IPv6`.
     pub family: String,
@@ -202,7 +199,7 @@ pub fn can(cluster: &Cluster, answer: &Answer<'_>, left_out: &[String]) -> Optio
         backends: backends(answer),
         outside: outside_json(answer),
         notes: answer.notes.clone(),
-        next: next::steps(cluster, decisive),
+        next: next::steps(decisive),
         left_out: left_out.to_vec(),
     })
 }

@@ -11,6 +11,7 @@ use podwall_policy::cluster::Cluster;
 use podwall_policy::object::Pod;
 use podwall_policy::port::PortSet;
 
+use super::matrix::FamilyPortsJson;
 use super::{LabelsJson, PolicyJson, PortsJson, ReasonJson, RuleJson};
 use crate::words;
 
@@ -115,6 +116,8 @@ pub struct PodDirectionJson {
     pub rules: Vec<RuleWordsJson>,
     /// Who passes now, over both sides.
     pub passes: Vec<PassingJson>,
+    /// Pods with which something passes over one address family but nothing over both.
+    pub by_family: Vec<ByFamilyJson>,
     /// Running pods with which nothing passes.
     pub shut: Vec<String>,
     /// With how many pods and classes of addresses it depends on a missing fact.
@@ -132,6 +135,16 @@ pub struct PassingJson {
     pub pods: Vec<String>,
     /// The addresses outside, as CIDRs.
     pub outside: Vec<String>,
+}
+
+/// A pod with which the address families differ.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ByFamilyJson {
+    /// The pod.
+    pub pod: String,
+    /// What passes over each family.
+    pub families: Vec<FamilyPortsJson>,
 }
 
 /// A policy that does not select the pod.
@@ -229,6 +242,14 @@ fn pod_direction(cluster: &Cluster, direction: &PodDirection<'_>) -> PodDirectio
                 ports: (&passing.ports).into(),
                 pods: names(&passing.pods),
                 outside: outside::cidrs(&passing.outside),
+            })
+            .collect(),
+        by_family: direction
+            .by_family
+            .iter()
+            .map(|(pod, families)| ByFamilyJson {
+                pod: pod.name.to_string(),
+                families: families.iter().map(FamilyPortsJson::from).collect(),
             })
             .collect(),
         shut: names(&direction.shut),

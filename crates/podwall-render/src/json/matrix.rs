@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use podwall_analysis::matrix::{Connection, Matrix, Row};
 use podwall_analysis::outside;
+use podwall_policy::address::Family;
 use podwall_policy::port::PortSet;
 
 use super::PortsJson;
@@ -36,9 +37,11 @@ pub struct ConnectionJson {
     pub ports: PortsJson,
     /// True where some pairs of pods of these workloads let less pass; else absent.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
     pub partly: bool,
     /// What passes over each family, where that differs; else absent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
     pub families: Vec<FamilyPortsJson>,
 }
 
@@ -51,6 +54,12 @@ pub struct FamilyPortsJson {
     /// What passes.
     #[serde(flatten)]
     pub ports: PortsJson,
+}
+
+impl From<&(Family, PortSet)> for FamilyPortsJson {
+    fn from((family, set): &(Family, PortSet)) -> Self {
+        Self { family: family.to_string(), ports: set.into() }
+    }
 }
 
 /// What depends on missing facts.
@@ -106,16 +115,12 @@ fn add(out: &mut MatrixJson, connection: &Connection, src: &str, dst: &str) {
         });
     }
     if connection.passes_any() {
-        let family = |(family, set): &(podwall_policy::address::Family, PortSet)| FamilyPortsJson {
-            family: family.to_string(),
-            ports: ports(set),
-        };
         out.connections.push(ConnectionJson {
             src,
             dst,
             ports: ports(&connection.passes),
             partly: connection.partly,
-            families: connection.families.iter().map(family).collect(),
+            families: connection.families.iter().map(FamilyPortsJson::from).collect(),
         });
     }
 }

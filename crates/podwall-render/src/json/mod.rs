@@ -164,6 +164,7 @@ impl From<&Reason> for ReasonJson {
 pub struct PortsJson {
     /// True for every protocol and port, protocols without ports included; else absent.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
     pub all: bool,
     /// The ranges; with `all` the full range of each protocol that has ports.
     pub ports: Vec<RangeJson>,

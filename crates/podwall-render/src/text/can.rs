@@ -13,8 +13,7 @@
 use podwall_analysis::can::{Answer, Case, End, PortAsk, service_port};
 use podwall_analysis::outside;
 use podwall_analysis::peer::Peer;
-use podwall_policy::address::Family;
-use podwall_policy::cluster::Cluster;
+use podwall_policy::address::{AddressRange, AddressSet, Family};
 use podwall_policy::evaluate::{Side, Verdict};
 use podwall_policy::explain::{Question, SideExplanation};
 use podwall_policy::policy::{Action, Direction};
@@ -28,7 +27,7 @@ const MISSES: usize = 3;
 const NAMED: usize = 3;
 
 /// The answer as coloured text.
-pub fn can(cluster: &Cluster, answer: &Answer<'_>, left_out: &[String]) -> String {
+pub fn can(answer: &Answer<'_>) -> String {
     let mut page = Page::default();
     page.para("", 2, &headline(answer));
     for note in &answer.notes {
@@ -49,17 +48,11 @@ pub fn can(cluster: &Cluster, answer: &Answer<'_>, left_out: &[String]) -> Strin
             one_side(&mut page, case, side, why);
         }
     }
-    let steps = answer.decisive().map(|case| next::steps(cluster, case)).unwrap_or_default();
+    let steps = answer.decisive().map(next::steps).unwrap_or_default();
     if !steps.is_empty() {
         page.heading("What next");
         for step in steps {
             page.item(2, &step);
-        }
-    }
-    if !left_out.is_empty() {
-        page.heading("Left out of the input (--keep-going)");
-        for file in left_out {
-            page.item(2, file);
         }
     }
     page.into_text()
@@ -89,8 +82,9 @@ fn headline(answer: &Answer<'_>) -> String {
             format!("{} {src} can reach {dst}{what}", paint(GOOD, "allowed:"))
         }
         Verdict::Denied => {
-            let partly = if partly { " in every case: some pass, some do not" } else { "" };
-            format!("{} {src} cannot reach {dst}{on}{partly}", paint(BAD, "denied:"))
+            let (always, but) =
+                if partly { (" always", ": some cases pass, some do not") } else { ("", "") };
+            format!("{} {src} cannot{always} reach {dst}{on}{but}", paint(BAD, "denied:"))
         }
         Verdict::Unknown => format!(
             "{} whether {src} can reach {dst}{on} depends on a fact that is missing",
@@ -264,6 +258,12 @@ fn one_side(page: &mut Page, case: &Case<'_>, side: &Side, why: &SideExplanation
     }
     if why.verdict == Verdict::Allowed {
         return;
+    }
+    if let End::Outside(class) = other
+        && class.addresses != AddressSet::from(AddressRange::one(class.example))
+    {
+        let example = class.example;
+        page.para("  ", 4, &paint_words(&format!("{example} stands for all of {other}")));
     }
     for (rule, facts) in &why.undecided {
         let facts: Vec<String> = facts.iter().map(ToString::to_string).collect();

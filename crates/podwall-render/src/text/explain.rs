@@ -15,7 +15,7 @@ use crate::words;
 const NAMED: usize = 6;
 
 /// The explanation of a policy as coloured text.
-pub fn policy(of: &PolicyExplanation<'_>, left_out: &[String]) -> String {
+pub fn policy(of: &PolicyExplanation<'_>) -> String {
     let mut page = Page::default();
     let policy = of.policy;
     let place = words::place(policy.source.as_ref());
@@ -29,7 +29,6 @@ pub fn policy(of: &PolicyExplanation<'_>, left_out: &[String]) -> String {
     for direction in of.directions.iter().rev() {
         policy_direction(&mut page, direction);
     }
-    left(&mut page, left_out);
     page.into_text()
 }
 
@@ -108,18 +107,8 @@ fn pods(pods: &[&Pod]) -> String {
     words::some(&words::names(pods), NAMED)
 }
 
-fn left(page: &mut Page, left_out: &[String]) {
-    if left_out.is_empty() {
-        return;
-    }
-    page.heading("Left out of the input (--keep-going)");
-    for file in left_out {
-        page.item(2, file);
-    }
-}
-
 /// The explanation of a pod as coloured text.
-pub fn pod(of: &PodExplanation<'_>, left_out: &[String]) -> String {
+pub fn pod(of: &PodExplanation<'_>) -> String {
     let mut page = Page::default();
     let pod = of.pod;
     let place = words::place(pod.source.as_ref());
@@ -146,7 +135,6 @@ pub fn pod(of: &PodExplanation<'_>, left_out: &[String]) -> String {
             page.para("  ", 2, &format!("and {more} more"));
         }
     }
-    left(&mut page, left_out);
     page.into_text()
 }
 
@@ -179,11 +167,11 @@ fn now(page: &mut Page, of: &PodDirection<'_>) {
         Direction::Ingress => ("can come in now", "from"),
         Direction::Egress => ("can go out now", "to"),
     };
-    if of.now.is_empty() && of.open == 0 {
+    if of.now.is_empty() && of.by_family.is_empty() && of.open == 0 {
         page.para("  ", 4, &format!("so nothing {whom}, both sides taken together"));
         return;
     }
-    if !of.now.is_empty() {
+    if !of.now.is_empty() || !of.by_family.is_empty() {
         page.para("  ", 4, &format!("{whom}, both sides taken together:"));
     }
     for passing in &of.now {
@@ -199,6 +187,12 @@ fn now(page: &mut Page, of: &PodDirection<'_>) {
             6,
             &format!("{} {who} {}", words::ports(&passing.ports), parts.join("; ")),
         );
+    }
+    for (pod, families) in of.by_family.iter().take(NAMED) {
+        for (family, set) in families.iter().filter(|(_, set)| !set.is_empty()) {
+            let only = format!("{} {who} {}, over {family} only", words::ports(set), pod.name);
+            page.para("    ", 6, &only);
+        }
     }
     if !of.shut.is_empty() {
         page.para("    ", 6, &format!("nothing {who} {}", pods(&of.shut)));

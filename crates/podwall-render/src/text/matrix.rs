@@ -20,7 +20,7 @@ use crate::words;
 const GRID: usize = 12;
 
 /// The matrix as coloured text.
-pub fn matrix(matrix: &Matrix<'_>, left_out: &[String]) -> String {
+pub fn matrix(matrix: &Matrix<'_>) -> String {
     let mut page = Page::default();
     if matrix.rows.iter().all(|row| matches!(row, Row::Outside(_))) {
         page.line("There are no running pods, so nobody can reach anybody.");
@@ -30,21 +30,26 @@ pub fn matrix(matrix: &Matrix<'_>, left_out: &[String]) -> String {
         list(&mut page, matrix);
     }
     footnotes(&mut page, matrix);
-    if !left_out.is_empty() {
-        page.heading("Left out of the input (--keep-going)");
-        for file in left_out {
-            page.item(2, file);
-        }
-    }
     page.into_text()
 }
 
-/// What a row is called.
-fn label(row: &Row<'_>) -> String {
-    match row {
+/// What rows are called, and what the short names among them stand for.
+fn labels(matrix: &Matrix<'_>) -> (Vec<String>, Vec<String>) {
+    let mut legend: Vec<String> = Vec::new();
+    let label = |row: &Row<'_>| match row {
         Row::Pods { label, .. } => label.clone(),
-        Row::Outside(class) => outside::describe(&class.addresses),
-    }
+        Row::Outside(class) => {
+            let described = outside::describe(&class.addresses);
+            let short = format!("other {}", class.family);
+            // "0.0.0.0/0 except …" is the rest of a family; there may be two, then both are written.
+            if !described.contains(" except ") || legend.iter().any(|l| l.starts_with(&short)) {
+                return described;
+            }
+            legend.push(format!("{short}: {described}"));
+            short
+        }
+    };
+    (matrix.rows.iter().map(label).collect(), legend)
 }
 
 /// What a cell says: a port, a letter that the legend explains, or a sign.
@@ -103,7 +108,7 @@ fn grid(matrix: &Matrix<'_>) -> Option<String> {
         return None;
     }
     let (cells, legend) = cells(matrix);
-    let labels: Vec<String> = matrix.rows.iter().map(label).collect();
+    let (labels, others) = labels(matrix);
     let number = labels.len().to_string().len();
     let widest = labels.iter().map(|label| width(label)).max()? + number + 1;
     // A column is as wide as its widest cell and its number.
@@ -140,18 +145,22 @@ fn grid(matrix: &Matrix<'_>) -> Option<String> {
     }
     page.gap();
     page.line("all  every port and protocol     .  nothing     80  TCP port 80");
-    for line in legend {
-        page.para("", 3, &line);
+    for line in legend.iter().chain(&others) {
+        page.para("", 3, line);
     }
     Some(page.into_text())
 }
 
 /// Who reaches whom, by source.
 fn list(page: &mut Page, matrix: &Matrix<'_>) {
+    let (labels, others) = labels(matrix);
     page.line("What is not listed cannot pass.");
-    for (src, row) in matrix.rows.iter().enumerate() {
+    for line in others {
+        page.para("", 2, &line);
+    }
+    for (src, label) in labels.iter().enumerate() {
         let own: Vec<&Connection> = matrix.connections.iter().filter(|c| c.src == src).collect();
-        page.heading(&label(row));
+        page.heading(label);
         if own.is_empty() {
             page.line("  reaches nobody");
             continue;
@@ -160,7 +169,7 @@ fn list(page: &mut Page, matrix: &Matrix<'_>) {
         let mut groups: Vec<(String, Vec<String>)> = Vec::new();
         for connection in own {
             let what = what(connection);
-            let dst = label(&matrix.rows[connection.dst]);
+            let dst = labels[connection.dst].clone();
             match groups.iter_mut().find(|(of, _)| *of == what) {
                 Some((_, list)) => list.push(dst),
                 None => groups.push((what, vec![dst])),
@@ -195,11 +204,12 @@ fn footnotes(page: &mut Page, matrix: &Matrix<'_>) {
     let differ = |c: &&Connection| c.partly || !c.families.is_empty();
     let partly: Vec<&Connection> = matrix.connections.iter().filter(differ).collect();
     if !partly.is_empty() && matrix.rows.len() <= GRID {
+        let (labels, _) = labels(matrix);
         page.gap();
         page.line("~  not between all pods, or not over both address families:");
         for connection in partly.iter().take(SHOWN) {
-            let (src, dst) = (&matrix.rows[connection.src], &matrix.rows[connection.dst]);
-            page.item(2, &format!("{} to {}: {}", label(src), label(dst), what(connection)));
+            let (src, dst) = (&labels[connection.src], &labels[connection.dst]);
+            page.item(2, &format!("{src} to {dst}: {}", what(connection)));
         }
     }
     let mut facts: Vec<String> = matrix
@@ -254,9 +264,8 @@ fn csv_ports(out: &mut String, src: &str, dst: &str, verdict: &str, set: &PortSe
 
 /// The matrix as a table in Markdown.
 pub fn markdown(matrix: &Matrix<'_>) -> String {
-    let labels: Vec<String> =
-        matrix.rows.iter().map(|row| label(row).replace('|', "\\|")).collect();
-    let mut out = format!("| from \\ to | {} |\n", labels.join(" | "));
+    let (labels, others) = labels(matrix);
+    let mut out = format!("| from, to | {} |\n", labels.join(" | "));
     out += &format!("|---|{}\n", "---|".repeat(labels.len()));
     let cells: BTreeMap<(usize, usize), String> =
         matrix.connections.iter().map(|c| ((c.src, c.dst), what(c))).collect();
@@ -265,6 +274,9 @@ pub fn markdown(matrix: &Matrix<'_>) -> String {
             .map(|dst| cells.get(&(src, dst)).map_or("", |text| text.as_str()))
             .collect();
         out += &format!("| **{label}** | {} |\n", row.join(" | "));
+    }
+    for line in others {
+        out += &format!("\n{line}\n");
     }
     out
 }

@@ -28,7 +28,7 @@ pub(crate) fn run(command: &Can) -> Result<ExitCode, Failure> {
     let dst = resolve(cluster, &command.dst, namespace)?;
     let answer = can(cluster, &src, &dst, &ask)?;
     print(&match command.output {
-        Format::Text => text::can::can(cluster, &answer, &objects.left_out),
+        Format::Text => text::can::can(&answer),
         Format::Json => {
             let answer = json::can::can(cluster, &answer, &objects.left_out);
             json::pretty(&answer)?

@@ -22,7 +22,7 @@ fn policy(one: &ExplainOne) -> Result<ExitCode, Failure> {
     let policy = peer::policy(&objects.cluster, &one.name, &one.source.namespace)?;
     let answer = explain::policy(&objects.cluster, policy);
     print(&match one.output {
-        Format::Text => text::explain::policy(&answer, &objects.left_out),
+        Format::Text => text::explain::policy(&answer),
         Format::Json => json::pretty(&json::explain::policy(&answer, &objects.left_out))?,
     })?;
     Ok(ExitCode::SUCCESS)
@@ -42,7 +42,7 @@ fn pod(one: &ExplainOne) -> Result<ExitCode, Failure> {
     };
     let answer = explain::pod(cluster, pod);
     print(&match one.output {
-        Format::Text => text::explain::pod(&answer, &objects.left_out),
+        Format::Text => text::explain::pod(&answer),
         Format::Json => json::pretty(&json::explain::pod(cluster, &answer, &objects.left_out))?,
     })?;
     Ok(ExitCode::SUCCESS)

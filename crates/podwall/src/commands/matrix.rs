@@ -19,7 +19,7 @@ pub(crate) fn run(command: &Matrix) -> Result<ExitCode, Failure> {
     };
     let answer = matrix::matrix(&objects.cluster, by, only.as_ref());
     print(&match command.output {
-        MatrixFormat::Text => text::matrix::matrix(&answer, &objects.left_out),
+        MatrixFormat::Text => text::matrix::matrix(&answer),
         MatrixFormat::Csv => text::matrix::csv(&answer),
         MatrixFormat::Md => text::matrix::markdown(&answer),
         MatrixFormat::Json => json::pretty(&json::matrix::matrix(&answer, &objects.left_out))?,
