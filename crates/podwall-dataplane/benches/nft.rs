@@ -1,6 +1,7 @@
 //! What does it cost to load a large node, and to change one entry of it?
 //!
 //! 100,000 peers and 20,000 verdicts, 150 local pods, in a network namespace of its own (root).
+#![expect(clippy::expect_used, reason = "a bench that cannot go on stops")]
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};

@@ -1,6 +1,8 @@
 //! Is the kernel's state what it should be: after changes, beside others' tables, after failures,
 //! in the hands of a second process, for nft(8), and without root?
 
+#![allow(clippy::unwrap_used, reason = "a helper of tests stops the test")]
+
 mod support;
 
 use std::net::IpAddr;

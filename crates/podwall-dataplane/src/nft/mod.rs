@@ -8,6 +8,30 @@
 //! Pure netlink; no nft binary. All policy is in sets, so that a change of policy is a change of
 //! elements, all at once. The table is read back only when full tables are loaded or verified, and
 //! only ours.
+//!
+//! What the kernel and nft(8) do that shaped this (Linux 6.18, nft 1.0.6, measured here unless a
+//! source stands beside it):
+//!
+//! - A full load into an existing table changes only the elements that differ. To empty and refill
+//!   sets in the same transaction would be right on 6.18, too; but up to 6.16 a lookup that meets
+//!   the very moment of the commit may miss an element that goes and comes in it ("restart set
+//!   lookup on base_seq change", Linux 6.17), and for a local address a miss means open.
+//! - A table that is made anew in one transaction lets nothing slip through: chains of one hook and
+//!   priority run in the order in which they were made, so a packet meets the old chain first; if
+//!   that is empty already, the new one is in force (`nf_hook_entries_grow`). 200 such loads under
+//!   a denied stream, none passed.
+//! - A batch is one datagram, limited by the send buffer. In another user namespace than the first
+//!   that is `net.core.wmem_max` doubled; more goes in parts, closed in between.
+//! - A dump of a hash walks over what it has given out already with each 32 KiB: 100,000 elements
+//!   take some 0.3 s, and four times as many take sixteen times as long. Only full loads dump.
+//! - A change in a set of concatenated ranges copies the set: 10 ms with 1,000 ranges of ports in
+//!   it. Single ports, and ranges of addresses (a tree), do not care how many there are.
+//! - nft 1.0.6 ends with a failed assertion where a rule uses a map's result inside a key, and
+//!   where a map of verdicts says a byte order; both are avoided ([`program`], [`encode`]). It
+//!   shows classes in maps of ranges with their bytes turned round, and crashes when it is told to
+//!   add an element to a map of ranges that has a catch-all element.
+//! - br_netfilter calls the postrouting hook without an incoming interface ([`program`]).
+//! - A log prefix is a constant of its rule; the subject class cannot stand in it.
 
 mod batch;
 mod dump;

@@ -209,7 +209,7 @@ fn sets_text() -> String {
 }
 
 fn rule<const N: usize>(comment: &str, steps: [Expr; N]) -> Rule {
-    Rule { comment: comment.to_owned(), steps: steps.to_vec() }
+    Rule { comment: comment.to_owned(), steps: steps.into() }
 }
 
 fn goto(chain: &'static str) -> Expr {

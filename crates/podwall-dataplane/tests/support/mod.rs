@@ -9,6 +9,12 @@
 //! is there or was dropped: nothing waits for silence.
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![expect(unreachable_pub, reason = "a module of test binaries has no other crates to serve")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a helper of tests stops the test"
+)]
 #![expect(unsafe_code, reason = "raw sockets of protocols that nix does not name")]
 
 pub mod random;
@@ -211,7 +217,10 @@ impl World {
                     ));
                 }
                 Wiring::Bridge => {
-                    node.ip(&format!("link set veth{index} master br0\nlink set veth{index} up\n"));
+                    node.ip(&format!(
+                        "link set veth{index} master br0\nlink set veth{index} up\n\
+                         link set veth{index} type bridge_slave hairpin on\n"
+                    ));
                     pod.ip(&format!(
                         "addr add {v4}/24 dev eth0\naddr add {fence}/24 dev eth0\n\
                          addr add {v6}/64 dev eth0 nodad\naddr add {fence6}/64 dev eth0 nodad\n\
