@@ -53,12 +53,20 @@ pub enum ClientError {
         log: PathBuf,
     },
     /// The connection broke.
-    #[error("the worker of lab {name:?} went away in the middle of the request ({reason}); the kernel goes on enforcing, and the next command starts a new worker")]
+    #[error(
+        "the worker of lab {name:?} went away in the middle of the request ({reason}); the kernel goes on enforcing, and the next command starts a new worker"
+    )]
     Broken {
         /// The lab.
         name: String,
         /// What happened.
         reason: String,
+    },
+    /// An object that was asked for is not there.
+    #[error("{message}")]
+    NotFound {
+        /// Which, and what may have been meant.
+        message: String,
     },
     /// The worker refused or failed.
     #[error("{message}")]
@@ -116,15 +124,17 @@ impl Client {
         let lock = dir.join("start.lock");
         let file = File::options().create(true).truncate(false).write(true).open(&lock);
         let file = file.map_err(|source| ClientError::Directory { path: lock.clone(), source })?;
-        let _locked = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| {
-            ClientError::Directory { path: lock.clone(), source: e.into() }
-        })?;
+        let _locked = Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, e)| ClientError::Directory { path: lock.clone(), source: e.into() })?;
         if let Some(client) = Self::try_connect(name, dir) {
             return Ok(client);
         }
         let log = dir.join("worker.log");
-        let failed =
-            |reason: String| ClientError::Worker { name: name.to_owned(), reason, log: log.clone() };
+        let failed = |reason: String| ClientError::Worker {
+            name: name.to_owned(),
+            reason,
+            log: log.clone(),
+        };
         worker::start(holder).map_err(failed)?;
         let since = Instant::now();
         loop {
@@ -183,9 +193,10 @@ impl Client {
                 Event::Reply { body } => {
                     return serde_json::from_value(body).map_err(|e| self.broken(&e));
                 }
-                Event::Error { message } => {
-                    return Err(ClientError::Refused { message });
+                Event::Error { message, not_found: true } => {
+                    return Err(ClientError::NotFound { message });
                 }
+                Event::Error { message, .. } => return Err(ClientError::Refused { message }),
             }
         }
     }
@@ -199,7 +210,8 @@ impl Client {
 /// time, so that a developer's new build replaces the old worker.
 pub fn version() -> String {
     use std::os::unix::fs::MetadataExt;
-    let build = fs::metadata("/proc/self/exe").map_or(0, |m| m.mtime_nsec() ^ m.mtime() ^ m.size() as i64);
+    let build =
+        fs::metadata("/proc/self/exe").map_or(0, |m| m.mtime_nsec() ^ m.mtime() ^ m.size() as i64);
     format!("{}-{build:x}", env!("CARGO_PKG_VERSION"))
 }
 

@@ -85,7 +85,9 @@ pub fn resolv_conf(namespace: &str, servers: &[IpAddr]) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(text, "nameserver {server}");
     }
-    text.push_str("options ndots:5\n");
+    // The kubelet leaves glibc's patience of several times 5 s; where a policy forgets DNS, people
+    // should see "could not resolve host" and not a clock.
+    text.push_str("options ndots:5 timeout:1 attempts:2\n");
     text
 }
 

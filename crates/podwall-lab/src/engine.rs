@@ -43,7 +43,7 @@ use crate::trial::{Trial, TrialError};
 #[derive(Debug, Error)]
 pub enum EngineError {
     /// An object that is not there.
-    #[error("{resource} \"{name}\" not found{}", namespace.as_ref().map(|n| format!(" in namespace {n}")).unwrap_or_default())]
+    #[error("{resource} \"{name}\" not found{}{hint}", namespace.as_ref().map(|n| format!(" in namespace {n}")).unwrap_or_default())]
     NotFound {
         /// kubectl's name of the kind.
         resource: String,
@@ -51,6 +51,8 @@ pub enum EngineError {
         name: String,
         /// The namespace, for namespaced kinds.
         namespace: Option<String>,
+        /// `; did you mean …?`, or nothing.
+        hint: String,
     },
     /// A selector that cannot be read.
     #[error("{text:?} is no label selector: {reason}")]
@@ -124,11 +126,15 @@ pub struct Engine {
     service_rules: Option<Vec<ServiceRule>>,
     state: PathBuf,
     started: u64,
+    /// What the kernel may not know because following a change failed halfway.
+    owed: Touched,
 }
 
 /// A node's own instance of compiler and data plane.
 struct NodePart {
     compiler: NodeCompiler,
+    /// Whether the compiler knows what the others know: a node can come later.
+    told: bool,
     plane: Option<Nftables>,
     /// Whether the kernel holds the compiler's tables already.
     loaded: bool,
@@ -138,6 +144,7 @@ impl NodePart {
     /// Tells the compiler what changed.
     fn compile(&mut self, cluster: &Cluster, touched: &Touched) {
         let compiler = &mut self.compiler;
+        self.told = true;
         for name in &touched.namespaces {
             match cluster.namespaces.get(name) {
                 Some(namespace) => compiler.put_namespace(namespace.clone()),
@@ -226,6 +233,7 @@ impl Engine {
             service_rules: None,
             state,
             started: now(),
+            owed: Touched::default(),
         };
         let mut touched = engine.everything();
         if fresh {
@@ -253,10 +261,21 @@ impl Engine {
 
     /// Brings the kernel up to date with what changed.
     pub fn enforce(&mut self, touched: Touched) -> Result<(), EngineError> {
-        if touched.is_empty() {
+        let mut all = std::mem::take(&mut self.owed);
+        all.merge(touched);
+        if all.is_empty() {
             return Ok(());
         }
-        self.enforce_all(touched, false)
+        // A step that fails leaves the rest to the next change, which walks them all again.
+        self.enforce_all(all.clone(), false).inspect_err(|_| self.owed = all)
+    }
+
+    /// Forgets what was put into the store since the kernel last followed it.
+    pub fn roll_back(&mut self) -> Result<(), EngineError> {
+        if let Some(store) = Store::load(&self.state)? {
+            self.store = store;
+        }
+        Ok(())
     }
 
     fn everything(&self) -> Touched {
@@ -344,7 +363,9 @@ impl Engine {
             None
         };
         let compiler = NodeCompiler::new(Some(name.clone()));
-        self.nodes.insert(name.to_string(), NodePart { compiler, plane, loaded: false });
+        self.service_rules = None; // it has none yet
+        self.nodes
+            .insert(name.to_string(), NodePart { compiler, told: false, plane, loaded: false });
         Ok(())
     }
 
@@ -400,10 +421,12 @@ impl Engine {
     /// Compiles and writes every node's tables: one transaction a node. A node that fails keeps no
     /// other from following.
     fn program(&mut self, touched: &Touched, takeover: bool) -> Result<(), EngineError> {
+        let newcomers = self.nodes.values().any(|part| !part.told);
+        let everything = if newcomers { self.everything() } else { Touched::default() };
         let cluster = self.store.cluster();
         let mut failed = None;
         for (node, part) in &mut self.nodes {
-            part.compile(cluster, touched);
+            part.compile(cluster, if part.told { touched } else { &everything });
             let delta = part.compiler.commit();
             if let Err(source) = part.write(node, &delta, takeover) {
                 failed = failed.or(Some(EngineError::DataPlane { node: node.clone(), source }));
@@ -470,16 +493,21 @@ impl Engine {
     /// Where a program of a pod has to run.
     pub fn exec_place(&self, namespace: &str, name: &str) -> Result<ExecPlace, EngineError> {
         let key = Name::new(namespace, name);
-        let pod = self.store.cluster().pods.get(&key).ok_or_else(|| EngineError::NotFound {
-            resource: "pods".to_owned(),
+        let cluster = self.store.cluster();
+        let pod = cluster.pods.get(&key).ok_or_else(|| EngineError::NotFound {
+            resource: "pod".to_owned(),
             name: name.to_owned(),
             namespace: Some(namespace.to_owned()),
+            hint: self.pod_hint(namespace, name),
         })?;
         let plugged = self.plugged.get(&key).ok_or_else(|| EngineError::NotRunning {
             pod: key.to_string(),
             reason: match pod.phase {
                 Phase::Terminated => "it has ended".to_owned(),
-                Phase::Alive => "no node of the lab takes it".to_owned(),
+                Phase::Alive => match &pod.node {
+                    Some(node) => format!("it wants node {node}, which the lab does not have"),
+                    None => "no node of the lab has the labels of its nodeSelector".to_owned(),
+                },
             },
         })?;
         let netns = if plugged.host_network {
@@ -488,9 +516,11 @@ impl Engine {
             self.fabric.pod_path(&plugged.uid)
         };
         let families = self.store.config.families;
+        // One, as the kubelet writes it in dual-stack clusters too.
         let servers: Vec<IpAddr> = plan::DNS_SERVICE
             .into_iter()
             .filter(|ip| families.has(podwall_policy::address::Family::of(*ip)))
+            .take(1)
             .collect();
         Ok(ExecPlace {
             netns: netns.display().to_string(),
@@ -500,12 +530,34 @@ impl Engine {
         })
     }
 
+    /// What may have been meant by a pod's name: another name, another namespace, one of a
+    /// workload's pods.
+    fn pod_hint(&self, namespace: &str, name: &str) -> String {
+        let pods = &self.store.cluster().pods;
+        let here: Vec<&str> =
+            pods.keys().filter(|n| *n.namespace == *namespace).map(|n| &*n.name).collect();
+        let start = format!("{name}-");
+        let elsewhere = pods.keys().find(|n| *n.name == *name);
+        match podwall_manifest::nearest(name, &here)
+            .or_else(|| here.iter().copied().find(|n| n.starts_with(&start)))
+        {
+            Some(near) => format!("; did you mean {near}?"),
+            None => match elsewhere {
+                Some(there) => {
+                    format!("; there is one in namespace {} (-n {0})", there.namespace)
+                }
+                None => String::new(),
+            },
+        }
+    }
+
     /// What a node's kernel was told, as text.
     pub fn tables(&self, node: &str) -> Result<String, EngineError> {
         let part = self.nodes.get(node).ok_or_else(|| EngineError::NotFound {
-            resource: "nodes".to_owned(),
+            resource: "node".to_owned(),
             name: node.to_owned(),
             namespace: None,
+            hint: format!("; nodes are {}", self.store.node_names().join(", ")),
         })?;
         Ok(match &part.plane {
             Some(plane) => format!("# node {node}\n{}", plane.ruleset(part.compiler.tables())),

@@ -20,9 +20,10 @@ use std::process::{ExitCode, ExitStatus};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
 use nix::unistd::{execvp, sethostname};
 
-use crate::holder::{Holder, HolderError};
+use crate::holder::{Holder, HolderError, default_signal};
 use crate::netns::NetNs;
 use crate::rpc::ExecPlace;
 
@@ -54,6 +55,8 @@ pub fn run(
             return CANNOT_RUN;
         };
         let Some(program) = arguments.first() else { return CANNOT_RUN };
+        // Rust ignores SIGPIPE, and what is ignored is inherited; programs expect to die of it.
+        default_signal(Signal::SIGPIPE);
         let Err(error) = execvp(program, &arguments);
         let name = OsStr::from_bytes(program.as_bytes()).display();
         match error {

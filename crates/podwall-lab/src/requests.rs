@@ -8,7 +8,7 @@ use podwall_policy::selector::Selector;
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, EngineError};
-use crate::rpc::{Change, Manifest, ProbeRequest, Query, Request, Shown};
+use crate::rpc::{Change, Deleted, Manifest, ProbeRequest, Query, Request, Shown};
 use crate::store::{Key, Put, Stored, Touched, checked, key_of};
 use crate::trial;
 use crate::worker::lock;
@@ -60,19 +60,35 @@ fn apply(engine: &mut Engine, manifests: &[Manifest]) -> Result<Value, EngineErr
         _ => 4,
     };
     objects.sort_by_key(|o| order(&o.key.kind));
-    let mut touched = Touched::default();
-    let mut changes = Vec::new();
-    for object in objects {
-        let key = key_of(&object);
-        let what = match engine.store_mut().put(object, &mut touched)? {
-            Put::Created => "created",
-            Put::Configured => "configured",
-            Put::Unchanged => "unchanged",
-        };
-        changes.push(change(&key, what));
-    }
-    engine.enforce(touched)?;
+    let changes = change_all(engine, |engine, touched| {
+        let mut changes = Vec::new();
+        for object in objects {
+            let key = key_of(&object);
+            let what = match engine.store_mut().put(object, touched)? {
+                Put::Created => "created",
+                Put::Configured => "configured",
+                Put::Unchanged => "unchanged",
+            };
+            changes.push(change(&key, what));
+        }
+        Ok(changes)
+    })?;
     Ok(json!(changes))
+}
+
+/// Makes changes to the objects, all or none, and has the kernel follow.
+fn change_all(
+    engine: &mut Engine,
+    work: impl FnOnce(&mut Engine, &mut Touched) -> Result<Vec<Change>, EngineError>,
+) -> Result<Vec<Change>, EngineError> {
+    let mut touched = Touched::default();
+    match work(engine, &mut touched) {
+        Ok(changes) => engine.enforce(touched).map(|()| changes),
+        Err(error) => {
+            engine.roll_back()?;
+            Err(error)
+        }
+    }
 }
 
 fn delete(
@@ -80,29 +96,32 @@ fn delete(
     queries: &[Query],
     ignore_not_found: bool,
 ) -> Result<Value, EngineError> {
-    let mut keys = Vec::new();
+    let mut keys: Vec<Key> = Vec::new();
+    let mut missing = Vec::new();
     for query in queries {
         match found(engine, query) {
             Ok(found) => keys.extend(found),
             Err(EngineError::NotFound { .. }) if ignore_not_found => {}
+            Err(error @ EngineError::NotFound { .. }) => missing.push(error.to_string()),
             Err(error) => return Err(error),
         }
     }
+    let mut seen = std::collections::BTreeSet::new();
+    keys.retain(|key| seen.insert(key.clone()));
     if let Some(node) = keys.iter().find(|key| key.kind == "Node") {
         return Err(EngineError::Unsupported {
             what: format!("removing node {}", node.name),
             instead: "nodes live as long as the lab; make a lab with fewer".to_owned(),
         });
     }
-    let mut touched = Touched::default();
-    let mut changes = Vec::new();
-    for key in keys {
-        if engine.store_mut().delete(&key, &mut touched)? {
-            changes.push(change(&key, "deleted"));
+    let changes = change_all(engine, |engine, touched| {
+        for key in &keys {
+            // What a namespace or a workload took along is gone as well, and was asked for.
+            engine.store_mut().delete(key, touched)?;
         }
-    }
-    engine.enforce(touched)?;
-    Ok(json!(changes))
+        Ok(keys.iter().map(|key| change(key, "deleted")).collect())
+    })?;
+    Ok(json!(Deleted { changes, missing }))
 }
 
 fn get(engine: &Engine, query: &Query) -> Result<Value, EngineError> {
@@ -125,18 +144,14 @@ fn label(
     labels: &[(String, Option<String>)],
     overwrite: bool,
 ) -> Result<Value, EngineError> {
-    let mut touched = Touched::default();
-    let mut changes = Vec::new();
     let mut planned = Vec::new();
     for key in found(engine, query)? {
-        if key.kind == "Node" {
-            return Err(EngineError::Unsupported {
-                what: "labelling nodes".to_owned(),
-                instead: "apply a Node object with the labels".to_owned(),
-            });
-        }
-        let Some(stored) = engine.store().get(&key) else { continue };
-        let before = labels_of(stored);
+        let node = engine.store().cluster().nodes.get(key.name.as_str());
+        let before = match (engine.store().get(&key), node) {
+            (Some(stored), _) => labels_of(stored),
+            (None, Some(node)) if key.kind == "Node" => node.labels.clone(),
+            (None, _) => continue,
+        };
         let mut after = before.clone();
         for (name, value) in labels {
             after = match value {
@@ -145,7 +160,9 @@ fn label(
                     if let (Some(old), false) = (old, overwrite) {
                         return Err(EngineError::Label {
                             object: format!("{}/{}", resource(&key.kind), key.name),
-                            reason: format!("'{name}' already has a value ({old}), and --overwrite is false"),
+                            reason: format!(
+                                "'{name}' already has a value ({old}), and --overwrite is false"
+                            ),
                         });
                     }
                     after.with(name, value)
@@ -155,18 +172,21 @@ fn label(
         }
         planned.push((key, before, after));
     }
-    for (key, before, after) in planned {
-        let what = match () {
-            () if before == after => "not labeled",
-            () if after.iter().len() < before.iter().len() => "unlabeled",
-            () => "labeled",
-        };
-        if before != after {
-            engine.store_mut().relabel(&key, &after, &mut touched)?;
+    let changes = change_all(engine, |engine, touched| {
+        let mut changes = Vec::new();
+        for (key, before, after) in planned {
+            let what = match () {
+                () if before == after => "not labeled",
+                () if after.iter().len() < before.iter().len() => "unlabeled",
+                () => "labeled",
+            };
+            if before != after {
+                engine.store_mut().relabel(&key, &after, touched)?;
+            }
+            changes.push(change(&key, what));
         }
-        changes.push(change(&key, what));
-    }
-    engine.enforce(touched)?;
+        Ok(changes)
+    })?;
     Ok(json!(changes))
 }
 
@@ -182,12 +202,14 @@ fn found(engine: &Engine, query: &Query) -> Result<Vec<Key>, EngineError> {
         let names = engine.store().node_names().iter();
         let keys: Vec<Key> = names
             .filter(|n| query.name.as_ref().is_none_or(|wanted| wanted == *n))
-            .filter(|n| cluster.nodes.get(n.as_str()).is_some_and(|node| selector.matches(&node.labels)))
+            .filter(|n| {
+                cluster.nodes.get(n.as_str()).is_some_and(|node| selector.matches(&node.labels))
+            })
             .map(|n| Key::new("Node", "", n))
             .collect();
-        return or_not_found(keys, query);
+        return or_not_found(engine, keys, query);
     }
-    let keys = engine
+    let keys: Vec<Key> = engine
         .store()
         .objects()
         .iter()
@@ -197,17 +219,37 @@ fn found(engine: &Engine, query: &Query) -> Result<Vec<Key>, EngineError> {
         .filter(|(_, stored)| selector.matches(&labels_of(stored)))
         .map(|(key, _)| key.clone())
         .collect();
-    or_not_found(keys, query)
+    or_not_found(engine, keys, query)
 }
 
-fn or_not_found(keys: Vec<Key>, query: &Query) -> Result<Vec<Key>, EngineError> {
+fn or_not_found(engine: &Engine, keys: Vec<Key>, query: &Query) -> Result<Vec<Key>, EngineError> {
     match &query.name {
         Some(name) if keys.is_empty() => Err(EngineError::NotFound {
             resource: resource(&query.kind),
             name: name.clone(),
             namespace: query.namespace.clone(),
+            hint: hint(engine, query, name),
         }),
         _ => Ok(keys),
+    }
+}
+
+/// What may have been meant by a name that is not there.
+fn hint(engine: &Engine, query: &Query, name: &str) -> String {
+    let of_kind = || engine.store().objects().keys().filter(|key| key.kind == query.kind);
+    let here: Vec<&str> = match query.kind.as_str() {
+        "Node" => engine.store().node_names().iter().map(String::as_str).collect(),
+        _ => of_kind()
+            .filter(|key| query.namespace.as_ref().is_none_or(|ns| *ns == key.namespace))
+            .map(|key| key.name.as_str())
+            .collect(),
+    };
+    if let Some(near) = podwall_manifest::nearest(name, &here) {
+        return format!("; did you mean {near}?");
+    }
+    match of_kind().find(|key| key.name == name) {
+        Some(key) => format!("; there is one in namespace {} (-n {0})", key.namespace),
+        None => String::new(),
     }
 }
 

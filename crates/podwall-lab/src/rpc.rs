@@ -161,6 +161,9 @@ pub enum Event {
     Error {
         /// For people.
         message: String,
+        /// Whether an object that was asked for is not there, and nothing else is wrong.
+        #[serde(default, rename = "notFound")]
+        not_found: bool,
     },
 }
 
@@ -171,6 +174,15 @@ pub struct Change {
     pub object: String,
     /// `created`, `configured`, `unchanged`, `deleted`, `labeled`.
     pub what: String,
+}
+
+/// The answer to [`Request::Delete`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// What was removed.
+    pub changes: Vec<Change>,
+    /// A sentence for each object that was not there; the others are removed all the same.
+    pub missing: Vec<String>,
 }
 
 /// One object as [`Request::Get`] answers it.

@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::plan;
 use crate::derived;
+use crate::plan;
 use crate::rpc::LabConfig;
 
 mod saved;
@@ -66,7 +66,9 @@ pub enum StoreError {
         node: String,
     },
     /// Two Services cannot have one address or one node port.
-    #[error("service {service} asks for {what}, which service {owner} has; leave it out, and the lab finds a free one")]
+    #[error(
+        "service {service} asks for {what}, which service {owner} has; leave it out, and the lab finds a free one"
+    )]
     Taken {
         /// The Service that asks.
         service: String,
@@ -76,7 +78,9 @@ pub enum StoreError {
         owner: String,
     },
     /// Namespaces that every cluster has.
-    #[error("namespace {name:?} cannot be removed, as in a cluster; remove what is in it: `podwall lab delete all --all -n {name}`")]
+    #[error(
+        "namespace {name:?} cannot be removed, as in a cluster; remove what is in it: `podwall lab delete all --all -n {name}`"
+    )]
     Protected {
         /// The namespace.
         name: String,
@@ -226,11 +230,7 @@ impl Store {
     }
 
     /// Adds or replaces an object. Objects in a namespace that does not exist make it.
-    pub fn put(
-        &mut self,
-        object: Object,
-        touched: &mut Touched,
-    ) -> Result<Put, StoreError> {
+    pub fn put(&mut self, object: Object, touched: &mut Touched) -> Result<Put, StoreError> {
         let key = key_of(&object);
         if key.kind != "Namespace" && !key.namespace.is_empty() {
             self.ensure_namespace(&key.namespace.clone(), touched)?;
@@ -343,7 +343,8 @@ impl Store {
         }
         for port in &service.ports {
             let same = |p: &ServicePort| {
-                p.node_port.is_some() && (p.node_port, p.protocol) == (port.node_port, port.protocol)
+                p.node_port.is_some()
+                    && (p.node_port, p.protocol) == (port.node_port, port.protocol)
             };
             if let Some(owner) = others().find(|s| s.ports.iter().any(same)) {
                 let number = port.node_port.unwrap_or_default();
@@ -388,6 +389,7 @@ impl Store {
             }
         };
         touched.nodes.insert(name);
+        touched.services = true;
         self.place_waiting(touched)?;
         self.reconcile_workloads(touched)?; // DaemonSets
         Ok(put)
@@ -489,20 +491,28 @@ impl Store {
         if pod.host_network {
             return Ok(Place { node, ips: plan::node_addresses(number, self.config.families) });
         }
-        let used: BTreeSet<IpAddr> =
-            self.cluster.pods.values().filter(|p| p.name.name.as_ref() != key.name || p.name.namespace.as_ref() != key.namespace).flat_map(|p| p.ips.iter().copied()).collect();
+        let used: BTreeSet<IpAddr> = self
+            .cluster
+            .pods
+            .values()
+            .filter(|p| {
+                p.name.name.as_ref() != key.name || p.name.namespace.as_ref() != key.namespace
+            })
+            .flat_map(|p| p.ips.iter().copied())
+            .collect();
         let cidrs = plan::pod_cidrs(number, self.config.families);
         let mut ips = Vec::new();
         for (family, cidr) in self.config.families.list().iter().zip(cidrs) {
             let stated = pod.ip(*family).filter(|ip| !used.contains(ip) && self.may_own(*ip));
-            let address = stated.or_else(|| plan::free_pod_address(cidr, &used)).ok_or_else(|| {
-                StoreError::NoAddress {
-                    pod: pod.name.to_string(),
-                    node: node.clone(),
-                    used: used.iter().filter(|ip| cidr.contains(*ip)).count(),
-                    cidr: cidr.to_string(),
-                }
-            })?;
+            let address =
+                stated.or_else(|| plan::free_pod_address(cidr, &used)).ok_or_else(|| {
+                    StoreError::NoAddress {
+                        pod: pod.name.to_string(),
+                        node: node.clone(),
+                        used: used.iter().filter(|ip| cidr.contains(*ip)).count(),
+                        cidr: cidr.to_string(),
+                    }
+                })?;
             ips.push(address);
         }
         Ok(Place { node, ips })
@@ -510,9 +520,8 @@ impl Store {
 
     /// Whether a stated pod address can be given: inside of the cluster's ranges, not a gateway.
     fn may_own(&self, ip: IpAddr) -> bool {
-        let gateways = (1..=self.nodes.len()).flat_map(|n| {
-            plan::pod_cidrs(u32::try_from(n).unwrap_or(1), self.config.families)
-        });
+        let gateways = (1..=self.nodes.len())
+            .flat_map(|n| plan::pod_cidrs(u32::try_from(n).unwrap_or(1), self.config.families));
         plan::cluster_cidrs(self.config.families).iter().any(|net| net.contains(&ip))
             && !gateways.into_iter().any(|net| {
                 net.network() == ip || net.hosts().next() == Some(ip) || net.broadcast() == ip
@@ -520,7 +529,8 @@ impl Store {
     }
 
     fn quietest_node(&self, key: &Key) -> Option<String> {
-        let selector = self.objects.get(key).and_then(|s| s.object.raw.pointer("/spec/nodeSelector"));
+        let selector =
+            self.objects.get(key).and_then(|s| s.object.raw.pointer("/spec/nodeSelector"));
         let fits = |name: &&String| {
             let Some(Value::Object(wanted)) = selector else { return true };
             let labels = self.cluster.nodes.get(name.as_str()).map(|n| &n.labels);
@@ -551,7 +561,9 @@ impl Store {
                 let of = |ips: &[IpAddr]| ips.iter().copied().find(|ip| Family::of(*ip) == *family);
                 if of(&service.cluster_ips).is_none() {
                     let kept = before.as_ref().and_then(|b| of(&b.cluster_ips));
-                    service.cluster_ips.extend(kept.or_else(|| plan::free_service_address(*family, &used)));
+                    service
+                        .cluster_ips
+                        .extend(kept.or_else(|| plan::free_service_address(*family, &used)));
                 }
             }
             let families = self.config.families;
@@ -575,17 +587,15 @@ impl Store {
 
     /// Makes the pods that the workloads want and removes those that none wants.
     fn reconcile_workloads(&mut self, touched: &mut Touched) -> Result<(), StoreError> {
-        let nodes: Vec<Object> = self
-            .nodes
-            .iter()
-            .filter_map(|name| checked(&self.shown_node(name)?).ok())
-            .collect();
+        let nodes: Vec<Object> =
+            self.nodes.iter().filter_map(|name| checked(&self.shown_node(name)?).ok()).collect();
         let stated = self.objects.values().map(|s| &s.object).filter(|o| !is_made(&o.raw));
         let wanted: BTreeMap<Key, Value> = derived::pods(stated.chain(&nodes))
             .into_iter()
             .map(|mut raw| {
                 raw["metadata"]["annotations"][MADE] = json!(meaning(&raw).to_string());
-                let text = |pointer| raw.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+                let text =
+                    |pointer| raw.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
                 (Key::new("Pod", text("/metadata/namespace"), text("/metadata/name")), raw)
             })
             .collect();

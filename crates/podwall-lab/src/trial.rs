@@ -101,11 +101,11 @@ pub struct Finding {
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
     /// A peer that is not there.
-    #[error("there is no {word:?} in the lab; pods are: {known}")]
+    #[error("there is no {word:?} in the lab; {known}")]
     NoPeer {
         /// What was asked for.
         word: String,
-        /// The pods.
+        /// What may have been meant, or which pods there are.
         known: String,
     },
     /// A peer that has no address to try.
@@ -121,6 +121,9 @@ pub enum TrialError {
         word: String,
     },
 }
+
+/// How many pods a message names.
+const FEW: usize = 8;
 
 /// Plans all trials of a request.
 pub fn plan(
@@ -264,14 +267,32 @@ fn who<'a>(
         .pods
         .values()
         .filter(|p| *p.name.namespace == *ns)
-        .filter(|p| p.owner.as_ref().is_some_and(|o| o.kind.eq_ignore_ascii_case(kind) && *o.name == *name))
+        .filter(|p| {
+            p.owner.as_ref().is_some_and(|o| o.kind.eq_ignore_ascii_case(kind) && *o.name == *name)
+        })
         .map(Who::Pod)
         .collect();
     if !pods.is_empty() {
         return Ok(pods);
     }
-    let known: Vec<String> = cluster.pods.keys().map(ToString::to_string).collect();
-    Err(TrialError::NoPeer { word: word.to_owned(), known: known.join(", ") })
+    let mut known: Vec<String> = cluster.pods.keys().map(ToString::to_string).collect();
+    let names: Vec<&str> = match word.contains('/') {
+        true => known.iter().map(String::as_str).collect(),
+        false => {
+            let here = cluster.pods.keys().filter(|name| *name.namespace == *namespace);
+            here.map(|name| &*name.name).collect()
+        }
+    };
+    let known = match podwall_manifest::nearest(word, &names) {
+        Some(near) => format!("did you mean {near}?"),
+        None => {
+            let more = known.len().saturating_sub(FEW);
+            known.truncate(FEW);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("pods are {}{more}", known.join(", "))
+        }
+    };
+    Err(TrialError::NoPeer { word: word.to_owned(), known })
 }
 
 /// The families to try: those asked for, else the first that both ends have.
@@ -325,7 +346,9 @@ fn ports(
     } else {
         let default = [Protocol::TCP];
         let list = protocols.unwrap_or(&default);
-        let pairs = |port: &u16| list.iter().filter(|p| p.has_ports()).map(|p| (*p, *port)).collect::<Vec<_>>();
+        let pairs = |port: &u16| {
+            list.iter().filter(|p| p.has_ports()).map(|p| (*p, *port)).collect::<Vec<_>>()
+        };
         request.ports.iter().flat_map(pairs).collect()
     };
     if icmp {
@@ -351,9 +374,10 @@ pub fn outside_addresses(
     families: &[Family],
 ) -> Vec<IpAddr> {
     let mut chosen: BTreeSet<IpAddr> = externals.iter().copied().chain(INTERNET).collect();
-    let rules = cluster.policies.values().flat_map(|policy| {
-        Direction::BOTH.into_iter().filter_map(|d| policy.rules(d)).flatten()
-    });
+    let rules = cluster
+        .policies
+        .values()
+        .flat_map(|policy| Direction::BOTH.into_iter().filter_map(|d| policy.rules(d)).flatten());
     let blocks: BTreeSet<&IpBlock> = rules
         .flat_map(|rule| &rule.peers)
         .filter_map(|peer| match peer {
@@ -367,7 +391,8 @@ pub fn outside_addresses(
         for set in std::iter::once(block.ranges()).chain(holes) {
             let free = set.difference(&inside);
             if !chosen.iter().any(|address| free.contains(*address)) {
-                chosen.extend(free.ranges().first().map(|range| usable(range.first(), range.last())));
+                chosen
+                    .extend(free.ranges().first().map(|range| usable(range.first(), range.last())));
             }
         }
     }
@@ -387,9 +412,20 @@ fn usable(first: IpAddr, last: IpAddr) -> IpAddr {
 /// Pods, Services and nodes; and what is nobody's on any network.
 fn cluster_addresses() -> AddressSet {
     let reserved = [
-        "10.244.0.0/16", "10.96.0.0/12", "172.18.0.0/16", "0.0.0.0/8", "127.0.0.0/8",
-        "169.254.1.0/24", "224.0.0.0/3", "fd00:10:244::/48", "fd00:10:96::/112",
-        "fd00:172:18::/64", "::/127", "fe80::/10", "ff00::/8", "::ffff:0:0/96",
+        "10.244.0.0/16",
+        "10.96.0.0/12",
+        "172.18.0.0/16",
+        "0.0.0.0/8",
+        "127.0.0.0/8",
+        "169.254.1.0/24",
+        "224.0.0.0/3",
+        "fd00:10:244::/48",
+        "fd00:10:96::/112",
+        "fd00:172:18::/64",
+        "::/127",
+        "fe80::/10",
+        "ff00::/8",
+        "::ffff:0:0/96",
     ];
     debug_assert_eq!(plan::cluster_cidrs(plan::Families::Dual).len(), 2);
     reserved
@@ -459,10 +495,11 @@ mod tests {
             ("0.0.0.0/0", &["8.8.0.0/16"]),
             ("10.244.0.0/16", &[]),
         ]);
-        let text: Vec<String> = outside_addresses(&cluster, &["9.9.9.9".parse().unwrap()], &Family::BOTH)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let text: Vec<String> =
+            outside_addresses(&cluster, &["9.9.9.9".parse().unwrap()], &Family::BOTH)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
         assert_eq!(
             text,
             ["8.8.0.1", "9.9.9.9", "10.0.0.1", "192.168.1.100", "203.0.113.7", "2001:db8:113::7"]
@@ -473,7 +510,12 @@ mod tests {
     fn findings_agree_only_when_packets_said_so() {
         let end = |name: &str| End { place: Identity::pod("default", name), address: INTERNET[0] };
         let mk = |expected| Trial {
-            src: end("a"), dst: end("b"), protocol: Protocol::TCP, port: 80, expected, served: true,
+            src: end("a"),
+            dst: end("b"),
+            protocol: Protocol::TCP,
+            port: 80,
+            expected,
+            served: true,
         };
         let table = [
             (Verdict::Allowed, Some(true), true),

@@ -22,7 +22,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::client::version;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::holder::Holder;
 use crate::requests;
 use crate::rpc::{Event, Hello, LabConfig, Request};
@@ -37,7 +37,13 @@ pub const FAILED_FILE: &str = "worker.failed";
 pub fn start(holder: &Holder) -> Result<(), String> {
     let dir = holder.dir();
     let config: LabConfig = fs::read(dir.join(CONFIG_FILE))
-        .map_err(|e| format!("cannot read the lab's configuration: {e}"))
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => {
+                "the command that made the lab was cut off; `podwall lab up` finishes its work"
+                    .to_owned()
+            }
+            _ => format!("cannot read the lab's configuration: {e}"),
+        })
         .and_then(|text| serde_json::from_slice(&text).map_err(|e| e.to_string()))?;
     let _ = fs::remove_file(dir.join(FAILED_FILE));
     // Bound under another name first: a command that can connect finds a worker that is ready.
@@ -94,6 +100,8 @@ fn converse(engine: &Arc<Mutex<Engine>>, stream: UnixStream) -> io::Result<()> {
     for line in BufReader::new(stream).lines() {
         let event = match serde_json::from_str(&line?) {
             Ok(Request::Retire) => {
+                // Not in the middle of what another command asked for.
+                let _finished = lock(engine);
                 send(&mut out, &Event::Reply { body: Value::Null })?;
                 std::process::exit(0);
             }
@@ -105,6 +113,7 @@ fn converse(engine: &Arc<Mutex<Engine>>, stream: UnixStream) -> io::Result<()> {
             }
             Err(error) => Event::Error {
                 message: format!("the lab's worker does not understand the request: {error}"),
+                not_found: false,
             },
         };
         send(&mut out, &event)?;
@@ -129,7 +138,10 @@ fn answer(
     };
     match result {
         Ok(body) => Event::Reply { body },
-        Err(error) => Event::Error { message: error.to_string() },
+        Err(error) => Event::Error {
+            message: error.to_string(),
+            not_found: matches!(error, EngineError::NotFound { .. }),
+        },
     }
 }
 

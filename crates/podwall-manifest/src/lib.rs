@@ -52,3 +52,4 @@ pub use crate::expand::cluster;
 pub use crate::object::{LeftOut, Object, ObjectKey, Typed, object_from_json};
 pub use crate::reading::{Input, Options, Reading, read};
 pub use crate::render::{render, render_all};
+pub use crate::suggest::nearest;

@@ -5,7 +5,7 @@
 //! ```
 
 /// The nearest of the known words, if one is near enough to be meant.
-pub(crate) fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
+pub fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
     if let Some(same) = known.iter().find(|k| k.eq_ignore_ascii_case(word)) {
         return Some(same);
     }

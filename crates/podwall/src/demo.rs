@@ -18,13 +18,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use podwall_lab::client::Client;
-use podwall_lab::holder::StartOptions;
+use podwall_lab::holder::{Holder, StartOptions};
 use podwall_lab::plan::Families;
 use podwall_lab::rpc::{Change, LabConfig, NetworkMode, ProbeRequest, Query, Request, Shown};
 use podwall_lab::trial::Finding;
 use podwall_manifest::{Input, Options};
 
 use crate::lab::{lifecycle, manifests, probe};
+use crate::output::FAILED;
 
 /// The founding documents' application and policies, as `examples/three-tier` has them.
 const APP: [(&str, &str); 2] = [
@@ -62,6 +63,14 @@ pub(crate) const TRAFFIC_COMMAND: &str = "demo-traffic";
 
 /// Runs the demonstration. Exit code 0 only if every packet did what the engine said.
 pub(crate) fn run() -> Result<ExitCode> {
+    match show() {
+        // Nobody reads the result, so nobody is told; but it was not shown either.
+        Err(error) if is_hung_up(&error) => Ok(ExitCode::from(FAILED)),
+        shown => shown,
+    }
+}
+
+fn show() -> Result<ExitCode> {
     let started = Instant::now();
     let name = format!("demo-{}", std::process::id());
     let config = LabConfig {
@@ -73,19 +82,21 @@ pub(crate) fn run() -> Result<ExitCode> {
         enforce: true,
     };
     let holder = lifecycle::start(&name, &config, StartOptions { die_with_parent: true })?;
-    let mut client = Client::connect_or_start(&name, &holder)?;
+    let connected = Client::connect_or_start(&name, &holder);
+    let lab = DemoLab(Some(holder));
+    let mut client = connected?;
     apply(&mut client, &APP)?;
     let places = places(&mut client)?;
     say(&format!(
         "A cluster of three nodes on this machine, in {:.1} s: network namespaces, real packets.",
         started.elapsed().as_secs_f64()
-    ));
-    say(&places);
+    ))?;
+    say(&places)?;
 
-    say("1  No policy yet: everybody reaches everybody.");
+    say("1  No policy yet: everybody reaches everybody.")?;
     let before = matrix(&mut client)?;
 
-    say("2  Policies come while traffic runs.");
+    say("2  Policies come while traffic runs.")?;
     let mut allowed = Traffic::start(&name, "web-pod", "app-service:5000")?;
     let mut denied = Traffic::start(&name, "web-pod", "db-service:3306")?;
     std::thread::sleep(TRAFFIC);
@@ -100,27 +111,74 @@ pub(crate) fn run() -> Result<ExitCode> {
         "   web-policy, app-policy and db-policy enforced in {:.1} ms\n   \
             web → app  {allowed}\n   web → db   {denied}",
         enforced.as_secs_f64() * 1e3
-    ));
+    ))?;
 
-    say("3  The same packets again, beside what the engine says.\n");
+    say("3  The same packets again, beside what the engine says.\n")?;
     let after = matrix(&mut client)?;
-    print!("{}", side_by_side(&before, &after)?);
+    write!(anstream::stdout(), "{}", side_by_side(&before, &after)?)?;
 
+    let troubles = troubles(&before, &after, allowed, denied);
     let all: Vec<Finding> = before.into_iter().chain(after).collect();
-    let wrong = all.iter().filter(|f| !f.agrees).count();
-    let traffic_right = allowed.lost == 0 && allowed.answered > 0 && denied.cut;
     let mut out = anstream::stdout();
     write!(out, "\n{}", probe::verdict(&all, started.elapsed().as_secs_f64()))?;
-    if !traffic_right {
-        writeln!(out, "the running traffic did not do what the engine says (see 2)")?;
+    for trouble in &troubles {
+        writeln!(out, "{trouble}")?;
     }
     drop(client);
-    holder.stop()?;
-    Ok(ExitCode::from(u8::from(wrong > 0 || !traffic_right)))
+    lab.end()?;
+    Ok(ExitCode::from(u8::from(!troubles.is_empty())))
 }
 
-fn say(text: &str) {
-    println!("{text}");
+/// Everything that contradicts the engine; nothing, if the demonstration shows what it says.
+fn troubles(before: &[Finding], after: &[Finding], allowed: Sent, denied: Sent) -> Vec<String> {
+    let mut found = Vec::new();
+    let wrong = before.iter().chain(after).filter(|f| !f.agrees).count();
+    if wrong > 0 {
+        found.push(format!("{wrong} packets did not do what the engine says"));
+    }
+    // No packets, no proof.
+    if before.is_empty() || before.len() != after.len() {
+        found.push(format!(
+            "{} packets were tried before the policies and {} with them: some are missing",
+            before.len(),
+            after.len()
+        ));
+    }
+    if allowed.lost > 0 || allowed.answered == 0 {
+        found.push("web → app is allowed, but its connection did not keep running".to_owned());
+    }
+    if !denied.cut || denied.answered == 0 {
+        found.push("web → db is denied, but its connection was not cut".to_owned());
+    }
+    found
+}
+
+/// The demonstration's lab: ended also where something fails halfway.
+struct DemoLab(Option<Holder>);
+
+impl DemoLab {
+    fn end(mut self) -> Result<()> {
+        self.0.take().map_or(Ok(()), |holder| Ok(holder.stop()?))
+    }
+}
+
+impl Drop for DemoLab {
+    fn drop(&mut self) {
+        if let Some(holder) = self.0.take() {
+            let _ = holder.stop(); // there is another error to tell
+        }
+    }
+}
+
+/// Whether an error says that nobody reads any more (`| head -1`).
+fn is_hung_up(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn say(text: &str) -> Result<()> {
+    let mut out = anstream::stdout();
+    Ok(writeln!(out, "{text}").and_then(|()| out.flush())?)
 }
 
 fn apply(client: &mut Client, texts: &[(&str, &str)]) -> Result<()> {
@@ -394,4 +452,44 @@ fn is_whole(answer: &[u8]) -> bool {
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
     });
     length.is_some_and(|length| body.len() >= length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_finding(agrees: bool) -> Finding {
+        Finding {
+            src: "default/a".to_owned(),
+            dst: "default/b".to_owned(),
+            src_address: "10.244.1.2".parse().unwrap(),
+            dst_address: "10.244.1.3".parse().unwrap(),
+            protocol: "TCP".to_owned(),
+            port: 80,
+            engine: "allowed".to_owned(),
+            packets: if agrees { "answered" } else { "dropped" }.to_owned(),
+            detail: String::new(),
+            agrees,
+        }
+    }
+
+    #[test]
+    fn one_packet_or_one_connection_that_contradicts_the_engine_is_a_trouble() {
+        let (right, wrong) = ([mk_finding(true)], [mk_finding(false)]);
+        let allowed = Sent { answered: 9, lost: 0, cut: false };
+        let denied = Sent { answered: 9, lost: 1, cut: true };
+        let none: Vec<String> = Vec::new();
+        assert_eq!(troubles(&right, &right, allowed, denied), none);
+        for (before, after, allowed, denied) in [
+            (&wrong[..], &right[..], allowed, denied),
+            (&right[..], &wrong[..], allowed, denied),
+            (&[], &[], allowed, denied),
+            (&right[..], &[], allowed, denied),
+            (&right[..], &right[..], Sent { lost: 1, ..allowed }, denied),
+            (&right[..], &right[..], Sent { answered: 0, ..allowed }, denied),
+            (&right[..], &right[..], allowed, Sent { cut: false, ..denied }),
+        ] {
+            assert_eq!(troubles(before, after, allowed, denied).len(), 1);
+        }
+    }
 }

@@ -6,13 +6,13 @@
 //!
 //! Everything that changes the lab is the worker's; here is only what people type and read.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use podwall_lab::client::Client;
-use podwall_lab::rpc::{Change, Manifest, Query, Request, Shown};
+use podwall_lab::client::{Client, ClientError};
+use podwall_lab::rpc::{Change, Deleted, Manifest, Query, Request, Shown};
 use podwall_manifest::{Input, Object, Options};
 use serde_json::Value;
 
@@ -28,6 +28,22 @@ use args::{Apply, Delete, Describe, Get, GetOutput, LabArgs, Label, Run, Tables,
 
 /// Runs one verb. Must be called while the process has one thread: `up` and `exec` fork.
 pub(crate) fn run(args: &LabArgs) -> Result<ExitCode> {
+    verb(args).or_else(|error| {
+        let closed = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+        // A reader that has seen enough (`| head`) is no failure.
+        if closed.into_iter().any(|cause| cause.kind() == io::ErrorKind::BrokenPipe) {
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error)
+    })
+}
+
+/// One line to standard output, which may be closed.
+fn line(text: &str) -> Result<()> {
+    Ok(writeln!(anstream::stdout(), "{text}")?)
+}
+
+fn verb(args: &LabArgs) -> Result<ExitCode> {
     let lab = args.lab.as_str();
     match &args.verb {
         Verb::Up(up) => lifecycle::up(up.name.as_deref().unwrap_or(lab), up),
@@ -51,7 +67,7 @@ fn read(files: &[PathBuf], namespace: &str) -> Result<Vec<Object>> {
     let options = Options { default_namespace: namespace.into(), ..Options::default() };
     let reading = podwall_manifest::read(&inputs, &options);
     if !reading.diagnostics.is_empty() {
-        let colour = std::io::stderr().is_terminal();
+        let colour = io::stderr().is_terminal();
         eprint!("{}", podwall_manifest::render_all(&reading.diagnostics, colour));
     }
     if reading.has_errors() {
@@ -115,16 +131,61 @@ fn delete(client: &mut Client, args: &Delete) -> Result<ExitCode> {
         bail!("say what to delete: KIND NAME, KIND/NAME, or -f FILE");
     }
     let request = Request::Delete { queries, ignore_not_found: args.ignore_not_found };
-    let changes: Vec<Change> = client.call(&request)?;
+    let Deleted { changes, missing } = client.call(&request)?;
     let mut out = anstream::stdout().lock();
     for change in &changes {
         let (kind, name) = change.object.split_once('/').unwrap_or(("", &change.object));
         writeln!(out, "{kind} \"{name}\" deleted")?;
     }
-    if changes.is_empty() {
-        writeln!(out, "No resources found")?;
+    if changes.is_empty() && missing.is_empty() {
+        eprintln!("No resources found");
     }
-    Ok(ExitCode::SUCCESS)
+    for sentence in &missing {
+        complain(sentence);
+    }
+    Ok(ExitCode::from(u8::from(!missing.is_empty())))
+}
+
+/// Says that something is not there; the command goes on with what is.
+fn complain(sentence: &str) {
+    let _ = crate::output::Failure::new(sentence).report();
+}
+
+/// Objects of each query; of those that are not there, the number.
+fn look_up(client: &mut Client, queries: Vec<Query>) -> Result<(Vec<(String, Vec<Shown>)>, u32)> {
+    let (mut found, mut missing) = (Vec::new(), 0);
+    for query in queries {
+        let kind = query.kind.clone();
+        match client.call::<Vec<Shown>>(&Request::Get { query }) {
+            Ok(list) => found.push((kind, list)),
+            Err(ClientError::NotFound { message }) => {
+                complain(&message);
+                missing += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((found, missing))
+}
+
+/// Says that nothing was found, and whether the namespace is there at all.
+fn nothing_found(client: &mut Client, namespace: Option<&str>) -> Result<()> {
+    let Some(namespace) = namespace else {
+        eprintln!("No resources found");
+        return Ok(());
+    };
+    let query = Query { kind: "Namespace".to_owned(), namespace: None, name: None, selector: None };
+    let list: Vec<Shown> = client.call(&Request::Get { query })?;
+    let name = |s: &Shown| Some(s.object.pointer("/metadata/name")?.as_str()?.to_owned());
+    let names: Vec<String> = list.iter().filter_map(name).collect();
+    let known: Vec<&str> = names.iter().map(String::as_str).collect();
+    let hint = match podwall_manifest::nearest(namespace, &known) {
+        _ if known.contains(&namespace) => String::new(),
+        Some(near) => format!(" There is no such namespace; did you mean {near}?"),
+        None => format!(" There is no such namespace; there are {}.", known.join(", ")),
+    };
+    eprintln!("No resources found in {namespace} namespace.{hint}");
+    Ok(())
 }
 
 fn get(client: &mut Client, args: &Get) -> Result<ExitCode> {
@@ -132,9 +193,9 @@ fn get(client: &mut Client, args: &Get) -> Result<ExitCode> {
     let queries = kinds::queries(&args.what, namespace, args.selector.as_deref())?;
     let one = queries.len() == 1 && queries.first().is_some_and(|q| q.name.is_some());
     let mut groups: Vec<(&'static kinds::Kind, Vec<Shown>)> = Vec::new();
-    for query in queries {
-        let kind = kinds::kind(&query.kind)?;
-        let shown: Vec<Shown> = client.call(&Request::Get { query })?;
+    let (found, missing) = look_up(client, queries)?;
+    for (kind, shown) in found {
+        let kind = kinds::kind(&kind)?;
         match groups.iter_mut().find(|(known, _)| known.kind == kind.kind) {
             Some((_, list)) => list.extend(shown),
             None => groups.push((kind, shown)),
@@ -181,15 +242,13 @@ fn get(client: &mut Client, args: &Get) -> Result<ExitCode> {
                 first = false;
                 write!(out, "{}", table::table(kind, list, show, podwall_lab::store::now()))?;
             }
-            if first {
-                match namespace {
-                    Some(ns) => eprintln!("No resources found in {ns} namespace."),
-                    None => eprintln!("No resources found"),
-                }
+            if first && missing == 0 {
+                let namespaced = groups.iter().any(|(kind, _)| kind.namespaced);
+                nothing_found(client, namespace.filter(|_| namespaced))?;
             }
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(u8::from(missing > 0)))
 }
 
 fn describe(client: &mut Client, args: &Describe) -> Result<ExitCode> {
@@ -198,9 +257,9 @@ fn describe(client: &mut Client, args: &Describe) -> Result<ExitCode> {
     let cluster = podwall_lab::snapshot::cluster(client)?;
     let mut out = anstream::stdout().lock();
     let mut first = true;
-    for query in queries {
-        let kind = kinds::kind(&query.kind)?;
-        let list: Vec<Shown> = client.call(&Request::Get { query })?;
+    let (found, missing) = look_up(client, queries)?;
+    for (kind, list) in found {
+        let kind = kinds::kind(&kind)?;
         for shown in list {
             if !first {
                 writeln!(out, "\n")?;
@@ -209,10 +268,10 @@ fn describe(client: &mut Client, args: &Describe) -> Result<ExitCode> {
             write!(out, "{}", describe::describe(kind, &shown.object, &cluster))?;
         }
     }
-    if first {
-        eprintln!("No resources found");
+    if first && missing == 0 {
+        nothing_found(client, namespace)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(u8::from(missing > 0)))
 }
 
 fn label(client: &mut Client, args: &Label) -> Result<ExitCode> {
@@ -236,12 +295,25 @@ fn label(client: &mut Client, args: &Label) -> Result<ExitCode> {
     if queries.iter().any(|q| q.name.is_none()) && args.selector.is_none() && !args.all {
         bail!("say which: names, -l SELECTOR, or --all");
     }
+    let (mut missing, mut changed) = (0, 0);
     for query in queries {
         let request = Request::Label { query, labels: labels.clone(), overwrite: args.overwrite };
-        let changes: Vec<Change> = client.call(&request)?;
-        print_changes(&changes)?;
+        match client.call::<Vec<Change>>(&request) {
+            Ok(changes) => {
+                changed += changes.len();
+                print_changes(&changes)?;
+            }
+            Err(ClientError::NotFound { message }) => {
+                complain(&message);
+                missing += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    if changed == 0 && missing == 0 {
+        nothing_found(client, Some(&args.namespace))?;
+    }
+    Ok(ExitCode::from(u8::from(missing > 0)))
 }
 
 fn run_pod(client: &mut Client, args: &Run) -> Result<ExitCode> {
@@ -274,7 +346,11 @@ fn run_pod(client: &mut Client, args: &Run) -> Result<ExitCode> {
         selector: None,
     };
     if client.call::<Vec<Shown>>(&Request::Get { query: get }).is_ok() {
-        bail!("pods \"{}\" already exists", args.name);
+        bail!(
+            "pod \"{}\" exists already in namespace {}; `podwall lab delete pod {0}` removes it",
+            args.name,
+            args.namespace
+        );
     }
     let objects = vec![Manifest { raw: pod, places: Value::Null }];
     let changes: Vec<Change> = client.call(&Request::Apply { objects })?;
@@ -285,14 +361,14 @@ fn run_pod(client: &mut Client, args: &Run) -> Result<ExitCode> {
 fn tables(client: &mut Client, args: &Tables) -> Result<ExitCode> {
     if args.verify {
         let drift: Vec<String> = client.call(&Request::Verify)?;
-        for line in &drift {
-            println!("{line}");
+        for found in &drift {
+            line(found)?;
         }
         if drift.is_empty() {
-            println!("every node's kernel agrees with the model");
+            line("every node's kernel agrees with the model")?;
             return Ok(ExitCode::SUCCESS);
         }
-        println!("repaired");
+        line("repaired")?;
         return Ok(ExitCode::from(1));
     }
     let nodes: Vec<String> = match &args.node {
@@ -308,7 +384,7 @@ fn tables(client: &mut Client, args: &Tables) -> Result<ExitCode> {
     };
     for node in nodes {
         let text: String = client.call(&Request::Tables { node })?;
-        print!("{text}");
+        write!(anstream::stdout(), "{text}")?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -217,7 +217,7 @@ fn a_pod_resolves_as_the_kubelet_sets_it_up() {
     assert_eq!(
         text,
         "search demo.svc.cluster.local svc.cluster.local cluster.local\n\
-         nameserver 10.96.0.10\nnameserver fd00::a\noptions ndots:5\n"
+         nameserver 10.96.0.10\nnameserver fd00::a\noptions ndots:5 timeout:1 attempts:2\n"
     );
     assert_eq!(resolv_conf("demo", &[]), "");
     let hosts = hosts_file("web-0", None, &["10.0.0.1".parse().unwrap()]);

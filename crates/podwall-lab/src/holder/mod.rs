@@ -31,8 +31,9 @@ use nix::unistd::{ForkResult, Pid, geteuid, getppid, pipe2, setsid};
 use thiserror::Error;
 
 use keeper::Plan;
+pub(crate) use process::default_signal;
 use process::{
-    IgnoreTerminal, default_signal, end_like, exit_now, fork_alone, fork_single, ignore_signal,
+    IgnoreTerminal, end_like, exit_now, fork_alone, fork_single, ignore_signal,
     lock_labs, wait_for,
 };
 use record::Record;

@@ -151,7 +151,7 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
 
 /// Lets a signal do what it does by default.
 #[expect(unsafe_code, reason = "changing a signal's handling is unsafe in general")]
-pub(super) fn default_signal(signal: Signal) {
+pub(crate) fn default_signal(signal: Signal) {
     // SAFETY: the default action runs no code of this process.
     let _ = unsafe { set_handler(signal, SigHandler::SigDfl) };
 }

@@ -143,7 +143,9 @@ impl Store {
                 self.cluster.put_service(service);
             }
         }
-        for key in keys.iter().filter(|k| k.kind == "Pod").chain(keys.iter().filter(|k| k.kind != "Pod")) {
+        for key in
+            keys.iter().filter(|k| k.kind == "Pod").chain(keys.iter().filter(|k| k.kind != "Pod"))
+        {
             self.follow(key, &mut touched)?;
         }
         Ok(())

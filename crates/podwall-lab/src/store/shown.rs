@@ -21,7 +21,9 @@ impl Store {
         }
         raw["metadata"]["uid"] = json!(stored.uid);
         raw["metadata"]["creationTimestamp"] = json!(timestamp(stored.created));
-        if let Some(annotations) = raw.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
+        if let Some(annotations) =
+            raw.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut)
+        {
             annotations.remove(MADE);
         }
         match key.kind.as_str() {
@@ -39,8 +41,13 @@ impl Store {
             }
             "Service" => {
                 if let Some(service) = self.cluster.services.get(&name) {
-                    let ips: Vec<String> = service.cluster_ips.iter().map(ToString::to_string).collect();
-                    raw["spec"]["clusterIP"] = json!(if service.headless { "None" } else { ips.first().map_or("", |s| s) });
+                    let ips: Vec<String> =
+                        service.cluster_ips.iter().map(ToString::to_string).collect();
+                    raw["spec"]["clusterIP"] = json!(if service.headless {
+                        "None"
+                    } else {
+                        ips.first().map_or("", |s| s)
+                    });
                     if !service.headless {
                         raw["spec"]["clusterIPs"] = json!(ips);
                     }
@@ -94,7 +101,8 @@ pub fn timestamp(seconds: u64) -> String {
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153;
-    let (day, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    let (day, month) =
+        (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
     let year = era * 400 + year + u64::from(month <= 2);
     let (hour, minute, second) = (rest / 3_600, rest % 3_600 / 60, rest % 60);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")

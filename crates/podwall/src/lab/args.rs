@@ -227,7 +227,7 @@ pub(crate) struct Describe {
 #[derive(Debug, Args)]
 pub(crate) struct Label {
     /// KIND NAME… KEY=VALUE… KEY-
-    #[arg(value_name = "ARG", required = true, allow_hyphen_values = true)]
+    #[arg(value_name = "ARG", required = true)]
     pub what: Vec<String>,
     /// Namespace
     #[arg(short = 'n', long, default_value = "default", value_name = "NS")]

@@ -42,10 +42,17 @@ pub(crate) fn describe(kind: &Kind, object: &Value, cluster: &Cluster) -> String
             }
         }
         "Namespace" => line("Status", "Active"),
-        _ => line(
-            "Replicas",
-            &object.pointer("/spec/replicas").map_or("1".to_owned(), Value::to_string),
-        ),
+        owner => {
+            let pods = cluster.pods.values().filter(|p| *p.name.namespace == *namespace);
+            let made = pods.filter(|p| {
+                p.owner.as_ref().is_some_and(|o| *o.kind == *owner && *o.name == *name)
+            });
+            let names: Vec<&str> = made.map(|p| &*p.name.name).collect();
+            line("Replicas", &names.len().to_string());
+            for (i, name) in names.iter().enumerate() {
+                line(if i == 0 { "Pods" } else { "" }, name);
+            }
+        }
     }
     // A head that was left out of a list leaves a lone colon.
     out.replace("\n:                 ", "\n                  ")
@@ -54,9 +61,15 @@ pub(crate) fn describe(kind: &Kind, object: &Value, cluster: &Cluster) -> String
 type Line<'a> = dyn FnMut(&str, &str) + 'a;
 
 fn pod(line: &mut Line<'_>, object: &Value, cluster: &Cluster, key: &Name) {
-    line("Node", text(object, "/spec/nodeName"));
-    line("Status", text(object, "/status/phase"));
+    let node = text(object, "/spec/nodeName");
+    line("Node", if node.is_empty() { "<none>" } else { node });
     let Some(pod) = cluster.pods.get(key) else { return };
+    let waits = match (text(object, "/status/phase"), node) {
+        ("Pending", "") => "Pending: no node has the labels of its nodeSelector".to_owned(),
+        ("Pending", node) => format!("Pending: the lab has no node {node}"),
+        (phase, _) => phase.to_owned(),
+    };
+    line("Status", &waits);
     for (i, ip) in pod.ips.iter().enumerate() {
         line(if i == 0 { "IPs" } else { "" }, &ip.to_string());
     }

@@ -90,6 +90,10 @@ pub(crate) fn kind(word: &str) -> Result<&'static Kind> {
     match found {
         Some(kind) => Ok(kind),
         None => {
+            let words = KINDS.iter().flat_map(|k| k.aliases.iter().copied().chain([k.resource]));
+            if let Some(near) = podwall_manifest::nearest(&lower, &words.collect::<Vec<_>>()) {
+                bail!("the lab has no kind {word:?}; did you mean {near}?");
+            }
             let known: Vec<&str> = KINDS.iter().map(|k| k.resource).collect();
             bail!("the lab has no kind {word:?}; it knows {}", known.join(", "))
         }

@@ -14,7 +14,7 @@ use podwall_lab::worker::CONFIG_FILE;
 use podwall_manifest::Object;
 
 use super::args::{Exec, IpFamily, Network, Up};
-use super::{manifests, print_changes, read};
+use super::{line, manifests, print_changes, read};
 
 /// Makes a lab, or applies manifests to one that runs.
 pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
@@ -23,23 +23,15 @@ pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
     let dir = client::lab_dir(name)?;
     let holder = match Holder::find(&dir) {
         Some(holder) => {
-            eprintln!("lab {name} is up already; its nodes and network stay as they are");
+            if dir.join(CONFIG_FILE).exists() {
+                eprintln!("lab {name} is up already; its nodes and network stay as they are");
+            } else {
+                eprintln!("lab {name} was cut off while it was made; it is finished now");
+                configure(&holder, &config(name, &objects, args))?;
+            }
             holder
         }
-        None => {
-            let config = LabConfig {
-                name: name.to_owned(),
-                nodes: node_names(&objects, args),
-                network: match args.network {
-                    Network::Ptp => NetworkMode::Ptp,
-                    Network::Bridge => NetworkMode::Bridge,
-                },
-                families: families(args.ip_family),
-                externals: args.external.clone(),
-                enforce: !args.no_enforce,
-            };
-            start(name, &config, StartOptions::default())?
-        }
+        None => start(name, &config(name, &objects, args), StartOptions::default())?,
     };
     let mut client = Client::connect_or_start(name, &holder)?;
     if !objects.is_empty() {
@@ -52,22 +44,43 @@ pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
         query: Query { kind: "Pod".to_owned(), namespace: None, name: None, selector: None },
     })?;
     let enforced = if hello.config.enforce { "policies are enforced" } else { "firewall off" };
-    println!(
+    line(&format!(
         "lab {name} is up: {} nodes, {} pods, {enforced}",
         hello.config.nodes.len(),
         pods.len()
-    );
+    ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn config(name: &str, objects: &[Object], args: &Up) -> LabConfig {
+    LabConfig {
+        name: name.to_owned(),
+        nodes: node_names(objects, args),
+        network: match args.network {
+            Network::Ptp => NetworkMode::Ptp,
+            Network::Bridge => NetworkMode::Bridge,
+        },
+        families: families(args.ip_family),
+        externals: args.external.clone(),
+        enforce: !args.no_enforce,
+    }
 }
 
 /// Starts the holder of a lab and leaves its configuration for the worker.
 pub(crate) fn start(name: &str, config: &LabConfig, options: StartOptions) -> Result<Holder> {
     let dir = client::lab_dir(name)?;
     let holder = Holder::start(&dir, options)?;
-    let path = dir.join(CONFIG_FILE);
-    fs::write(&path, serde_json::to_vec(config)?)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    configure(&holder, config)?;
     Ok(holder)
+}
+
+/// Leaves the configuration: whole or not at all, since another command may look for it.
+fn configure(holder: &Holder, config: &LabConfig) -> Result<()> {
+    let path = holder.dir().join(CONFIG_FILE);
+    let new = path.with_extension("new");
+    fs::write(&new, serde_json::to_vec(config)?)
+        .and_then(|()| fs::rename(&new, &path))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The nodes that manifests state, else `node-1` and on.
@@ -94,14 +107,16 @@ pub(crate) fn down(name: &str, all: bool) -> Result<ExitCode> {
         match Holder::find(&dir) {
             Some(holder) => {
                 holder.stop()?;
-                println!("lab {name} removed");
+                line(&format!("lab {name} removed"))?;
             }
-            None if Holder::clear(&dir)? => println!("lab {name} had ended; its rests are removed"),
-            None => println!("there is no lab {name}"),
+            None if Holder::clear(&dir)? => {
+                line(&format!("lab {name} had ended; its rests are removed"))?;
+            }
+            None => line(&format!("there is no lab {name}"))?,
         }
     }
     if all && names.is_empty() {
-        println!("there are no labs");
+        line("there are no labs")?;
     }
     Ok(ExitCode::SUCCESS)
 }

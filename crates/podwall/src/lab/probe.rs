@@ -133,7 +133,8 @@ pub(crate) fn verdict(findings: &[Finding], seconds: f64) -> String {
     let total = findings.len();
     if wrong.is_empty() {
         return format!(
-            "{green}{total} packets did what the engine says{green:#} ({seconds:.1} s)\n"
+            "{green}{total} packet{} did what the engine says{green:#} ({seconds:.1} s)\n",
+            if total == 1 { "" } else { "s" }
         );
     }
     let mut out = format!(

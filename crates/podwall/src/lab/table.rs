@@ -122,7 +122,10 @@ fn cell(kind: &str, head: &str, object: &Value, age: &str) -> String {
         ("NetworkPolicy", _) => selector(object.pointer("/spec/podSelector")),
         (_, "SELECTOR") => selector(object.pointer("/spec/selector")),
         (_, "READY") => {
-            let wanted = object.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1);
+            let wanted = ["/spec/replicas", "/spec/parallelism"]
+                .iter()
+                .find_map(|field| object.pointer(field)?.as_u64())
+                .unwrap_or(1);
             format!("{wanted}/{wanted}")
         }
         _ => String::new(),
