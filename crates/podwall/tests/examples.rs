@@ -4,6 +4,7 @@
 //!   examples/*/expect.txt ── state PATH …                     which manifests are in force from here
 //!                         ── SRC DST PROTO/PORT VERDICT       can -f …   and   lab probe …
 //!                         ── exec NS/POD CODE : CMD …         lab exec …
+//!                         ── lab                              a new lab from here
 //! ```
 //!
 //! A verdict is `allowed`, `denied` or `unknown`; `unknown/denied` where files lack a fact that a
@@ -24,6 +25,8 @@ enum Line {
     Reach(Reach),
     /// What a program in a pod ends with.
     Exec { pod: String, code: i32, command: Vec<String> },
+    /// What follows begins in an empty lab.
+    Lab,
 }
 
 struct Reach {
@@ -82,6 +85,7 @@ fn parse(line: &str, folder: &Path) -> Option<Line> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let owned = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<String>>();
     match words[..] {
+        ["lab"] => Some(Line::Lab),
         ["state", ref paths @ ..] if !paths.is_empty() => {
             let whole = paths.iter().map(|path| folder.join(path));
             Some(Line::State(whole.map(|path| path.to_str().unwrap().to_owned()).collect()))
@@ -141,7 +145,7 @@ fn files_give_the_verdicts_that_examples_say() {
                     paths = new;
                     continue;
                 }
-                Line::Exec { .. } => continue,
+                Line::Exec { .. } | Line::Lab => continue,
                 Line::Reach(reach) => reach,
             };
             let mut args = vec!["can", &reach.src, &reach.dst, "--port", &reach.port];
@@ -170,7 +174,7 @@ fn packets_do_what_examples_say() {
     }
     let (mut failures, mut tried) = (Vec::new(), 0);
     for (name, folder) in folders() {
-        let lab = Lab::up("examples", &[]);
+        let mut lab = Lab::up("examples", &[]);
         let mut paths: Vec<String> = Vec::new();
         for Expectation { at, text, line } in expectations(&name, &folder) {
             tried += 1;
@@ -184,6 +188,10 @@ fn packets_do_what_examples_say() {
                     }
                     lab.run("apply", &with_f(&new), None).ok();
                     paths = new;
+                }
+                Line::Lab => {
+                    lab = Lab::up("examples", &[]);
+                    paths.clear();
                 }
                 Line::Reach(reach) => {
                     let args = [
