@@ -26,8 +26,11 @@ Podwall answers who can reach whom under Kubernetes NetworkPolicies, and why.
   podwall explain policy P   what a policy selects and allows, in words
   podwall explain pod P      which policies apply to a pod, and what follows
   podwall matrix             every pair, and the outside
+  podwall lab                a cluster on this machine, to try policies on packets
+  podwall demo               what policies do to real packets, in a few seconds
 
 Objects come from files: podwall can web db --port 3306 -f manifests/
+or from a running lab:   podwall can web db --port 3306 --lab NAME
 Exit codes: 0 yes, 1 no, 2 could not be answered, 3 unknown.
 More: podwall --help, podwall COMMAND --help
 ";

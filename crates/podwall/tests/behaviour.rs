@@ -1,4 +1,5 @@
 //! Colour, pipes, JSON and pages: what a transcript cannot show.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::io::Read;
 use std::process::{Command, Output, Stdio};
@@ -234,4 +235,18 @@ fn stdin_is_a_source() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stdout).unwrap().contains("<stdin>:25:7"));
+}
+
+#[test]
+fn help_teaches_within_80_columns() {
+    let commands: [&[&str]; 5] =
+        [&["can"], &["explain"], &["explain", "policy"], &["explain", "pod"], &["matrix"]];
+    for command in commands {
+        let help = String::from_utf8(run(&[command, &["--help"]].concat()).stdout).unwrap();
+        assert!(help.matches("$ podwall ").count() >= 2, "{command:?} has too few examples");
+        assert!(help.contains("Exit codes:"), "{command:?}");
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "{command:?}: {line}");
+        }
+    }
 }

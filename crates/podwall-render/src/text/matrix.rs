@@ -42,7 +42,10 @@ fn labels(matrix: &Matrix<'_>) -> (Vec<String>, Vec<String>) {
             let described = outside::describe(&class.addresses);
             let short = format!("other {}", class.family);
             // "0.0.0.0/0 except …" is the rest of a family; there may be two, then both are written.
-            if !described.contains(" except ") || legend.iter().any(|l| l.starts_with(&short)) {
+            let rest = ["0.0.0.0/0 except ", "::/0 except "];
+            if !rest.iter().any(|of| described.starts_with(of))
+                || legend.iter().any(|l| l.starts_with(&short))
+            {
                 return described;
             }
             legend.push(format!("{short}: {described}"));
@@ -160,6 +163,9 @@ fn list(page: &mut Page, matrix: &Matrix<'_>) {
     }
     for (src, label) in labels.iter().enumerate() {
         let own: Vec<&Connection> = matrix.connections.iter().filter(|c| c.src == src).collect();
+        if own.is_empty() && matches!(matrix.rows[src], Row::Outside(_)) {
+            continue; // that strangers reach nobody is what one expects
+        }
         page.heading(label);
         if own.is_empty() {
             page.line("  reaches nobody");
