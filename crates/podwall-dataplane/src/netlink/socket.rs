@@ -28,7 +28,6 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
-const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 const NLMSGERR_ATTR_OFFS: u16 = 2;
 
@@ -59,15 +58,6 @@ pub(crate) struct Answer {
     /// Where in the message the offending attribute stands.
     pub(crate) offset: Option<u32>,
     pub(crate) text: Option<String>,
-}
-
-/// How a dump ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Dump {
-    /// Everything was read, at one point in time.
-    Whole,
-    /// The ruleset changed meanwhile; read again.
-    Interrupted,
 }
 
 impl Socket {
@@ -144,32 +134,25 @@ impl Socket {
     }
 
     /// Asks a question and hands each message of the reply to `read`. `Err(errno)` inside: the
-    /// kernel's refusal (ENOENT: there is no such thing).
+    /// kernel's refusal (ENOENT: there is no such thing). Whether the ruleset changed during a dump
+    /// is for the caller to find out, by its generation before and after.
     pub(crate) fn ask(
         &mut self,
         question: &[u8],
         seq: u32,
         mut read: impl FnMut(&Message<'_>),
-    ) -> Result<Result<Dump, Errno>, Error> {
+    ) -> Result<Result<(), Errno>, Error> {
         self.send(question)?;
-        let mut whole = Dump::Whole;
         loop {
             let Some(len) = self.receive(MsgFlags::empty())? else {
                 return Err(Error::Lost("no answer to a question".into()));
             };
             for message in Messages(&self.buffer[..len]).filter(|m| m.seq == seq) {
-                if message.flags & NLM_F_DUMP_INTR != 0 {
-                    whole = Dump::Interrupted;
-                }
                 match message.kind {
-                    NLMSG_DONE => return Ok(Ok(whole)),
+                    NLMSG_DONE => return Ok(Ok(())),
                     NLMSG_ERROR => {
                         let errno = answer(&message).map_or(0, |a| a.errno);
-                        return Ok(if errno == 0 {
-                            Ok(whole)
-                        } else {
-                            Err(Errno::from_raw(errno))
-                        });
+                        return Ok(if errno == 0 { Ok(()) } else { Err(Errno::from_raw(errno)) });
                     }
                     _ => read(&message),
                 }

@@ -9,17 +9,22 @@
 //! Each question names our table, so that the cost does not depend on what others have in theirs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use podwall_compile::tables::{PeerId, PortKey, SubjectId, VerdictKey};
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::port::{PortRange, Protocol};
+use rustc_hash::FxHashSet;
 
 use super::encode::{self, Op, userdata};
 use super::set::{Data, DataKind, Element, Key, SetId};
 use crate::error::Error;
 use crate::netlink::attribute::{Attributes, Writer};
-use crate::netlink::socket::{Dump, Socket, io_error};
+use crate::netlink::socket::{Socket, io_error};
+
+/// How often to dump a set until two dumps agree; with the pauses a second in all.
+const PATIENCE: u32 = 10;
 
 /// What the kernel says of the table itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,7 +41,6 @@ pub(crate) struct Content {
     pub(crate) elements: Vec<Element>,
     /// Elements that Podwall cannot have written.
     pub(crate) strange: usize,
-    pub(crate) interrupted: bool,
 }
 
 fn question(
@@ -84,7 +88,7 @@ pub(crate) fn table(socket: &mut Socket, name: &str) -> Result<Option<Table>, Er
         table.comment = userdata::read(notes, userdata::TABLE_COMMENT).unwrap_or("").to_owned();
     })?;
     match answer {
-        Ok(_) => Ok(Some(table)),
+        Ok(()) => Ok(Some(table)),
         Err(Errno::ENOENT) => Ok(None),
         Err(errno) => Err(refused(format!("the question for table inet {name}"))(errno)),
     }
@@ -102,25 +106,52 @@ pub(crate) fn rules(socket: &mut Socket, table: &str, chain: &str) -> Result<Vec
         comments.push(userdata::read(notes, userdata::RULE_COMMENT).unwrap_or("").to_owned());
     })?;
     match answer {
-        Ok(_) | Err(Errno::ENOENT) => Ok(comments),
+        Ok(()) | Err(Errno::ENOENT) => Ok(comments),
         Err(errno) => Err(refused(format!("the question for chain {chain}"))(errno)),
     }
 }
 
-/// A set's elements; `None`: there is no such set.
+/// A set's elements, each once; `None`: there is no such set.
+///
+/// A dump in several parts finds its place again by counting, which goes wrong while the hash is
+/// being rebuilt; two dumps that agree were not disturbed.
 pub(crate) fn elements(
     socket: &mut Socket,
     table: &str,
     set: SetId,
 ) -> Result<Option<Content>, Error> {
+    let mut last: Option<FxHashSet<Element>> = None;
+    for attempt in 0..PATIENCE {
+        let Some((mut content, parts)) = dump(socket, table, set)? else { return Ok(None) };
+        let distinct: FxHashSet<Element> = content.elements.iter().copied().collect();
+        let agreed = last.as_ref() == Some(&distinct);
+        if agreed || parts < 2 || set.is_interval() {
+            if distinct.len() < content.elements.len() {
+                content.elements = distinct.into_iter().collect();
+            }
+            return Ok(Some(content));
+        }
+        if last.replace(distinct).is_some() {
+            // The worker that rebuilds the hash needs the processor.
+            std::thread::sleep(Duration::from_millis(1 << attempt));
+        }
+    }
+    Err(Error::Busy { table: table.to_owned() })
+}
+
+/// One dump, and in how many parts it came.
+fn dump(socket: &mut Socket, table: &str, set: SetId) -> Result<Option<(Content, usize)>, Error> {
     let (ask, seq) = question(socket, Op::GetElement, encode::NLM_F_DUMP, |w| {
         w.text(encode::ELEMENTS_TABLE, table);
         w.text(encode::ELEMENTS_SET, set.name());
     });
     let mut content = Content::default();
     let mut tree = Tree::default();
+    let mut parts = 0;
     let answer = socket.ask(&ask, seq, |m| {
-        for (_, element) in m.attributes().nest(encode::ELEMENTS_LIST) {
+        let list = m.attributes().nest(encode::ELEMENTS_LIST);
+        parts += usize::from(!list.0.is_empty());
+        for (_, element) in list {
             let element = Attributes(element);
             let known = match set {
                 SetId::Block(family) => tree.read(set, family, element, &mut content.elements),
@@ -131,10 +162,7 @@ pub(crate) fn elements(
     })?;
     tree.finish(set, &mut content);
     match answer {
-        Ok(dump) => {
-            content.interrupted = dump == Dump::Interrupted;
-            Ok(Some(content))
-        }
+        Ok(()) => Ok(Some((content, parts))),
         Err(Errno::ENOENT) => Ok(None),
         Err(errno) => Err(refused(format!("the question for set {set}"))(errno)),
     }

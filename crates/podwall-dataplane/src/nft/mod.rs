@@ -24,6 +24,9 @@
 //!   that is `net.core.wmem_max` doubled; more goes in parts, closed in between.
 //! - A dump of a hash walks over what it has given out already with each 32 KiB: 100,000 elements
 //!   take some 0.3 s, and four times as many take sixteen times as long. Only full loads dump.
+//! - A dump in several parts of a hash that is just growing (a worker does it, some milliseconds
+//!   after many elements came) leaves elements out or brings them twice, without a word: the kernel
+//!   finds its place again by counting. So such a dump counts only when a second one agrees.
 //! - A change in a set of concatenated ranges copies the set: 10 ms with 1,000 ranges of ports in
 //!   it. Single ports, and ranges of addresses (a tree), do not care how many there are.
 //! - nft 1.0.6 ends with a failed assertion where a rule uses a map's result inside a key, and
