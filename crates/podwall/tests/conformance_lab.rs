@@ -228,7 +228,13 @@ fn wanted(step: &Value) -> Now {
         }
         (key(pod), object)
     };
-    let policy = |policy: &Value| (key(&policy["metadata"]), policy.clone());
+    let policy = |policy: &Value| {
+        // As a client of the API holds it, the object does not say what it is; a manifest does.
+        let mut object = policy.clone();
+        object["kind"] = json!("NetworkPolicy");
+        object["apiVersion"] = json!("networking.k8s.io/v1");
+        (key(&policy["metadata"]), object)
+    };
     Now {
         namespaces: namespaces
             .map(|(name, of)| (name.clone(), of.as_object().unwrap().clone()))
