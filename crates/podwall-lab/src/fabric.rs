@@ -26,11 +26,12 @@ use thiserror::Error;
 
 use crate::link::{Batch, End, LinkError, Links, Mac, Route, RouteKind};
 use crate::netns::{NetNs, NetNsError};
+use crate::plan::{self, Families};
 use crate::rpc::{LabConfig, NetworkMode};
 use crate::sysctl::{self, SysctlError};
 
 /// The outside's address among the nodes.
-const OUTSIDE: [IpAddr; 2] = [
+pub(crate) const OUTSIDE: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(172, 18, 0, 254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, 0xfe)),
 ];
@@ -105,7 +106,7 @@ pub struct Fabric {
     /// Where namespaces have their names.
     dir: PathBuf,
     mode: NetworkMode,
-    families: &'static [Family],
+    families: Families,
     /// Of the fabric's own namespace.
     links: Links,
     nodes: BTreeMap<String, NodeNet>,
@@ -137,11 +138,10 @@ impl Fabric {
         links
             .change(Batch::new().bridge("fab0", mac_of("fab0")).up("lo").up("fab0"))
             .map_err(link_error("fabric"))?;
-        let families = config.families.list();
         let fabric = Self {
             dir,
             mode: config.network,
-            families,
+            families: config.families,
             links,
             nodes: BTreeMap::new(),
             plugs: BTreeMap::new(),
@@ -169,8 +169,7 @@ impl Fabric {
         if links.find("eth0").map_err(error())?.is_none() {
             let port = port_name(name);
             let near = End { name: &port, index: 0, mac: None, ns: None };
-            let far =
-                End { name: "eth0", index: 0, mac: Some(mac_of(name)), ns: Some(ns.as_fd()) };
+            let far = End { name: "eth0", index: 0, mac: Some(mac_of(name)), ns: Some(ns.as_fd()) };
             self.links
                 .change(Batch::new().delete_link(&port))
                 .and_then(|()| self.links.change(Batch::new().veth(&near, &far)))
@@ -180,6 +179,7 @@ impl Fabric {
         let port = port_name(name);
         self.links.change(Batch::new().port(&port, bridge).up(&port)).map_err(error())?;
         links.change(Batch::new().up("lo").up("eth0")).map_err(error())?;
+        self.links.await_link(&port).map_err(error())?;
         links.index("eth0").map_err(error())
     }
 
@@ -192,10 +192,17 @@ impl Fabric {
         let eth0 = self.attach("outside", &ns, &links)?;
         let lo = links.index("lo").map_err(link_error("outside"))?;
         let mut batch = Batch::new();
-        for family in self.families {
+        for family in self.families.list() {
             let all = AddressOf(*family).everything();
             let any = Route { kind: RouteKind::Local, ..Route::link(all, lo) };
             batch = batch.address(eth0, on_fabric(AddressOf(*family).outside())).route(any);
+        }
+        // The cluster's own addresses are not the outside's, even where nobody has them: a port
+        // that a Service does not have must not be answered here.
+        let cluster = plan::cluster_cidrs(self.families).into_iter();
+        for to in cluster.chain(plan::service_cidrs(self.families)) {
+            let none = RouteKind::Unreachable;
+            batch = batch.route(Route { to, via: None, dev: None, src: None, kind: none });
         }
         links.change(batch).map_err(link_error("outside"))
     }
@@ -206,19 +213,29 @@ impl Fabric {
             ("net/ipv4/conf/all/rp_filter", "0"),
             ("net/ipv4/conf/default/rp_filter", "0"),
             ("net/ipv4/ip_unprivileged_port_start", "0"),
-            ("net/ipv6/conf/all/accept_ra", "0"),
-            ("net/ipv6/conf/default/accept_ra", "0"),
-            ("net/ipv6/conf/default/accept_dad", "0"),
-            ("net/ipv6/conf/default/dad_transmits", "0"),
         ];
+        if self.families.has(Family::V6) {
+            settings.extend([
+                ("net/ipv6/conf/all/accept_ra", "0"),
+                ("net/ipv6/conf/default/accept_ra", "0"),
+                ("net/ipv6/conf/default/accept_dad", "0"),
+                ("net/ipv6/conf/default/dad_transmits", "0"),
+            ]);
+        }
         if router {
             settings.extend([
                 ("net/ipv4/ip_forward", "1"),
-                ("net/ipv6/conf/all/forwarding", "1"),
                 // A pod that is told of a shorter way would go round the firewall.
                 ("net/ipv4/conf/all/send_redirects", "0"),
                 ("net/ipv4/conf/default/send_redirects", "0"),
             ]);
+            if self.families.has(Family::V6) {
+                settings.extend([
+                    ("net/ipv6/conf/all/forwarding", "1"),
+                    // For pods of this node's range that run elsewhere; proxy ARP needs no switch.
+                    ("net/ipv6/conf/all/proxy_ndp", "1"),
+                ]);
+            }
             if self.mode == NetworkMode::Bridge {
                 // What kubeadm demands of every node: packets between two ports of one bridge go
                 // through the node's rules.
@@ -228,7 +245,16 @@ impl Fabric {
                 ]);
             }
         }
-        let written = ns.within(|| sysctl::write_all(&settings))?;
+        // Without addresses of its own choice, no pod can talk past policies that know of none.
+        let off: &[_] = match self.families.has(Family::V6) {
+            true => &[],
+            false => &[
+                ("net/ipv6/conf/all/disable_ipv6", "1"),
+                ("net/ipv6/conf/default/disable_ipv6", "1"),
+            ],
+        };
+        let written =
+            ns.within(|| sysctl::write_all(&settings).and_then(|()| sysctl::write_known(off)))?;
         written.map_err(|source| FabricError::Sysctl { place: place.to_owned(), source })
     }
 
@@ -247,18 +273,21 @@ impl Fabric {
         for address in &node.addresses {
             batch = batch.address(eth0, on_fabric(*address));
         }
-        for family in self.families {
+        for family in self.families.list() {
             let family = AddressOf(*family);
             batch = batch.route(Route::via(family.everything(), family.outside(), eth0));
         }
         links.change(batch).map_err(link_error(name))?;
         if self.mode == NetworkMode::Bridge {
-            links.change(Batch::new().bridge(BRIDGE, mac_of(&file)).up(BRIDGE)).map_err(link_error(name))?;
+            links
+                .change(Batch::new().bridge(BRIDGE, mac_of(&file)).up(BRIDGE))
+                .map_err(link_error(name))?;
             let cni0 = links.index(BRIDGE).map_err(link_error(name))?;
             let gateways = node.pod_cidrs.iter().filter_map(|cidr| gateway(*cidr));
             let batch = gateways.fold(Batch::new(), |batch, net| batch.address(cni0, net));
             links.change(batch).map_err(link_error(name))?;
         }
+        links.await_addresses(&node.addresses).map_err(link_error(name))?;
         let net = NodeNet {
             ns,
             links,
@@ -304,21 +333,18 @@ impl Fabric {
                 NetworkMode::Bridge => None,
             };
             let near = End { name: &host, index: 0, mac, ns: None };
-            let far = End {
-                name: "eth0",
-                index: 0,
-                mac: Some(mac_of(&plug.id)),
-                ns: Some(ns.as_fd()),
-            };
+            let far =
+                End { name: "eth0", index: 0, mac: Some(mac_of(&plug.id)), ns: Some(ns.as_fd()) };
             node.links
                 .change(Batch::new().delete_link(&host))
                 .and_then(|()| node.links.change(Batch::new().veth(&near, &far)))
                 .map_err(link_error(&place))?;
         }
         let eth0 = links.index("eth0").map_err(link_error(&place))?;
-        let batch = plug.ips.iter().fold(Batch::new().up("lo"), |batch, ip| {
-            batch.address(eth0, self.pod_net(node, *ip))
-        });
+        let batch = plug
+            .ips
+            .iter()
+            .fold(Batch::new().up("lo"), |batch, ip| batch.address(eth0, self.pod_net(node, *ip)));
         links.change(batch).map_err(link_error(&place))?;
         self.plugs.insert(plug.id.clone(), plug.clone());
         Ok(())
@@ -334,6 +360,7 @@ impl Fabric {
         let eth0 = links.index("eth0").map_err(link_error(&place))?;
         node.links.change(Batch::new().up(&host)).map_err(link_error(&place))?;
         links.change(Batch::new().up("eth0")).map_err(link_error(&place))?;
+        node.links.await_link(&host).map_err(link_error(&place))?;
         let (mut inside, mut outside) = (Batch::new(), Batch::new());
         match self.mode {
             NetworkMode::Ptp => {
@@ -357,37 +384,76 @@ impl Fabric {
                     let Some(gateway) = cidr.and_then(|c| gateway(*c)) else { continue };
                     let all = AddressOf(Family::of(*ip)).everything();
                     inside = inside.route(Route::via(all, gateway.addr(), eth0));
-                    if cidr.is_some_and(|c| !c.contains(ip)) {
-                        outside = outside.route(Route::link(IpNet::from(*ip), cni0));
-                    }
                 }
             }
         }
         node.links.change(outside).map_err(link_error(&place))?;
         links.change(inside).map_err(link_error(&place))?;
+        links.await_addresses(&plug.ips).map_err(link_error(&place))?;
         self.announce(plug, true)
     }
 
-    /// Tells everybody else the way to addresses of a pod that lie outside of its node's range.
+    /// Tells everybody the way to addresses of a pod that lie outside of its node's range, or that
+    /// it is over.
     fn announce(&self, plug: &PodPlug, there: bool) -> Result<(), FabricError> {
         let node = self.node_net(&plug.node)?;
-        let strays = plug.ips.iter().filter(|ip| !node.cidrs.iter().any(|c| c.contains(*ip)));
-        for ip in strays {
-            let Some(via) = address_of_family(&node.addresses, IpNet::from(*ip)) else { continue };
-            let change = |links: &Links, dev: u32, place: &str| {
-                let route = Route::via(IpNet::from(*ip), via, dev);
-                let batch = Batch::new();
-                let batch = if there { batch.route(route) } else { batch.delete_route(route) };
-                links.change(batch).map_err(link_error(place))
-            };
-            for (name, other) in self.nodes.iter().filter(|(name, _)| **name != plug.node) {
-                change(&other.links, other.eth0, name)?;
-            }
-            let outside = Links::of(&self.outside()?).map_err(link_error("outside"))?;
-            let eth0 = outside.index("eth0").map_err(link_error("outside"))?;
-            change(&outside, eth0, "outside")?;
+        let strays: Vec<IpAddr> = plug
+            .ips
+            .iter()
+            .copied()
+            .filter(|ip| !node.cidrs.iter().any(|cidr| cidr.contains(ip)))
+            .collect();
+        if strays.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        for (name, other) in &self.nodes {
+            let batch = self.point(name, other, plug, &strays, there)?;
+            other.links.change(batch).map_err(link_error(name))?;
+        }
+        let outside = Links::of(&self.outside()?).map_err(link_error("outside"))?;
+        let eth0 = outside.index("eth0").map_err(link_error("outside"))?;
+        let mut batch = Batch::new();
+        for ip in strays {
+            let Some(via) = address_of_family(&node.addresses, IpNet::from(ip)) else { continue };
+            let route = Route::via(IpNet::from(ip), via, eth0);
+            batch = if there { batch.route(route) } else { batch.delete_route(route) };
+        }
+        outside.change(batch).map_err(link_error("outside"))
+    }
+
+    /// What one node has to know of a pod's addresses outside of the range of the pod's own node.
+    fn point(
+        &self,
+        name: &str,
+        at: &NodeNet,
+        plug: &PodPlug,
+        strays: &[IpAddr],
+        there: bool,
+    ) -> Result<Batch, FabricError> {
+        let cni0 = match self.mode {
+            NetworkMode::Ptp => None,
+            NetworkMode::Bridge => Some(at.links.index(BRIDGE).map_err(link_error(name))?),
+        };
+        let home = self.node_net(&plug.node)?;
+        let mut batch = Batch::new();
+        for ip in strays {
+            let route = match (name == plug.node, cni0) {
+                // Point-to-point: the pod has its host route, which goes with its link.
+                (true, None) => continue,
+                (true, Some(cni0)) => Route::link(IpNet::from(*ip), cni0),
+                (false, _) => match address_of_family(&home.addresses, IpNet::from(*ip)) {
+                    Some(via) => Route::via(IpNet::from(*ip), via, at.eth0),
+                    None => continue,
+                },
+            };
+            batch = if there { batch.route(route) } else { batch.delete_route(route) };
+            // The pods on the bridge whose range it is look for it on their own link.
+            let asked = cni0.filter(|_| at.cidrs.iter().any(|cidr| cidr.contains(ip)));
+            if let Some(cni0) = asked {
+                batch = if there { batch.proxy(cni0, *ip) } else { batch.delete_proxy(cni0, *ip) };
+            }
+        }
+        Ok(batch)
     }
 
     /// Takes a pod out: its link first, so that nothing more is sent, then its name. What runs in
@@ -396,7 +462,9 @@ impl Fabric {
         let place = format!("pod {id}");
         if let Some(plug) = self.plugs.remove(id) {
             let node = self.node_net(&plug.node)?;
-            node.links.change(Batch::new().delete_link(&veth_name(id))).map_err(link_error(&place))?;
+            node.links
+                .change(Batch::new().delete_link(&veth_name(id)))
+                .map_err(link_error(&place))?;
             self.announce(&plug, false)?;
         } else if let Ok(ns) = self.pod(id) {
             // Left by an earlier worker: its node is not known here, but the pair has two ends.
@@ -443,7 +511,10 @@ impl Fabric {
     }
 
     /// Writes the rules of Services on every node.
-    pub fn set_services(&self, rules: &[crate::service_nat::ServiceRule]) -> Result<(), FabricError> {
+    pub fn set_services(
+        &self,
+        rules: &[crate::service_nat::ServiceRule],
+    ) -> Result<(), FabricError> {
         for (name, node) in &self.nodes {
             let text = crate::service_nat::ruleset(rules, name);
             let loaded = node.ns.within(|| crate::service_nat::load(&text))?;

@@ -64,9 +64,7 @@ pub fn node_addresses(n: u32, families: Families) -> Vec<IpAddr> {
     let host = n + 1; // .1 is the fabric's bridge
     let of = |family: &Family| match family {
         Family::V4 => IpAddr::from(Ipv4Addr::from_bits(0xac12_0000 + host)),
-        Family::V6 => {
-            IpAddr::from(Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, host as u16))
-        }
+        Family::V6 => IpAddr::from(Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, host as u16)),
     };
     families.list().iter().map(of).collect()
 }
@@ -96,6 +94,20 @@ pub fn cluster_cidrs(families: Families) -> Vec<IpNet> {
             Family::V6 => {
                 let base = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0);
                 Ipv6Net::new_assert(base, 48).into()
+            }
+        }
+    };
+    families.list().iter().map(of).collect()
+}
+
+/// The ranges that hold every Service.
+pub fn service_cidrs(families: Families) -> Vec<IpNet> {
+    let of = |family: &Family| -> IpNet {
+        match family {
+            Family::V4 => Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12).into(),
+            Family::V6 => {
+                let base = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0);
+                Ipv6Net::new_assert(base, 112).into()
             }
         }
     };

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   prerouting, output   (address, protocol, port) ─▶ a chain a Service port ─▶ one endpoint: dnat
-//!   postrouting          what came by a node port, hairpin, pods to the outside: masquerade
+//!   postrouting          what came by a node port, hairpin, what leaves for the outside: masquerade
 //! ```
 //!
 //! This is the lab's kube-proxy: an own table, far from the firewall's. Destination NAT comes before
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use podwall_policy::address::Family;
 use podwall_policy::port::Protocol;
 
-use crate::plan::{self, Families};
+use crate::fabric::OUTSIDE;
 
 /// The table's name.
 const TABLE: &str = "podwall_lab";
@@ -52,7 +52,8 @@ pub fn ruleset(rules: &[ServiceRule], node: &str) -> String {
 
 fn write_ruleset(out: &mut String, rules: &[ServiceRule], node: &str) -> std::fmt::Result {
     writeln!(out, "add table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{")?;
-    let (mut by_address, mut by_node_port, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut by_address, mut refused) = (Vec::new(), Vec::new());
+    let (mut by_node_port, mut by_inner_port) = (Vec::new(), Vec::new());
     let mut chains = 0;
     for rule in rules {
         let protocol = rule.protocol.to_string().to_lowercase();
@@ -73,14 +74,19 @@ fn write_ruleset(out: &mut String, rules: &[ServiceRule], node: &str) -> std::fm
             }
             let Some(node_port) = rule.node_port else { continue };
             let endpoints = if rule.local { &here } else { &all };
-            let verdict = if endpoints.is_empty() {
-                "drop".to_owned()
-            } else {
+            let mut lead = |endpoints: &[_]| -> Result<String, std::fmt::Error> {
+                if endpoints.is_empty() {
+                    return Ok("drop".to_owned());
+                }
                 chains += 1;
                 service_chain(out, chains, &rule.name, &protocol, family, endpoints, !rule.local)?;
-                format!("goto service_{chains}")
+                Ok(format!("goto service_{chains}"))
             };
+            let verdict = lead(endpoints)?;
+            // The policy is for traffic from outside; the node and its pods may use every pod.
+            let inner = if rule.local { lead(&all)? } else { verdict.clone() };
             by_node_port.push((family, format!("{protocol} . {node_port} : {verdict}")));
+            by_inner_port.push((family, format!("{protocol} . {node_port} : {inner}")));
         }
     }
     for (family, suffix, kind) in [(Family::V4, "4", "ipv4_addr"), (Family::V6, "6", "ipv6_addr")] {
@@ -94,28 +100,54 @@ fn write_ruleset(out: &mut String, rules: &[ServiceRule], node: &str) -> std::fm
             }
         };
         let elements = of(&by_address);
-        writeln!(out, "  map services{suffix} {{\n    type {kind} . inet_proto . inet_service : verdict\n    {elements}\n  }}")?;
-        let elements = of(&by_node_port);
-        writeln!(out, "  map nodeports{suffix} {{\n    type inet_proto . inet_service : verdict\n    {elements}\n  }}")?;
+        writeln!(
+            out,
+            "  map services{suffix} {{\n    type {kind} . inet_proto . inet_service : verdict\n    {elements}\n  }}"
+        )?;
+        for (map, list) in [("nodeports", &by_node_port), ("inner", &by_inner_port)] {
+            let elements = of(list);
+            writeln!(
+                out,
+                "  map {map}{suffix} {{\n    type inet_proto . inet_service : verdict\n    {elements}\n  }}"
+            )?;
+        }
         let elements = of(&refused);
-        writeln!(out, "  set refused{suffix} {{\n    type {kind} . inet_proto . inet_service\n    {elements}\n  }}")?;
+        writeln!(
+            out,
+            "  set refused{suffix} {{\n    type {kind} . inet_proto . inet_service\n    {elements}\n  }}"
+        )?;
     }
-    let find = "ip daddr . meta l4proto . th dport vmap @services4
-    ip6 daddr . meta l4proto . th dport vmap @services6
-    meta nfproto ipv4 fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @nodeports4
-    meta nfproto ipv6 fib daddr type local ip6 daddr != ::1 meta l4proto . th dport vmap @nodeports6";
-    let refuse = "ip daddr . meta l4proto . th dport @refused4 reject with icmpx type port-unreachable
+    let services = "ip daddr . meta l4proto . th dport vmap @services4
+    ip6 daddr . meta l4proto . th dport vmap @services6";
+    // Of the node itself, with the loopback addresses that kube-proxy leaves alone too.
+    let node_ports = |from: &str, map: &str| {
+        format!(
+            "{from}meta nfproto ipv4 fib daddr type local ip daddr != 127.0.0.0/8 \
+             meta l4proto . th dport vmap @{map}4
+    {from}meta nfproto ipv6 fib daddr type local ip6 daddr != ::1 \
+             meta l4proto . th dport vmap @{map}6"
+        )
+    };
+    let from_ptp = node_ports("iifname \"veth*\" ", "inner");
+    let from_bridge = node_ports("iifname \"cni0\" ", "inner");
+    let (from_all, from_node) = (node_ports("", "nodeports"), node_ports("", "inner"));
+    let refuse =
+        "ip daddr . meta l4proto . th dport @refused4 reject with icmpx type port-unreachable
     ip6 daddr . meta l4proto . th dport @refused6 reject with icmpx type port-unreachable";
-    let (pods4, pods6) = cidrs();
+    let [outside4, outside6] = OUTSIDE;
     writeln!(
         out,
         "  chain prerouting {{
     type nat hook prerouting priority dstnat; policy accept;
-    {find}
+    {services}
+    {from_ptp}
+    {from_bridge}
+    {from_all}
   }}
   chain output {{
     type nat hook output priority -100; policy accept;
-    {find}
+    {services}
+    {from_node}
   }}
   chain forward_refused {{
     type filter hook forward priority filter; policy accept;
@@ -128,8 +160,8 @@ fn write_ruleset(out: &mut String, rules: &[ServiceRule], node: &str) -> std::fm
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     meta mark & {MASQUERADE} == {MASQUERADE} masquerade
-    ip saddr {pods4} ip daddr != {{ {pods4}, 10.96.0.0/12, 172.18.0.0/16, 224.0.0.0/4 }} masquerade
-    ip6 saddr {pods6} ip6 daddr != {{ {pods6}, fd00:10:96::/112, fd00:172:18::/64, fe80::/10, ff00::/8 }} masquerade
+    rt ip nexthop {outside4} masquerade
+    rt ip6 nexthop {outside6} masquerade
   }}
 }}"
     )
@@ -169,13 +201,6 @@ fn service_chain(
         1 => writeln!(out, "    goto endpoint_{number}_0\n  }}"),
         n => writeln!(out, "    numgen random mod {n} vmap {{ {} }}\n  }}", choices.join(", ")),
     }
-}
-
-/// The pods' ranges as text, IPv4 and IPv6.
-fn cidrs() -> (String, String) {
-    let all = plan::cluster_cidrs(Families::Dual);
-    let text = |i: usize| all.get(i).map(ToString::to_string).unwrap_or_default();
-    (text(0), text(1))
 }
 
 /// Loads a ruleset into the calling thread's network namespace.
@@ -234,10 +259,12 @@ mod tests {
 
     #[test]
     fn a_local_node_port_leads_to_pods_of_this_node_alone() {
-        let rule = mk_rule(&[("10.244.1.2", "node-1"), ("10.244.2.2", "node-2")], Some(30000), true);
+        let rule =
+            mk_rule(&[("10.244.1.2", "node-1"), ("10.244.2.2", "node-2")], Some(30000), true);
         let here = ruleset(std::slice::from_ref(&rule), "node-1");
-        assert_eq!(here.matches("dnat ip to 10.244.1.2:8080").count(), 2, "{here}");
-        assert_eq!(here.matches("dnat ip to 10.244.2.2:8080").count(), 1, "{here}");
+        // Behind the Service's address, the node port from outside and the node port from inside.
+        assert_eq!(here.matches("dnat ip to 10.244.1.2:8080").count(), 3, "{here}");
+        assert_eq!(here.matches("dnat ip to 10.244.2.2:8080").count(), 2, "{here}");
         let elsewhere = ruleset(&[rule], "node-3");
         assert!(elsewhere.contains("tcp . 30000 : drop"), "{elsewhere}");
     }

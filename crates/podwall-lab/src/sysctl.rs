@@ -39,3 +39,10 @@ pub(crate) fn write_all(settings: &[(&str, &str)]) -> Result<(), SysctlError> {
     }
     Ok(())
 }
+
+/// The same, leaving out settings that this kernel does not have.
+pub(crate) fn write_known(settings: &[(&str, &str)]) -> Result<(), SysctlError> {
+    let known =
+        |(setting, _): &&(&str, &str)| fs::exists(format!("/proc/sys/{setting}")).unwrap_or(true);
+    write_all(&settings.iter().filter(known).copied().collect::<Vec<_>>())
+}

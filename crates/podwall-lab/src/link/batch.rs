@@ -286,13 +286,25 @@ impl Batch {
         })
     }
 
-    /// Answers for an address on an interface (proxy ARP and proxy neighbour discovery).
+    /// Answers for an address on an interface (proxy ARP; proxy neighbour discovery where
+    /// `proxy_ndp` is on).
     #[must_use]
     pub fn proxy(self, dev: u32, address: IpAddr) -> Self {
         let what = format!("answer for {address} on interface number {dev}");
         let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
         let fixed = ndmsg(address, dev, libc::NUD_PERMANENT, libc::NTF_PROXY);
         self.push(libc::RTM_NEWNEIGH, flags, &fixed, what, |m| {
+            m.address(libc::NDA_DST, address);
+        })
+    }
+
+    /// Ends [`proxy`](Self::proxy). Fine if it is over.
+    #[must_use]
+    pub fn delete_proxy(self, dev: u32, address: IpAddr) -> Self {
+        let what = format!("no longer answer for {address} on interface number {dev}");
+        let fixed = ndmsg(address, dev, 0, libc::NTF_PROXY);
+        self.push(libc::RTM_DELNEIGH, 0, &fixed, what, |m| {
+            m.fine = &[libc::ENOENT, libc::ENODEV];
             m.address(libc::NDA_DST, address);
         })
     }

@@ -10,6 +10,7 @@
 //! what is there and removing what is gone succeeds. Errors name the change in words.
 
 mod batch;
+mod ready;
 mod socket;
 mod wire;
 
@@ -47,6 +48,12 @@ pub enum LinkError {
     NoSuchLink {
         /// The name.
         name: String,
+    },
+    /// The kernel took too long.
+    #[error("waited 5 s in vain for {what}; is this machine overloaded?")]
+    Late {
+        /// For what.
+        what: String,
     },
     /// The namespace could not be entered.
     #[error(transparent)]
@@ -120,22 +127,23 @@ impl Links {
 
     /// An interface by name, `None` if there is none.
     pub fn find(&self, name: &str) -> Result<Option<Link>, LinkError> {
-        let mut question = Message::new(
-            libc::RTM_GETLINK,
-            libc::NLM_F_REQUEST,
-            &[0; 16],
-            format!("look up the interface {name}"),
-        );
-        question.text(libc::IFLA_IFNAME, name);
-        question.number(libc::IFLA_EXT_MASK, batch::RTEXT_FILTER_SKIP_STATS);
         let mut found = None;
-        // A single answer has no end mark, so an acknowledgement is asked for.
-        question.bytes[6] |= libc::NLM_F_ACK as u8;
-        match self.socket.ask(question, |reply| found = link(reply.payload)) {
+        match self.look(name, |payload| found = link(payload)) {
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
             Ok(()) => Ok(found),
         }
+    }
+
+    /// Hands what the kernel says of one interface to `each`.
+    fn look(&self, name: &str, mut each: impl FnMut(&[u8])) -> Result<(), LinkError> {
+        // A single answer has no end mark, so an acknowledgement is asked for.
+        let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK;
+        let what = format!("look up the interface {name}");
+        let mut question = Message::new(libc::RTM_GETLINK, flags, &[0; 16], what);
+        question.text(libc::IFLA_IFNAME, name);
+        question.number(libc::IFLA_EXT_MASK, batch::RTEXT_FILTER_SKIP_STATS);
+        self.socket.ask(question, |reply| each(reply.payload))
     }
 
     /// All interfaces.
