@@ -19,7 +19,7 @@ use podwall_manifest::{Object, Typed};
 use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::label::Labels;
-use podwall_policy::object::{Exposure, Name, Node, Pod, Service, ServicePort};
+use podwall_policy::object::{Exposure, Name, Node, Phase, Pod, Service, ServicePort};
 use podwall_policy::policy::Tier;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -498,6 +498,8 @@ impl Store {
             .filter(|p| {
                 p.name.name.as_ref() != key.name || p.name.namespace.as_ref() != key.namespace
             })
+            // The address of a pod that has ended is free again, though its object still states it.
+            .filter(|p| p.phase == Phase::Alive)
             .flat_map(|p| p.ips.iter().copied())
             .collect();
         let cidrs = plan::pod_cidrs(number, self.config.families);
