@@ -20,6 +20,7 @@ use podwall_policy::cluster::Cluster;
 use podwall_policy::evaluate::{Side, Verdict, evaluate};
 use podwall_policy::explain::Question;
 use podwall_policy::flow::{Flow, Party};
+use podwall_policy::object::{Node, Pod};
 use podwall_policy::policy::{Action, Tier};
 use podwall_policy::port::Protocol;
 
@@ -67,8 +68,8 @@ fn party<'a>(cluster: &'a Cluster, dice: &mut Dice) -> Party<'a> {
     let pods: Vec<_> = cluster.pods.values().collect();
     let nodes: Vec<_> = cluster.nodes.values().collect();
     match dice.below(8) {
-        0 if !nodes.is_empty() => Party::Node(dice.pick(&nodes)),
-        1..6 if !pods.is_empty() => Party::Pod(dice.pick(&pods)),
+        0 if !nodes.is_empty() => Party::Node(*dice.pick::<&Node>(&nodes)),
+        1..6 if !pods.is_empty() => Party::Pod(*dice.pick::<&Pod>(&pods)),
         _ => Party::Address(random::address(dice, cluster)),
     }
 }
@@ -143,7 +144,7 @@ fn completed<'a>(known: &'a Cluster, flow: &Flow<'_>) -> Option<Flow<'a>> {
 /// What may be asked: anything, and every protocol at ports where rules may change their mind.
 fn questions() -> impl Iterator<Item = Question> {
     let ports = [1, 53, 80, 81, 82, 8080, u16::MAX];
-    let asked = |protocol: Protocol| {
+    let asked = move |protocol: Protocol| {
         let ports = ports.map(|port| Question::Port(protocol, Some(port)));
         ports.into_iter().chain([Question::Port(protocol, None)])
     };
