@@ -9,8 +9,14 @@
 //!                        └─ eth0 of pod
 //! ```
 //!
+//! Everybody's neighbours are told, not asked for: the kernel keeps 1024 that it has learned for *all*
+//! namespaces of the machine (`net.ipv4.neigh.default.gc_thresh3`), too few for a hundred pods on
+//! bridges, and entries made by hand do not count.
+//!
 //! Every step can be made again: a worker that takes over walks the same path and finds what exists.
 //! Pods are plugged in two steps, so that the firewall can be programmed in between.
+
+mod pods;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,6 +29,8 @@ use ipnet::IpNet;
 use podwall_policy::address::Family;
 use podwall_policy::object::Node;
 use thiserror::Error;
+
+use pods::PodNet;
 
 use crate::link::{Batch, End, LinkError, Links, Mac, Route, RouteKind};
 use crate::netns::{NetNs, NetNsError};
@@ -110,9 +118,10 @@ pub struct Fabric {
     /// Of the fabric's own namespace.
     links: Links,
     nodes: BTreeMap<String, NodeNet>,
-    plugs: BTreeMap<String, PodPlug>,
+    pods: BTreeMap<String, PodNet>,
 }
 
+/// A node, as the fabric holds it.
 #[derive(Debug)]
 struct NodeNet {
     ns: NetNs,
@@ -144,7 +153,7 @@ impl Fabric {
             families: config.families,
             links,
             nodes: BTreeMap::new(),
-            plugs: BTreeMap::new(),
+            pods: BTreeMap::new(),
         };
         fabric.ensure_outside()?;
         Ok(fabric)
@@ -264,7 +273,7 @@ impl Fabric {
         if self.nodes.contains_key(name) {
             return Ok(());
         }
-        let file = format!("node-{name}");
+        let file = node_file(name);
         let ns = self.ensure_ns(&file)?;
         let links = Links::of(&ns).map_err(link_error(name))?;
         self.settle(&ns, name, true)?;
@@ -275,7 +284,11 @@ impl Fabric {
         }
         for family in self.families.list() {
             let family = AddressOf(*family);
-            batch = batch.route(Route::via(family.everything(), family.outside(), eth0));
+            batch = batch.neighbour(eth0, family.outside(), mac_of("outside")).route(Route::via(
+                family.everything(),
+                family.outside(),
+                eth0,
+            ));
         }
         links.change(batch).map_err(link_error(name))?;
         if self.mode == NetworkMode::Bridge {
@@ -300,10 +313,15 @@ impl Fabric {
         Ok(())
     }
 
-    /// Routes between a new node's pods and everybody.
+    /// Routes and neighbours between a new node and everybody.
     fn join(&self, name: &str, new: &NodeNet) -> Result<(), FabricError> {
-        let towards = |to: &NodeNet, dev: u32| -> Batch {
-            to.cidrs.iter().fold(Batch::new(), |batch, cidr| {
+        let towards = |name: &str, to: &NodeNet, dev: u32| -> Batch {
+            let mac = mac_of(&node_file(name));
+            let known = to
+                .addresses
+                .iter()
+                .fold(Batch::new(), |batch, address| batch.neighbour(dev, *address, mac));
+            to.cidrs.iter().fold(known, |batch, cidr| {
                 match address_of_family(&to.addresses, *cidr) {
                     Some(via) => batch.route(Route::via(*cidr, via, dev)),
                     None => batch,
@@ -311,167 +329,12 @@ impl Fabric {
             })
         };
         for (other, net) in &self.nodes {
-            net.links.change(towards(new, net.eth0)).map_err(link_error(other))?;
-            new.links.change(towards(net, new.eth0)).map_err(link_error(name))?;
+            net.links.change(towards(name, new, net.eth0)).map_err(link_error(other))?;
+            new.links.change(towards(other, net, new.eth0)).map_err(link_error(name))?;
         }
         let outside = Links::of(&self.outside()?).map_err(link_error("outside"))?;
         let eth0 = outside.index("eth0").map_err(link_error("outside"))?;
-        outside.change(towards(new, eth0)).map_err(link_error("outside"))
-    }
-
-    /// Makes a pod's namespace and link, addresses on it, both ends down.
-    pub fn plug_pod(&mut self, plug: &PodPlug) -> Result<(), FabricError> {
-        let place = format!("pod {}", plug.id);
-        let ns = self.ensure_ns(&format!("pod-{}", plug.id))?;
-        self.settle(&ns, &place, false)?;
-        let links = Links::of(&ns).map_err(link_error(&place))?;
-        let node = self.node_net(&plug.node)?;
-        if links.find("eth0").map_err(link_error(&place))?.is_none() {
-            let host = veth_name(&plug.id);
-            let mac = match self.mode {
-                NetworkMode::Ptp => Some(GATEWAY_MAC),
-                NetworkMode::Bridge => None,
-            };
-            let near = End { name: &host, index: 0, mac, ns: None };
-            let far =
-                End { name: "eth0", index: 0, mac: Some(mac_of(&plug.id)), ns: Some(ns.as_fd()) };
-            node.links
-                .change(Batch::new().delete_link(&host))
-                .and_then(|()| node.links.change(Batch::new().veth(&near, &far)))
-                .map_err(link_error(&place))?;
-        }
-        let eth0 = links.index("eth0").map_err(link_error(&place))?;
-        let batch = plug
-            .ips
-            .iter()
-            .fold(Batch::new().up("lo"), |batch, ip| batch.address(eth0, self.pod_net(node, *ip)));
-        links.change(batch).map_err(link_error(&place))?;
-        self.plugs.insert(plug.id.clone(), plug.clone());
-        Ok(())
-    }
-
-    /// Switches a plugged pod on: from here on it sends and is reached.
-    pub fn activate_pod(&self, id: &str) -> Result<(), FabricError> {
-        let Some(plug) = self.plugs.get(id) else { return Ok(()) };
-        let place = format!("pod {id}");
-        let node = self.node_net(&plug.node)?;
-        let host = veth_name(id);
-        let links = Links::of(&self.pod(id)?).map_err(link_error(&place))?;
-        let eth0 = links.index("eth0").map_err(link_error(&place))?;
-        node.links.change(Batch::new().up(&host)).map_err(link_error(&place))?;
-        links.change(Batch::new().up("eth0")).map_err(link_error(&place))?;
-        node.links.await_link(&host).map_err(link_error(&place))?;
-        let (mut inside, mut outside) = (Batch::new(), Batch::new());
-        match self.mode {
-            NetworkMode::Ptp => {
-                let index = node.links.index(&host).map_err(link_error(&place))?;
-                for ip in &plug.ips {
-                    let family = AddressOf(Family::of(*ip));
-                    inside = inside
-                        .neighbour(eth0, family.ptp_gateway(), GATEWAY_MAC)
-                        .route(Route::via(family.everything(), family.ptp_gateway(), eth0));
-                    let source = address_of_family(&node.addresses, IpNet::from(*ip));
-                    outside = outside
-                        .neighbour(index, *ip, mac_of(id))
-                        .route(Route::link(IpNet::from(*ip), index).with_source(source));
-                }
-            }
-            NetworkMode::Bridge => {
-                let cni0 = node.links.index(BRIDGE).map_err(link_error(&place))?;
-                outside = outside.port(&host, cni0).hairpin(&host);
-                for ip in &plug.ips {
-                    let cidr = node.cidrs.iter().find(|c| Family::of(c.addr()) == Family::of(*ip));
-                    let Some(gateway) = cidr.and_then(|c| gateway(*c)) else { continue };
-                    let all = AddressOf(Family::of(*ip)).everything();
-                    inside = inside.route(Route::via(all, gateway.addr(), eth0));
-                }
-            }
-        }
-        node.links.change(outside).map_err(link_error(&place))?;
-        links.change(inside).map_err(link_error(&place))?;
-        links.await_addresses(&plug.ips).map_err(link_error(&place))?;
-        self.announce(plug, true)
-    }
-
-    /// Tells everybody the way to addresses of a pod that lie outside of its node's range, or that
-    /// it is over.
-    fn announce(&self, plug: &PodPlug, there: bool) -> Result<(), FabricError> {
-        let node = self.node_net(&plug.node)?;
-        let strays: Vec<IpAddr> = plug
-            .ips
-            .iter()
-            .copied()
-            .filter(|ip| !node.cidrs.iter().any(|cidr| cidr.contains(ip)))
-            .collect();
-        if strays.is_empty() {
-            return Ok(());
-        }
-        for (name, other) in &self.nodes {
-            let batch = self.point(name, other, plug, &strays, there)?;
-            other.links.change(batch).map_err(link_error(name))?;
-        }
-        let outside = Links::of(&self.outside()?).map_err(link_error("outside"))?;
-        let eth0 = outside.index("eth0").map_err(link_error("outside"))?;
-        let mut batch = Batch::new();
-        for ip in strays {
-            let Some(via) = address_of_family(&node.addresses, IpNet::from(ip)) else { continue };
-            let route = Route::via(IpNet::from(ip), via, eth0);
-            batch = if there { batch.route(route) } else { batch.delete_route(route) };
-        }
-        outside.change(batch).map_err(link_error("outside"))
-    }
-
-    /// What one node has to know of a pod's addresses outside of the range of the pod's own node.
-    fn point(
-        &self,
-        name: &str,
-        at: &NodeNet,
-        plug: &PodPlug,
-        strays: &[IpAddr],
-        there: bool,
-    ) -> Result<Batch, FabricError> {
-        let cni0 = match self.mode {
-            NetworkMode::Ptp => None,
-            NetworkMode::Bridge => Some(at.links.index(BRIDGE).map_err(link_error(name))?),
-        };
-        let home = self.node_net(&plug.node)?;
-        let mut batch = Batch::new();
-        for ip in strays {
-            let route = match (name == plug.node, cni0) {
-                // Point-to-point: the pod has its host route, which goes with its link.
-                (true, None) => continue,
-                (true, Some(cni0)) => Route::link(IpNet::from(*ip), cni0),
-                (false, _) => match address_of_family(&home.addresses, IpNet::from(*ip)) {
-                    Some(via) => Route::via(IpNet::from(*ip), via, at.eth0),
-                    None => continue,
-                },
-            };
-            batch = if there { batch.route(route) } else { batch.delete_route(route) };
-            // The pods on the bridge whose range it is look for it on their own link.
-            let asked = cni0.filter(|_| at.cidrs.iter().any(|cidr| cidr.contains(ip)));
-            if let Some(cni0) = asked {
-                batch = if there { batch.proxy(cni0, *ip) } else { batch.delete_proxy(cni0, *ip) };
-            }
-        }
-        Ok(batch)
-    }
-
-    /// Takes a pod out: its link first, so that nothing more is sent, then its name. What runs in
-    /// its namespace loses its network and keeps running.
-    pub fn remove_pod(&mut self, id: &str) -> Result<(), FabricError> {
-        let place = format!("pod {id}");
-        if let Some(plug) = self.plugs.remove(id) {
-            let node = self.node_net(&plug.node)?;
-            node.links
-                .change(Batch::new().delete_link(&veth_name(id)))
-                .map_err(link_error(&place))?;
-            self.announce(&plug, false)?;
-        } else if let Ok(ns) = self.pod(id) {
-            // Left by an earlier worker: its node is not known here, but the pair has two ends.
-            let links = Links::of(&ns).map_err(link_error(&place))?;
-            links.change(Batch::new().delete_link("eth0")).map_err(link_error(&place))?;
-        }
-        Ok(NetNs::unlink(&self.dir.join(format!("pod-{id}")))?)
+        outside.change(towards(name, new, eth0)).map_err(link_error("outside"))
     }
 
     /// The IDs of all pods that have a namespace.
@@ -502,7 +365,7 @@ impl Fabric {
 
     /// The file that names a node's namespace.
     pub fn node_path(&self, name: &str) -> PathBuf {
-        self.dir.join(format!("node-{name}"))
+        self.dir.join(node_file(name))
     }
 
     /// A handle to the outside's namespace.
@@ -528,18 +391,6 @@ impl Fabric {
             path: self.node_path(name),
             source: io::ErrorKind::NotFound.into(),
         })
-    }
-
-    /// A pod's address with the prefix of its interface: alone on its link, or among the pods of
-    /// the bridge.
-    fn pod_net(&self, node: &NodeNet, ip: IpAddr) -> IpNet {
-        let cidr = node.cidrs.iter().find(|cidr| cidr.contains(&ip));
-        match (self.mode, cidr) {
-            (NetworkMode::Bridge, Some(cidr)) => {
-                IpNet::new(ip, cidr.prefix_len()).unwrap_or(IpNet::from(ip))
-            }
-            _ => IpNet::from(ip),
-        }
     }
 }
 
@@ -585,6 +436,11 @@ fn gateway(cidr: IpNet) -> Option<IpNet> {
 
 fn address_of_family(addresses: &[IpAddr], net: IpNet) -> Option<IpAddr> {
     addresses.iter().copied().find(|a| Family::of(*a) == Family::of(net.addr()))
+}
+
+/// What a node's namespace is called.
+fn node_file(name: &str) -> String {
+    format!("node-{name}")
 }
 
 /// 64 bits that depend on the name alone (FNV-1a): the same in every worker.

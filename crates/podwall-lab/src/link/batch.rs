@@ -134,6 +134,13 @@ impl Batch {
         self.messages.is_empty()
     }
 
+    /// These changes and then those of another batch.
+    #[must_use]
+    pub fn and(mut self, mut other: Self) -> Self {
+        self.messages.append(&mut other.messages);
+        self
+    }
+
     pub(super) fn into_messages(self) -> Vec<Message> {
         self.messages
     }

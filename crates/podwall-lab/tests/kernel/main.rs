@@ -1,6 +1,12 @@
 //! Does the kernel do what the lab asks? Each case makes a lab of its own, as root and as an
 //! ordinary user, in a process of its own.
 
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test; clippy's exception for tests does not know one without the usual runner"
+)]
+
 mod cluster;
 mod holder;
 mod network;

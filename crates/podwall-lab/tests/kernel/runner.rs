@@ -43,7 +43,7 @@ pub(crate) fn run(groups: &[&[Case]]) -> ExitCode {
     let list = arguments.iter().any(|a| a == "--list");
     let wanted: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
     let users: &[bool] = if geteuid().is_root() { &[false, true] } else { &[true] };
-    let mut todo: Vec<(String, fn(&Path), bool)> = Vec::new();
+    let mut todo = Vec::new();
     for (name, case) in groups.iter().flat_map(|group| group.iter()) {
         for ordinary in users {
             let name = format!("{name} ({})", if *ordinary { "user" } else { "root" });
