@@ -32,7 +32,7 @@ impl Connection {
             match serde_json::from_str(&answer).unwrap() {
                 Event::Reply { body } => return body,
                 Event::Progress { .. } => {}
-                Event::Error { message } => {
+                Event::Error { message, .. } => {
                     eprintln!("the worker refused: {message}");
                     std::process::exit(1);
                 }
