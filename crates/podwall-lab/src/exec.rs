@@ -3,25 +3,25 @@
 //! ```text
 //!   caller ── Holder::run ──▶ lab's user, mount, pid namespaces
 //!                               └─ the pod's network namespace
-//!                                  own mount namespace: resolv.conf, hosts
+//!                                  own mount namespace: resolv.conf, hosts, nsswitch.conf
 //!                                  own UTS namespace: host name            ──▶ execvp(program)
 //! ```
 //!
 //! Standard input, output and the terminal are the caller's; the exit code comes back. The program
 //! ends with the lab.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, NulError, OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
-use nix::unistd::{execvp, sethostname};
+use nix::unistd::{execvpe, sethostname};
 
 use crate::holder::{Holder, HolderError, default_signal};
 use crate::netns::NetNs;
@@ -55,9 +55,10 @@ pub fn run(
             return CANNOT_RUN;
         };
         let Some(program) = arguments.first() else { return CANNOT_RUN };
+        let Ok(environment) = environment(place) else { return CANNOT_RUN };
         // Rust ignores SIGPIPE, and what is ignored is inherited; programs expect to die of it.
         default_signal(Signal::SIGPIPE);
-        let Err(error) = execvp(program, &arguments);
+        let Err(error) = execvpe(program, &arguments, &environment);
         let name = OsStr::from_bytes(program.as_bytes()).display();
         match error {
             nix::Error::ENOENT => {
@@ -75,6 +76,17 @@ pub fn run(
     })
 }
 
+/// The caller's environment without what tells a program that it runs in some *other* cluster, and
+/// with the pod's host name.
+fn environment(place: &ExecPlace) -> Result<Vec<CString>, NulError> {
+    let kept = std::env::vars_os()
+        .filter(|(name, _)| name != "HOSTNAME" && !name.as_bytes().starts_with(b"KUBERNETES_"));
+    let own = (OsString::from("HOSTNAME"), OsString::from(host_name(&place.hostname)));
+    kept.chain([own])
+        .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
+        .collect()
+}
+
 /// The exit code of a status: a program that a signal ended has 128 and the signal's number.
 pub fn exit_code(status: ExitStatus) -> ExitCode {
     let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
@@ -86,25 +98,94 @@ fn move_in(holder: &Holder, place: &ExecPlace) -> Result<(), Box<dyn std::error:
     NetNs::open(Path::new(&place.netns))?.enter_thread()?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
-    sethostname(&place.hostname)?;
-    let dir = holder.inside().join("etc");
-    fs::create_dir_all(&dir)?;
-    cover(&dir, &place.hostname, "/etc/resolv.conf", &place.resolv_conf)?;
-    cover(&dir, &place.hostname, "/etc/hosts", &place.hosts)?;
+    sethostname(host_name(&place.hostname))?;
+    let own = holder.inside().join(format!("exec-{}", std::process::id()));
+    fs::create_dir_all(&own)?;
+    put(&own, "/etc/resolv.conf", &place.resolv_conf)?;
+    put(&own, "/etc/hosts", &place.hosts)?;
+    if let Ok(text) = fs::read_to_string(NSSWITCH) {
+        put(&own, NSSWITCH, &names_by_files_and_dns(&text))?;
+    }
+    // A cache of the host's names would answer past the pod's name server.
+    if Path::new("/run/nscd").is_dir() {
+        mount(Some("none"), "/run/nscd", Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>)?;
+    }
     // /sys shows the interfaces of the namespace that mounted it.
     let _ = mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>);
+    // The mounts keep what they need; only an overlay's directories have to stay.
+    let _ = fs::remove_dir(&own);
     Ok(())
 }
 
-/// Lays a text over a file. The file may be a symbolic link (then what it leads to is covered) and
-/// may be missing (then nothing is done: a mount needs something to lie on).
-fn cover(dir: &Path, pod: &str, target: &str, text: &str) -> io::Result<()> {
-    let Ok(target) = fs::canonicalize(target) else { return Ok(()) };
-    let name = target.file_name().map(OsStr::to_owned).unwrap_or_default();
-    let source: PathBuf = dir.join(format!("{pod}-{}-{}", std::process::id(), name.display()));
+/// The pod's host name as the kubelet makes it: at most 63 characters, and no `-` or `.` at the end.
+fn host_name(pod: &str) -> &str {
+    const LONGEST: usize = 63;
+    pod.get(..LONGEST).unwrap_or(pod).trim_end_matches(['-', '.'])
+}
+
+/// Which services look names up (`nsswitch.conf(5)`).
+const NSSWITCH: &str = "/etc/nsswitch.conf";
+
+/// The host's name services with `files dns` for host names: others (systemd-resolved, mDNS) ask
+/// services of the host, by sockets that no network namespace holds back.
+fn names_by_files_and_dns(nsswitch: &str) -> String {
+    let lines = nsswitch.lines().filter(|line| !line.trim_start().starts_with("hosts:"));
+    lines.chain(["hosts: files dns"]).map(|line| format!("{line}\n")).collect()
+}
+
+/// Puts a text in place of a file of the host, for this mount namespace alone. The file may be a
+/// symbolic link; what it leads to is covered. It may be missing; a mount needs something to lie
+/// on, so then its whole directory is covered with a copy that can be written to.
+fn put(own: &Path, target: &str, text: &str) -> io::Result<()> {
+    let Ok(existing) = fs::canonicalize(target) else {
+        return put_anew(own, Path::new(target), text);
+    };
+    let source = own.join("file");
     fs::write(&source, text)?;
-    let mounted = mount(Some(&source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+    let mounted = mount(Some(&source), &existing, None::<&str>, MsFlags::MS_BIND, None::<&str>);
     // The mount keeps the file; its name is not needed any more.
     fs::remove_file(&source)?;
     mounted.map_err(io::Error::from)
+}
+
+/// [`put`] where there is no file, or a link that leads nowhere.
+fn put_anew(own: &Path, target: &Path, text: &str) -> io::Result<()> {
+    let directory = target.parent().unwrap_or(Path::new("/"));
+    let (upper, work) = (own.join("upper"), own.join("work"));
+    if !upper.exists() {
+        fs::create_dir_all(&upper)?;
+        fs::create_dir_all(&work)?;
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            directory.display(),
+            upper.display(),
+            work.display()
+        );
+        let none = MsFlags::empty();
+        mount(Some("overlay"), directory, Some("overlay"), none, Some(options.as_str()))?;
+    }
+    match fs::remove_file(target) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::write(target, text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_are_cut_as_the_kubelet_cuts_them() {
+        assert_eq!(host_name("web-0"), "web-0");
+        let long = format!("{}-{}", "a".repeat(62), "b".repeat(30));
+        assert_eq!(host_name(&long), "a".repeat(62));
+        assert_eq!(host_name(&"c".repeat(64)).len(), 63);
+    }
+
+    #[test]
+    fn names_are_looked_up_in_the_pods_files_and_dns_alone() {
+        let host = "passwd: files systemd\nhosts: mymachines resolve [!UNAVAIL=return] files dns\n";
+        let text = names_by_files_and_dns(host);
+        assert_eq!(text, "passwd: files systemd\nhosts: files dns\n");
+    }
 }

@@ -8,10 +8,11 @@
 )]
 
 mod cluster;
+mod exec;
 mod holder;
 mod network;
 mod runner;
 
 fn main() -> std::process::ExitCode {
-    runner::run(&[holder::CASES, network::CASES])
+    runner::run(&[holder::CASES, network::CASES, exec::CASES])
 }
