@@ -10,6 +10,8 @@
 #[cfg(test)]
 mod support;
 
+use std::thread;
+
 use support::{Lab, Packet, all_agree, root};
 
 /// Two pods on node-1, one on node-2; `web` and `peer` serve 80 and 8080.
@@ -31,16 +33,21 @@ const NODES: [[&str; 2]; 3] = [
 /// A client outside, of each family; the lab knows it without being told.
 const CLIENT: [&str; 2] = ["203.0.113.7", "2001:db8:113::7"];
 
-/// Runs a case in a lab of each kind, with the three pods.
-fn each(case: &str, with: impl Fn(&Lab)) {
+/// Runs a case in a lab of each kind, with the three pods; both at a time, since a case mostly
+/// waits for what must not come.
+fn each(case: &str, with: impl Fn(&Lab) + Sync) {
     if !root() {
         return;
     }
-    for network in ["ptp", "bridge"] {
+    let on = |network: &str| {
         let lab = Lab::up(&format!("{case}-{network}"), &["--network", network, "--nodes", "3"]);
         lab.apply(PODS);
         with(&lab);
-    }
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| on("ptp"));
+        on("bridge");
+    });
 }
 
 /// Puts a policy in force under the only name that these tests use, so that it replaces another.

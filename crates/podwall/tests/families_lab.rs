@@ -329,6 +329,22 @@ fn ipv6_alone_on_a_bridge() {
     run("v6", "bridge");
 }
 
+#[test]
+fn without_the_firewall_the_same_packets_get_through() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::up("families-open", &["--no-enforce"]);
+    lab.apply_all(&PODS.map(pod));
+    lab.apply(&policy((0, &"{podSelector: {}, policyTypes: [Ingress, Egress]}")));
+    let packets = lab.probe_json(&["--ip-family", "dual", "--no-outside", "--port", "80"]);
+    let (ours, others): (Vec<&Packet>, Vec<&Packet>) = packets.iter().partition(|p| !p.agrees);
+    assert!(others.is_empty(), "a lost packet is no proof of a firewall: {others:?}");
+    assert!(ours.iter().all(|p| p.engine == "denied" && p.passed() == Some(true)), "{ours:?}");
+    // Four pods with each other and with the name server, there and back, in two families.
+    assert_eq!(ours.len(), (4 * 3 + 4 * 2) * 2);
+}
+
 fn run(family: &str, network: &str) {
     if !root() {
         return;
