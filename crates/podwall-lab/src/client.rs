@@ -106,11 +106,10 @@ impl Client {
     /// Connects to a lab's worker; starts one if the lab is there and its worker is not.
     pub fn connect(name: &str) -> Result<Self, ClientError> {
         let dir = lab_dir(name)?;
-        let Some(holder) = Holder::find(&dir) else {
-            Holder::clear(&dir)?; // what a lab left that was cut off
-            return Err(ClientError::NoLab { name: name.to_owned() });
-        };
-        Self::connect_or_start(name, &holder)
+        match find_or_clear(&dir)? {
+            Found::Lab(holder) => Self::connect_or_start(name, &holder),
+            Found::Rests | Found::Nothing => Err(ClientError::NoLab { name: name.to_owned() }),
+        }
     }
 
     /// Connects to the worker of a lab that runs. Forks if it has to start one, so the process must
@@ -135,15 +134,17 @@ impl Client {
             reason,
             log: log.clone(),
         };
-        worker::start(holder).map_err(failed)?;
         let since = Instant::now();
+        let mut started = false;
         loop {
             if let Some(client) = Self::try_connect(name, dir) {
                 return Ok(client);
             }
-            if let Ok(reason) = fs::read_to_string(dir.join(worker::FAILED_FILE)) {
+            if started && let Ok(reason) = fs::read_to_string(dir.join(worker::FAILED_FILE)) {
                 return Err(failed(reason));
             }
+            // Again if it is killed before it is ready, and once one that is ending has ended.
+            started |= worker::start(holder).map_err(failed)?;
             if since.elapsed() > START_PATIENCE {
                 return Err(failed(format!("no answer after {} s", START_PATIENCE.as_secs())));
             }
@@ -226,6 +227,33 @@ pub fn lab_dir(name: &str) -> Result<PathBuf, ClientError> {
         Ok(holder::labs_directory().join(name))
     } else {
         Err(ClientError::Name { name: name.to_owned() })
+    }
+}
+
+/// What is in a lab's directory.
+#[derive(Debug)]
+pub enum Found {
+    /// A lab that runs.
+    Lab(Holder),
+    /// What a lab left that was cut off; removed now.
+    Rests,
+    /// Nothing.
+    Nothing,
+}
+
+/// Finds a lab, also one whose maker was killed and that comes to stand by itself; removes what one
+/// left that did not come so far.
+pub fn find_or_clear(dir: &Path) -> Result<Found, holder::HolderError> {
+    if let Some(holder) = Holder::find(dir) {
+        return Ok(Found::Lab(holder));
+    }
+    match Holder::clear(dir) {
+        Ok(true) => Ok(Found::Rests),
+        Ok(false) => Ok(Found::Nothing),
+        Err(error @ holder::HolderError::Running { .. }) => {
+            Holder::find(dir).map(Found::Lab).ok_or(error)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -33,9 +33,20 @@ pub const CONFIG_FILE: &str = "config.json";
 /// The file in which a worker that could not start leaves the reason.
 pub const FAILED_FILE: &str = "worker.failed";
 
-/// Starts a worker inside the lab and lets go of it. The process must have a single thread.
-pub fn start(holder: &Holder) -> Result<(), String> {
+/// Starts a worker inside the lab and lets go of it. `false` if there is one, perhaps not ready yet:
+/// the command that started it may have been killed since. The process must have a single thread.
+pub fn start(holder: &Holder) -> Result<bool, String> {
     let dir = holder.dir();
+    // Held by the worker as long as it lives, whoever started it: there is never a second one.
+    let lock = dir.join("worker.lock");
+    let cannot_lock = |e: io::Error| format!("cannot lock {}: {e}", lock.display());
+    let file = fs::File::options().create(true).truncate(false).write(true).open(&lock);
+    let lock_file = file.map_err(cannot_lock)?;
+    match lock_file.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => return Ok(false),
+        Err(fs::TryLockError::Error(error)) => return Err(cannot_lock(error)),
+    }
     let config: LabConfig = fs::read(dir.join(CONFIG_FILE))
         .map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
@@ -59,7 +70,7 @@ pub fn start(holder: &Holder) -> Result<(), String> {
         .map_err(|e| format!("cannot open {}: {e}", log.display()))?;
     let inside = holder.inside();
     holder
-        .detach(&[listener.as_fd(), log.as_fd()], || {
+        .detach(&[listener.as_fd(), log.as_fd(), lock_file.as_fd()], || {
             if let Ok(mut stderr) = nix::unistd::dup2_stderr(&log).map(|()| io::stderr()) {
                 let _ = writeln!(stderr, "worker {} starts", version());
             }
@@ -68,6 +79,7 @@ pub fn start(holder: &Holder) -> Result<(), String> {
             let _ = fs::write(dir.join(FAILED_FILE), reason);
             1
         })
+        .map(|()| true)
         .map_err(|e| e.to_string())
 }
 

@@ -31,7 +31,7 @@ use super::process::{
     Process, exit_now, fork_alone, ignore_signal, lock_labs, release_descriptors,
 };
 use super::record::Record;
-use super::{INSIDE, StartOptions};
+use super::{INSIDE, STANDING, StartOptions};
 use crate::link::{Batch, Links};
 
 /// What the holding processes are called in process lists.
@@ -270,5 +270,9 @@ fn furnish(dir: &Path) -> Result<(), String> {
     if let Some(name) = dir.file_name() {
         let _ = sethostname(name);
     }
-    Links::here().and_then(|links| links.change(Batch::new().up("lo"))).map_err(|e| e.to_string())
+    Links::here()
+        .and_then(|links| links.change(Batch::new().up("lo")))
+        .map_err(|e| e.to_string())?;
+    // The last step: before it, whoever entered this process's namespaces would be in the host's.
+    fs::write(dir.join(STANDING), "").map_err(|e| failed("say that the lab stands", e))
 }

@@ -33,13 +33,14 @@ use thiserror::Error;
 use keeper::Plan;
 pub(crate) use process::default_signal;
 use process::{
-    IgnoreTerminal, end_like, exit_now, fork_alone, fork_single, ignore_signal,
-    lock_labs, wait_for,
+    IgnoreTerminal, end_like, exit_now, fork_alone, fork_single, ignore_signal, lock_labs, wait_for,
 };
 use record::Record;
 
 /// Name of the mount point of the lab's private file system, in the lab's directory.
 const INSIDE: &str = "inside";
+/// In a lab's directory: there since its namespaces are its own.
+const STANDING: &str = "standing";
 /// How long the end of a lab may take before it is an error, in milliseconds.
 const PATIENCE: u32 = 10_000;
 
@@ -154,9 +155,10 @@ impl Holder {
             source,
         })?;
         let labs = dir.parent().unwrap_or(Path::new("/"));
-        if !dir.exists() {
+        if !labs.exists() {
             return Ok(false);
         }
+        // First the lock: a lab whose maker was killed holds it until it stands.
         let lock = lock_labs(labs).map_err(|source| HolderError::File {
             action: "use",
             path: labs.to_owned(),
@@ -165,10 +167,11 @@ impl Holder {
         if Self::find(&dir).is_some() {
             return Err(HolderError::Running { dir });
         }
+        let left = dir.exists();
         remove_all(&dir)?;
         keeper::remove_empty(labs);
         drop(lock);
-        Ok(true)
+        Ok(left)
     }
 
     fn fork_keeper(dir: &Path, options: StartOptions, lock: RawFd) -> Result<Self, HolderError> {
@@ -206,7 +209,18 @@ impl Holder {
         let dir = std::path::absolute(dir).ok()?;
         let record = Record::read(&dir)?;
         let init = record.init.open()?;
-        Some(Self { dir, record, init, keeper_is_child: false })
+        let found = Self { dir, record, init, keeper_is_child: false };
+        // Recorded before it stands: the command that made it may have been killed in between, and
+        // its keeper goes on alone.
+        const STEP: u16 = 2;
+        let mut waits = PATIENCE / u32::from(STEP);
+        while !found.dir.join(STANDING).exists() {
+            if waits == 0 || process::exited(found.init.as_fd(), STEP) {
+                return None;
+            }
+            waits -= 1;
+        }
+        Some(found)
     }
 
     /// The lab's directory on the host: for sockets and whatever the host is to see.
@@ -249,6 +263,11 @@ impl Holder {
             | CloneFlags::CLONE_NEWUTS
             | CloneFlags::CLONE_NEWIPC;
         let user = |who: &str| fs::metadata(format!("/proc/{who}/ns/user")).map(|m| m.ino());
+        let net = |who: &str| fs::metadata(format!("/proc/{who}/ns/net")).map(|m| m.ino());
+        // Never build a lab in the host's network, whatever went wrong before.
+        if net("self").map_err(failed)? == net(&self.pid().to_string()).map_err(failed)? {
+            return Err(failed(io::Error::from_raw_os_error(nix::libc::EBUSY)));
+        }
         // Entering the user namespace that one is in already is refused by the kernel.
         if user("self").map_err(failed)? != user(&self.pid().to_string()).map_err(failed)? {
             flags |= CloneFlags::CLONE_NEWUSER;

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use podwall_lab::client::{self, Client};
+use podwall_lab::client::{self, Client, Found};
 use podwall_lab::exec;
 use podwall_lab::holder::{Holder, StartOptions};
 use podwall_lab::plan::Families;
@@ -21,8 +21,8 @@ pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
     // Manifests first: a typo must not leave half a lab.
     let objects = read(&args.files, &args.namespace)?;
     let dir = client::lab_dir(name)?;
-    let holder = match Holder::find(&dir) {
-        Some(holder) => {
+    let holder = match client::find_or_clear(&dir)? {
+        Found::Lab(holder) => {
             if dir.join(CONFIG_FILE).exists() {
                 eprintln!("lab {name} is up already; its nodes and network stay as they are");
             } else {
@@ -31,7 +31,9 @@ pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
             }
             holder
         }
-        None => start(name, &config(name, &objects, args), StartOptions::default())?,
+        Found::Rests | Found::Nothing => {
+            start(name, &config(name, &objects, args), StartOptions::default())?
+        }
     };
     let mut client = Client::connect_or_start(name, &holder)?;
     if !objects.is_empty() {
@@ -104,15 +106,15 @@ pub(crate) fn down(name: &str, all: bool) -> Result<ExitCode> {
     let names = if all { client::labs() } else { vec![name.to_owned()] };
     for name in &names {
         let dir = client::lab_dir(name)?;
-        match Holder::find(&dir) {
-            Some(holder) => {
+        match client::find_or_clear(&dir)? {
+            Found::Lab(holder) => {
                 holder.stop()?;
                 line(&format!("lab {name} removed"))?;
             }
-            None if Holder::clear(&dir)? => {
+            Found::Rests => {
                 line(&format!("lab {name} had ended; its rests are removed"))?;
             }
-            None => line(&format!("there is no lab {name}"))?,
+            Found::Nothing => line(&format!("there is no lab {name}"))?,
         }
     }
     if all && names.is_empty() {
