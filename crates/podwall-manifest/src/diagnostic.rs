@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use podwall_policy::source::Source;
 
+use crate::text::visible;
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
@@ -198,6 +200,23 @@ impl Diagnostic {
         self
     }
 
+    /// Messages quote what authors wrote. Whoever writes one escapes what it quotes, so that it can
+    /// be read; here, once for all, nothing that a terminal obeys is let through.
+    fn make_visible(&mut self) {
+        let options = [&mut self.label, &mut self.field, &mut self.object, &mut self.help];
+        let notes = self.notes.iter_mut().map(|note| &mut note.message);
+        for text in options.into_iter().flatten().chain(notes).chain([&mut self.message]) {
+            let harmless = |c: char| match c {
+                '\n' => c,
+                c if c.is_control() => char::REPLACEMENT_CHARACTER,
+                c => visible(c),
+            };
+            if text.chars().any(|c| harmless(c) != c) {
+                *text = text.chars().map(harmless).collect();
+            }
+        }
+    }
+
     pub(crate) fn note(&mut self, message: impl Into<String>, place: Option<Place>) -> &mut Self {
         self.notes.push(Note { message: message.into(), place });
         self
@@ -262,6 +281,7 @@ impl Findings {
             last.help("correct the ones above first");
             self.list.push(last);
         }
+        self.list.iter_mut().for_each(Diagnostic::make_visible);
         self.list
     }
 }

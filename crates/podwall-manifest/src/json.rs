@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 
 use crate::diagnostic::Code;
+use crate::names::short;
 use crate::node::{Entry, Map, Node, Value};
 use crate::scalar;
 use crate::text::At;
@@ -100,7 +101,10 @@ impl<'t> Reader<'t> {
     fn unexpected<T>(&mut self, expected: &str) -> Step<T> {
         match self.text[self.position..].chars().next() {
             None => self.broken(format!("expected {expected}, but the file ends here")),
-            Some(found) => self.broken(format!("expected {expected}, found `{found}`")),
+            Some(found) => {
+                let found = short(&found.to_string());
+                self.broken(format!("expected {expected}, found `{found}`"))
+            }
         }
     }
 

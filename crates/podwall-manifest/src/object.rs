@@ -244,7 +244,7 @@ fn identity<'n>(
             let near = suggest::nearest_key(map, key);
             let diagnostic = walk.missing(at, &path);
             match near {
-                Some(near) => diagnostic.help(format!("`{near}` should be `{key}`")),
+                Some(near) => diagnostic.help(format!("`{}` should be `{key}`", short(near))),
                 None if key == "kind" => diagnostic.help(
                     "is this a Kubernetes manifest? it starts with `apiVersion:` and `kind:`",
                 ),

@@ -109,7 +109,7 @@ impl<'t> Text<'t> {
 }
 
 /// Characters that could change how a terminal shows the rest are replaced, one for one.
-fn visible(c: char) -> char {
+pub(crate) fn visible(c: char) -> char {
     match c {
         '\u{80}'..='\u{9f}'
         | '\u{200b}'..='\u{200f}'
