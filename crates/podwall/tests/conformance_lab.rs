@@ -9,6 +9,8 @@
 //! the engine; that the engine agrees is checked beside it. A pod to itself is left aside: it never
 //! leaves the pod.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says by panic what is wrong")]
+
 #[cfg(test)]
 mod support;
 

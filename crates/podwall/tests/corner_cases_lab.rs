@@ -7,6 +7,8 @@
 //! Nodes, translated addresses, Services, replies: what lies between the evaluator's answer and a
 //! packet. Each case runs on both kinds of network.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says by panic what is wrong")]
+
 #[cfg(test)]
 mod support;
 

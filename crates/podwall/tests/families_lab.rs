@@ -9,6 +9,8 @@
 //! cannot be wrong together. A line `a c v6 TCP/80 yes` reads: from a to c by IPv6, TCP port 80, gets
 //! through. In a lab without IPv4 lines about it are left aside.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says by panic what is wrong")]
+
 #[cfg(test)]
 mod support;
 
