@@ -15,7 +15,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
 
 use nix::mount::{MsFlags, mount};
@@ -99,12 +99,15 @@ fn move_in(holder: &Holder, place: &ExecPlace) -> Result<(), Box<dyn std::error:
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     sethostname(host_name(&place.hostname))?;
-    let own = holder.inside().join(format!("exec-{}", std::process::id()));
-    fs::create_dir_all(&own)?;
-    put(&own, "/etc/resolv.conf", &place.resolv_conf)?;
-    put(&own, "/etc/hosts", &place.hosts)?;
+    let mut files = Files::new(&holder.inside())?;
+    let mut texts = [("/etc/resolv.conf", &place.resolv_conf), ("/etc/hosts", &place.hosts)];
+    // Missing ones first: the copy of their directory would hide what was laid over it before.
+    texts.sort_by_key(|(target, _)| fs::canonicalize(target).is_ok());
+    for (target, text) in texts {
+        files.put(target, text)?;
+    }
     if let Ok(text) = fs::read_to_string(NSSWITCH) {
-        put(&own, NSSWITCH, &names_by_files_and_dns(&text))?;
+        files.put(NSSWITCH, &names_by_files_and_dns(&text))?;
     }
     // A cache of the host's names would answer past the pod's name server.
     if Path::new("/run/nscd").is_dir() {
@@ -112,8 +115,7 @@ fn move_in(holder: &Holder, place: &ExecPlace) -> Result<(), Box<dyn std::error:
     }
     // /sys shows the interfaces of the namespace that mounted it.
     let _ = mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>);
-    // The mounts keep what they need; only an overlay's directories have to stay.
-    let _ = fs::remove_dir(&own);
+    files.finish();
     Ok(())
 }
 
@@ -133,40 +135,75 @@ fn names_by_files_and_dns(nsswitch: &str) -> String {
     lines.chain(["hosts: files dns"]).map(|line| format!("{line}\n")).collect()
 }
 
-/// Puts a text in place of a file of the host, for this mount namespace alone. The file may be a
-/// symbolic link; what it leads to is covered. It may be missing; a mount needs something to lie
-/// on, so then its whole directory is covered with a copy that can be written to.
-fn put(own: &Path, target: &str, text: &str) -> io::Result<()> {
-    let Ok(existing) = fs::canonicalize(target) else {
-        return put_anew(own, Path::new(target), text);
-    };
-    let source = own.join("file");
-    fs::write(&source, text)?;
-    let mounted = mount(Some(&source), &existing, None::<&str>, MsFlags::MS_BIND, None::<&str>);
-    // The mount keeps the file; its name is not needed any more.
-    fs::remove_file(&source)?;
-    mounted.map_err(io::Error::from)
+/// Texts in place of files of the host, for this mount namespace alone.
+struct Files {
+    /// A directory that nobody else uses.
+    own: PathBuf,
+    /// The directory that a copy lies over, if any does.
+    overlaid: Option<PathBuf>,
 }
 
-/// [`put`] where there is no file, or a link that leads nowhere.
-fn put_anew(own: &Path, target: &Path, text: &str) -> io::Result<()> {
-    let directory = target.parent().unwrap_or(Path::new("/"));
-    let (upper, work) = (own.join("upper"), own.join("work"));
-    if !upper.exists() {
-        fs::create_dir_all(&upper)?;
-        fs::create_dir_all(&work)?;
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            directory.display(),
-            upper.display(),
-            work.display()
-        );
-        let none = MsFlags::empty();
-        mount(Some("overlay"), directory, Some("overlay"), none, Some(options.as_str()))?;
+// === impl Files ===
+
+impl Files {
+    fn new(inside: &Path) -> io::Result<Self> {
+        let all = inside.join("exec");
+        fs::create_dir_all(&all)?;
+        // Process numbers come round, and what an earlier program left may still be in use.
+        for n in 0u32.. {
+            let own = all.join(format!("{}-{n}", std::process::id()));
+            match fs::create_dir(&own) {
+                Ok(()) => return Ok(Self { own, overlaid: None }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
     }
-    match fs::remove_file(target) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => fs::write(target, text),
+
+    /// Puts a text over a file. The file may be a symbolic link; what it leads to is covered. It
+    /// may be missing; a mount needs something to lie on, so then its whole directory is covered
+    /// with a copy that can be written to.
+    fn put(&mut self, target: &str, text: &str) -> io::Result<()> {
+        let Ok(existing) = fs::canonicalize(target) else {
+            return self.put_anew(Path::new(target), text);
+        };
+        let source = self.own.join("file");
+        fs::write(&source, text)?;
+        let mounted = mount(Some(&source), &existing, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        // The mount keeps the file; its name is not needed any more.
+        fs::remove_file(&source)?;
+        mounted.map_err(io::Error::from)
+    }
+
+    fn put_anew(&mut self, target: &Path, text: &str) -> io::Result<()> {
+        let directory = target.parent().unwrap_or(Path::new("/"));
+        if self.overlaid.as_deref() != Some(directory) {
+            let (upper, work) = (self.own.join("upper"), self.own.join("work"));
+            fs::create_dir(&upper)?;
+            fs::create_dir(&work)?;
+            let options = format!(
+                "lowerdir={},upperdir={},workdir={}",
+                directory.display(),
+                upper.display(),
+                work.display()
+            );
+            let none = MsFlags::empty();
+            mount(Some("overlay"), directory, Some("overlay"), none, Some(options.as_str()))?;
+            self.overlaid = Some(directory.to_owned());
+        }
+        match fs::remove_file(target) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => fs::write(target, text),
+        }
+    }
+
+    /// The mounts keep what they need; only an overlay's directories have to stay.
+    fn finish(self) {
+        if self.overlaid.is_none() {
+            // A directory of the lab's memory; it ends with the lab at the latest.
+            let _ = fs::remove_dir(self.own);
+        }
     }
 }
 
