@@ -231,6 +231,11 @@ impl Fabric {
                 ("net/ipv6/conf/default/dad_transmits", "0"),
             ]);
         }
+        if !router && self.families.has(Family::V6) {
+            // No link-local address: it would be one that no policy knows of, and on a bridge every
+            // pod could be reached by it. Neighbours are told, so nothing needs it.
+            settings.push(("net/ipv6/conf/default/addr_gen_mode", "1"));
+        }
         if router {
             settings.extend([
                 ("net/ipv4/ip_forward", "1"),

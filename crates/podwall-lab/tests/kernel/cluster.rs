@@ -25,12 +25,12 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait before silence is taken for an answer.
 const SILENCE: Duration = Duration::from_millis(300);
 
-pub(crate) fn config(network: NetworkMode) -> LabConfig {
+fn config(network: NetworkMode, families: Families) -> LabConfig {
     LabConfig {
         name: "test".to_owned(),
         nodes: ["n1", "n2", "n3"].map(ToOwned::to_owned).to_vec(),
         network,
-        families: Families::Dual,
+        families,
         externals: Vec::new(),
         enforce: false,
     }
@@ -40,12 +40,22 @@ pub(crate) struct Cluster {
     pub(crate) fabric: Fabric,
 }
 
-/// Runs `work` inside a new lab of a network mode; its panics are the case's.
+/// Runs `work` inside a new lab of both families; its panics are the case's.
 pub(crate) fn in_lab(temp: &Path, network: NetworkMode, work: impl FnOnce(&mut Cluster)) {
+    in_lab_of(temp, network, Families::Dual, work);
+}
+
+/// Runs `work` inside a new lab; its panics are the case's.
+pub(crate) fn in_lab_of(
+    temp: &Path,
+    network: NetworkMode,
+    families: Families,
+    work: impl FnOnce(&mut Cluster),
+) {
     let options = StartOptions { die_with_parent: true };
     let holder = Holder::start(&temp.join("labs/a"), options).expect("start");
     let status = holder.run(|| {
-        work(&mut Cluster::open(&holder.inside(), network));
+        work(&mut Cluster::open_of(&holder.inside(), network, families));
         0
     });
     let status = status.expect("run");
@@ -54,15 +64,20 @@ pub(crate) fn in_lab(temp: &Path, network: NetworkMode, work: impl FnOnce(&mut C
 }
 
 impl Cluster {
-    /// The cluster, made or taken over.
+    /// The cluster of both families, made or taken over.
     pub(crate) fn open(inside: &Path, network: NetworkMode) -> Self {
-        let mut fabric = Fabric::open(inside, &config(network)).expect("fabric");
-        for (number, name) in (1..).zip(config(network).nodes) {
+        Self::open_of(inside, network, Families::Dual)
+    }
+
+    fn open_of(inside: &Path, network: NetworkMode, families: Families) -> Self {
+        let config = config(network, families);
+        let mut fabric = Fabric::open(inside, &config).expect("fabric");
+        for (number, name) in (1..).zip(config.nodes) {
             let node = Node {
                 name: Arc::from(name),
                 labels: Labels::default(),
-                addresses: plan::node_addresses(number, Families::Dual),
-                pod_cidrs: plan::pod_cidrs(number, Families::Dual),
+                addresses: plan::node_addresses(number, families),
+                pod_cidrs: plan::pod_cidrs(number, families),
                 source: None,
             };
             fabric.ensure_node(&node).expect("node");
@@ -70,7 +85,7 @@ impl Cluster {
         fabric.set_services(&[]).expect("services");
         let mut cluster = Self { fabric };
         for (id, node) in [("a1", "n1"), ("a2", "n1"), ("b1", "n2")] {
-            cluster.pod(id, node, Family::BOTH.map(|f| ip(id, f)).to_vec());
+            cluster.pod(id, node, families.list().iter().map(|f| ip(id, *f)).collect());
         }
         cluster
     }

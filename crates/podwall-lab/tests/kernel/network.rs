@@ -15,13 +15,17 @@ use podwall_lab::service_nat::ServiceRule;
 use podwall_policy::address::Family;
 use podwall_policy::port::Protocol;
 
-use crate::cluster::{Cluster, at, in_lab, ip, saw};
+use crate::cluster::{Cluster, at, in_lab, in_lab_of, ip, saw};
 use crate::holder::eventually;
 use crate::runner::Case;
 
 pub(crate) const CASES: &[Case] = &[
     ("ptp_everybody_reaches_everybody_with_the_addresses_of_a_cluster", |t| reach(t, Ptp)),
     ("bridge_everybody_reaches_everybody_with_the_addresses_of_a_cluster", |t| reach(t, Bridge)),
+    ("ptp_a_lab_of_one_family_has_no_other", |t| one_family(t, Ptp)),
+    ("bridge_a_lab_of_one_family_has_no_other", |t| one_family(t, Bridge)),
+    ("ptp_a_pod_has_the_addresses_of_its_object_and_no_other", |t| addresses(t, Ptp)),
+    ("bridge_a_pod_has_the_addresses_of_its_object_and_no_other", |t| addresses(t, Bridge)),
     ("ptp_services_lead_to_pods", |t| services(t, Ptp)),
     ("bridge_services_lead_to_pods", |t| services(t, Bridge)),
     ("ptp_node_ports_follow_both_policies", |t| node_ports(t, Ptp)),
@@ -70,6 +74,40 @@ fn reach(temp: &Path, network: NetworkMode) {
     });
 }
 
+fn one_family(temp: &Path, network: NetworkMode) {
+    for (families, family) in [(Families::V4, Family::V4), (Families::V6, Family::V6)] {
+        in_lab_of(temp, network, families, |cluster| {
+            for place in ["a2", "b1", "outside"] {
+                cluster.serve(place, 80);
+            }
+            for to in ["a2", "b1"] {
+                assert_eq!(cluster.ask("a1", None, at(to, family, 80)), saw(to, "a1", family));
+            }
+            let out = cluster.ask("a1", None, at("outside", family, 80));
+            assert_eq!(out, saw("outside", "n1", family));
+            let links = Links::of(&cluster.ns("a1")).expect("links");
+            let eth0 = links.index("eth0").expect("eth0");
+            let addresses = links.addresses().expect("addresses");
+            for (dev, address) in addresses {
+                // An IPv6 address of its own choice would be one that no policy knows of.
+                let known = Family::of(address.addr()) == family;
+                assert!(dev != eth0 || known, "{address}");
+            }
+        });
+    }
+}
+
+fn addresses(temp: &Path, network: NetworkMode) {
+    in_lab(temp, network, |cluster| {
+        let links = Links::of(&cluster.ns("a1")).expect("links");
+        let eth0 = links.index("eth0").expect("eth0");
+        let found = links.addresses().expect("addresses").into_iter();
+        let found: Vec<IpAddr> =
+            found.filter(|(dev, _)| *dev == eth0).map(|(_, net)| net.addr()).collect();
+        assert_eq!(found, Family::BOTH.map(|family| ip("a1", family)));
+    });
+}
+
 fn rule(service: &str, port: u16, endpoints: &[(&str, &str)]) -> ServiceRule {
     let both = |place: &str| Family::BOTH.map(|family| ip(place, family)).to_vec();
     ServiceRule {
@@ -95,9 +133,11 @@ fn services(temp: &Path, network: NetworkMode) {
         }
         cluster.serve("outside", 81);
         let udp = ServiceRule { protocol: Protocol::UDP, ..rule("dns", 53, &[("b1", "n2")]) };
+        let sctp = ServiceRule { protocol: Protocol::SCTP, ..rule("raw", 38412, &[("b1", "n2")]) };
         cluster
             .fabric
             .set_services(&[
+                sctp,
                 rule("one", 80, &[("b1", "n2")]),
                 udp,
                 rule("self", 90, &[("a1", "n1")]),
