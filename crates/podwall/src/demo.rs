@@ -376,12 +376,19 @@ impl Drop for Traffic {
 /// `podwall demo-traffic HOST:PORT`, run inside a pod: sends requests over one connection until
 /// standard input ends. Prints `connected`, and at the end `ANSWERED LOST CUT`.
 pub(crate) fn traffic(target: &str) -> Result<ExitCode> {
+    match send_all(target) {
+        Err(error) if is_hung_up(&error) => Ok(ExitCode::from(FAILED)), // the demonstration ended
+        sent => sent,
+    }
+}
+
+fn send_all(target: &str) -> Result<ExitCode> {
     let (host, port) = target.rsplit_once(':').context("HOST:PORT is wanted")?;
     let address: SocketAddr = resolve(host, port.parse().context("a port is wanted")?)?;
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_millis(200)))?;
-    println!("connected");
+    say("connected")?;
     let (ended, stop) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
@@ -409,7 +416,7 @@ pub(crate) fn traffic(target: &str) -> Result<ExitCode> {
         std::thread::sleep(Duration::from_millis(1));
     }
     sent.cut = silent;
-    println!("{} {} {}", sent.answered, sent.lost, u8::from(sent.cut));
+    say(&format!("{} {} {}", sent.answered, sent.lost, u8::from(sent.cut)))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -168,6 +168,10 @@ impl Holder {
             return Err(HolderError::Running { dir });
         }
         let left = dir.exists();
+        // Alive but never came to stand: nobody could ever use or end it.
+        if let Some(init) = Record::read(&dir).and_then(|record| record.init.open()) {
+            let _ = process::send_signal(init.as_fd(), Signal::SIGKILL);
+        }
         remove_all(&dir)?;
         keeper::remove_empty(labs);
         drop(lock);

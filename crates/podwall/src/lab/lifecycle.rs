@@ -21,7 +21,9 @@ pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
     // Manifests first: a typo must not leave half a lab.
     let objects = read(&args.files, &args.namespace)?;
     let dir = client::lab_dir(name)?;
-    let holder = match client::find_or_clear(&dir)? {
+    let found = client::find_or_clear(&dir)?;
+    let made = !matches!(found, Found::Lab(_));
+    let holder = match found {
         Found::Lab(holder) => {
             if dir.join(CONFIG_FILE).exists() {
                 eprintln!("lab {name} is up already; its nodes and network stay as they are");
@@ -35,7 +37,19 @@ pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
             start(name, &config(name, &objects, args), StartOptions::default())?
         }
     };
-    let mut client = Client::connect_or_start(name, &holder)?;
+    let mut client = match Client::connect_or_start(name, &holder) {
+        // A lab that cannot work (no nft, say) is not left behind by the command that made it.
+        Err(error) if made => {
+            let log = fs::read_to_string(holder.dir().join("worker.log")).unwrap_or_default();
+            holder.stop()?;
+            let reason = log.lines().rev().find_map(|line| line.strip_prefix("worker ends: "));
+            match reason {
+                Some(reason) => bail!("lab {name} cannot be made, and was removed again: {reason}"),
+                None => return Err(error.into()),
+            }
+        }
+        connected => connected?,
+    };
     if !objects.is_empty() {
         let request = Request::Apply { objects: manifests(objects) };
         let changes: Vec<Change> = client.call(&request)?;
