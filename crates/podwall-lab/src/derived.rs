@@ -8,7 +8,7 @@ use podwall_policy::object::Pod;
 use serde_json::{Value, json};
 
 /// The pods that workloads among these objects make, as objects.
-pub(crate) fn pods<'o>(objects: impl Iterator<Item = &'o Object> + Clone) -> Vec<Value> {
+pub(crate) fn pods<'o>(objects: &(impl Iterator<Item = &'o Object> + Clone)) -> Vec<Value> {
     let cluster = podwall_manifest::cluster(objects.clone());
     let stated = |pod: &Pod| {
         objects.clone().any(|o| matches!(&o.typed, Typed::Pod(p) if p.name == pod.name))
@@ -34,9 +34,7 @@ fn object(pod: &Pod, workload: &Value) -> Value {
     let template = workload
         .pointer("/spec/template")
         .or_else(|| workload.pointer("/spec/jobTemplate/spec/template"));
-    let part = |key: &str| {
-        template.and_then(|t| t.get(key)).filter(|p| p.is_object()).cloned()
-    };
+    let part = |key: &str| template.and_then(|t| t.get(key)).filter(|p| p.is_object()).cloned();
     let mut metadata = part("metadata").unwrap_or_else(|| json!({}));
     let mut spec = part("spec").unwrap_or_else(|| json!({}));
     metadata["name"] = json!(&*pod.name.name);

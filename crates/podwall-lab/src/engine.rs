@@ -240,7 +240,7 @@ impl Engine {
             engine.add_builtins(&mut touched)?;
         }
         engine.remove_strays()?;
-        engine.enforce_all(touched, true)?;
+        engine.enforce_all(&touched, true)?;
         Ok(engine)
     }
 
@@ -267,7 +267,7 @@ impl Engine {
             return Ok(());
         }
         // A step that fails leaves the rest to the next change, which walks them all again.
-        self.enforce_all(all.clone(), false).inspect_err(|_| self.owed = all)
+        self.enforce_all(&all, false).inspect_err(|_| self.owed = all)
     }
 
     /// Forgets what was put into the store since the kernel last followed it.
@@ -319,14 +319,14 @@ impl Engine {
         Ok(())
     }
 
-    fn enforce_all(&mut self, touched: Touched, takeover: bool) -> Result<(), EngineError> {
+    fn enforce_all(&mut self, touched: &Touched, takeover: bool) -> Result<(), EngineError> {
         self.store.save(&self.state)?;
         for node in &touched.nodes {
             self.ensure_node(node)?;
         }
-        let gone = self.unplug(&touched)?;
-        self.plug(&touched)?;
-        self.program(&touched, takeover)?;
+        let gone = self.unplug(touched)?;
+        self.plug(touched)?;
+        self.program(touched, takeover)?;
         if touched.services {
             self.wire_services()?;
             self.dns.set(DnsData::of(self.store.cluster()));
@@ -353,7 +353,7 @@ impl Engine {
         ns.within(serve::lift_icmp_limits).map_err(FabricError::from)?;
         let nobody =
             Served { identity: Identity::Node(name.clone()), ports: BTreeSet::new(), dns: None };
-        self.servers.ensure(&ns, &nobody).map_err(servers_error)?;
+        self.servers.ensure(&ns, &nobody).map_err(|errors| servers_error(&errors))?;
         let plane = if self.store.config.enforce {
             let opened = ns.within(|| Nftables::open(Config::default()));
             let opened = opened.map_err(FabricError::from)?;
@@ -479,7 +479,7 @@ impl Engine {
         if is_name_server(pod) {
             served = served.with_dns(Arc::clone(&self.dns));
         }
-        self.servers.ensure(&ns, &served).map_err(servers_error)
+        self.servers.ensure(&ns, &served).map_err(|errors| servers_error(&errors))
     }
 
     /// The outside answers on every port that anybody may ask it for: those of pods, of Services
@@ -487,7 +487,7 @@ impl Engine {
     fn serve_outside(&mut self) -> Result<(), EngineError> {
         let ports = outside_ports(self.store.cluster());
         let ns = self.fabric.outside()?;
-        self.servers.ensure(&ns, &Served::outside(ports)).map_err(servers_error)
+        self.servers.ensure(&ns, &Served::outside(ports)).map_err(|errors| servers_error(&errors))
     }
 
     /// Where a program of a pod has to run.
@@ -602,13 +602,15 @@ impl Engine {
         ports.extend(outside.filter(|t| t.protocol.has_ports()).map(|t| (t.protocol, t.port)));
         if let Some(ns) = places.get(&Identity::Outside) {
             ports.extend(outside_ports(self.store.cluster()));
-            self.servers.ensure(ns, &Served::outside(ports)).map_err(servers_error)?;
+            self.servers
+                .ensure(ns, &Served::outside(ports))
+                .map_err(|errors| servers_error(&errors))?;
         }
         Ok(Bench { places })
     }
 }
 
-fn servers_error(errors: Vec<serve::ServeError>) -> EngineError {
+fn servers_error(errors: &[serve::ServeError]) -> EngineError {
     let words: Vec<String> = errors.iter().map(ToString::to_string).collect();
     EngineError::Servers(words.join("; "))
 }

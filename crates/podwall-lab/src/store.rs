@@ -10,6 +10,7 @@
 //! what [`Touched`] names. Every change is saved before the kernel sees it, so that a worker that
 //! was killed finds out what was meant.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use podwall_policy::label::Labels;
 use podwall_policy::object::{Exposure, Name, Node, Phase, Pod, Service, ServicePort};
 use podwall_policy::policy::Tier;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -124,6 +126,8 @@ pub struct Stored {
     pub uid: String,
     /// For a pod: where it was put.
     place: Option<Place>,
+    /// What is saved of all this, once it has been. Whoever changes a field takes it.
+    text: OnceCell<Box<RawValue>>,
 }
 
 /// Where a pod runs. Empty node: nowhere yet.
@@ -204,7 +208,7 @@ impl Store {
             next_uid: 1,
         };
         for node in nodes {
-            store.add_node(node, Labels::default());
+            store.add_node(node, &Labels::default());
         }
         store
     }
@@ -236,7 +240,7 @@ impl Store {
             self.ensure_namespace(&key.namespace.clone(), touched)?;
         }
         if key.kind == "Node" {
-            return self.put_node(object, touched);
+            return self.put_node(&object, touched);
         }
         if let Typed::Service(service) = &object.typed {
             self.check_free(service)?;
@@ -256,7 +260,7 @@ impl Store {
             _ => (now(), None, None),
         };
         let uid = uid.unwrap_or_else(|| self.new_uid());
-        let stored = Stored { object, created, uid, place };
+        let stored = Stored { object, created, uid, place, text: OnceCell::new() };
         self.objects.insert(key.clone(), stored);
         self.follow(&key, touched)?;
         Ok(put)
@@ -301,6 +305,7 @@ impl Store {
             return self.relabel_node(&key.name, labels, touched);
         }
         let Some(stored) = self.objects.get_mut(key) else { return Ok(()) };
+        stored.text.take();
         let mut raw = stored.object.raw.clone();
         let map: serde_json::Map<String, Value> =
             labels.iter().map(|(k, v)| (k.to_owned(), json!(v))).collect();
@@ -354,7 +359,7 @@ impl Store {
         Ok(())
     }
 
-    fn add_node(&mut self, name: &str, labels: Labels) {
+    fn add_node(&mut self, name: &str, labels: &Labels) {
         let number = u32::try_from(self.nodes.len() + 1).unwrap_or(plan::MAX_NODES);
         self.nodes.push(name.to_owned());
         let labels = labels.with("kubernetes.io/hostname", name);
@@ -368,7 +373,7 @@ impl Store {
     }
 
     /// A Node object of a manifest: its labels count; its addresses are the lab's.
-    fn put_node(&mut self, object: Object, touched: &mut Touched) -> Result<Put, StoreError> {
+    fn put_node(&mut self, object: &Object, touched: &mut Touched) -> Result<Put, StoreError> {
         let Typed::Node(node) = &object.typed else { return Ok(Put::Unchanged) };
         let name = node.name.clone();
         let put = match self.cluster.nodes.get_mut(&name) {
@@ -384,7 +389,7 @@ impl Store {
                 return Err(StoreError::TooManyNodes { node: name.to_string() });
             }
             None => {
-                self.add_node(&name, node.labels.clone());
+                self.add_node(&name, &node.labels);
                 Put::Created
             }
         };
@@ -471,6 +476,7 @@ impl Store {
         pod.node = (!place.node.is_empty()).then(|| place.node.as_str().into());
         pod.ips.clone_from(&place.ips);
         if let Some(stored) = self.objects.get_mut(key) {
+            stored.text.take();
             pod.uid = Some(stored.uid.as_str().into());
             stored.place = Some(place);
         }
@@ -592,7 +598,7 @@ impl Store {
         let nodes: Vec<Object> =
             self.nodes.iter().filter_map(|name| checked(&self.shown_node(name)?).ok()).collect();
         let stated = self.objects.values().map(|s| &s.object).filter(|o| !is_made(&o.raw));
-        let wanted: BTreeMap<Key, Value> = derived::pods(stated.chain(&nodes))
+        let wanted: BTreeMap<Key, Value> = derived::pods(&stated.chain(&nodes))
             .into_iter()
             .map(|mut raw| {
                 raw["metadata"]["annotations"][MADE] = json!(meaning(&raw).to_string());

@@ -225,7 +225,10 @@ mod tests {
         for text in ["app=web", "app=web,env in (a,b),!old,team,zone notin (x)", "a/b=c"] {
             assert_eq!(Selector::parse(text).unwrap().to_string(), text);
         }
-        assert_eq!(Selector::parse("tier!=db, app == web").unwrap().to_string(), "tier notin (db),app=web");
+        assert_eq!(
+            Selector::parse("tier!=db, app == web").unwrap().to_string(),
+            "tier notin (db),app=web"
+        );
         assert_eq!(Selector::parse("").unwrap(), Selector::everything());
         for broken in ["=web", "app in a,b", "!", "a b"] {
             assert!(Selector::parse(broken).is_err(), "{broken}");

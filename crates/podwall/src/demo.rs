@@ -252,7 +252,7 @@ fn side_by_side(before: &[Finding], after: &[Finding]) -> Result<String> {
         format!("{}{udp}", columns[i].3)
     });
     let mut out = String::new();
-    writeln!(out, "{:<12}{:<34}{}", "", "  before the policies", "  with the policies")?;
+    writeln!(out, "{:<12}{:<34}  with the policies", "", "  before the policies")?;
     writeln!(out, "{:<12}{names:<34}{names}", "")?;
     for (title, engine) in [("packets", false), ("engine said", true)] {
         writeln!(out, "{title:<12}{ports:<34}{ports}")?;

@@ -151,8 +151,11 @@ fn complain(sentence: &str) {
     let _ = crate::output::Failure::new(sentence).report();
 }
 
+/// What was found, by kind, and how many names were not.
+type Found = (Vec<(String, Vec<Shown>)>, u32);
+
 /// Objects of each query; of those that are not there, the number.
-fn look_up(client: &mut Client, queries: Vec<Query>) -> Result<(Vec<(String, Vec<Shown>)>, u32)> {
+fn look_up(client: &mut Client, queries: Vec<Query>) -> Result<Found> {
     let (mut found, mut missing) = (Vec::new(), 0);
     for query in queries {
         let kind = query.kind.clone();

@@ -10,6 +10,8 @@
 //! A verdict is `allowed`, `denied` or `unknown`; `unknown/denied` where files lack a fact that a
 //! lab has. `#` begins a comment. Every failure of every example is told, not the first one.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says by panic what is wrong")]
+
 mod support;
 
 use std::fs;

@@ -1,5 +1,12 @@
 //! What happens to enforcement when something of a lab is killed at any moment?
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says by panic what is wrong"
+)]
+
 mod support;
 mod traffic;
 

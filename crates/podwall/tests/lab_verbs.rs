@@ -1,5 +1,7 @@
 //! Do the lab's verbs do what somebody expects who knows kubectl?
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says by panic what is wrong")]
+
 mod support;
 
 use support::{Lab, all_agree, podwall, root};

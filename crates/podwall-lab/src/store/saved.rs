@@ -5,26 +5,39 @@
 //!                         └─ next worker: objects, nodes, addresses, lines in manifests
 //! ```
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::path::Path;
 
 use podwall_manifest::Typed;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::{Key, Place, Store, StoreError, Stored, Touched, checked, key_of};
 use crate::rpc::LabConfig;
 
+/// The file. It is written at every change; each object keeps its own text, so that a change of one
+/// policy among a thousand costs one object's text and a copy of bytes.
 #[derive(Serialize, Deserialize)]
-struct Saved {
+struct Saved<O> {
     config: LabConfig,
     nodes: Vec<(String, Vec<(String, String)>)>,
     next_uid: u64,
-    objects: Vec<SavedObject>,
+    objects: Vec<O>,
     services: Vec<SavedService>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
+struct ObjectToSave<'a> {
+    raw: &'a Value,
+    created: u64,
+    uid: &'a str,
+    places: Value,
+    place: Option<&'a Place>,
+}
+
+#[derive(Deserialize)]
 struct SavedObject {
     raw: Value,
     created: u64,
@@ -41,21 +54,34 @@ struct SavedService {
     node_ports: Vec<Option<u16>>,
 }
 
+impl Stored {
+    /// What is saved of the object, made once.
+    fn text(&self) -> Result<&RawValue, serde_json::Error> {
+        if let Some(text) = self.text.get() {
+            return Ok(text);
+        }
+        let text = serde_json::value::to_raw_value(&ObjectToSave {
+            raw: &self.object.raw,
+            created: self.created,
+            uid: &self.uid,
+            places: self.object.places(),
+            place: self.place.as_ref(),
+        })?;
+        Ok(self.text.get_or_init(|| text))
+    }
+}
+
 impl Store {
     /// Writes the state: first to a new file, then over the old one, so that whoever reads it finds
     /// one or the other whole.
     pub fn save(&self, path: &Path) -> Result<(), StoreError> {
-        let objects: Vec<SavedObject> = self
-            .objects
-            .values()
-            .map(|s| SavedObject {
-                raw: s.object.raw.clone(),
-                created: s.created,
-                uid: s.uid.clone(),
-                places: s.object.places(),
-                place: s.place.clone(),
-            })
-            .collect();
+        let failed = |reason: String| StoreError::State {
+            action: "write",
+            path: path.display().to_string(),
+            reason,
+        };
+        let objects: Result<Vec<&RawValue>, _> = self.objects.values().map(Stored::text).collect();
+        let objects = objects.map_err(|e| failed(e.to_string()))?;
         let services: Vec<SavedService> = self
             .cluster
             .services
@@ -79,11 +105,6 @@ impl Store {
             objects,
             services,
         };
-        let failed = |reason: String| StoreError::State {
-            action: "write",
-            path: path.display().to_string(),
-            reason,
-        };
         let text = serde_json::to_vec(&saved).map_err(|e| failed(e.to_string()))?;
         let new = path.with_extension("new");
         std::fs::write(&new, text)
@@ -103,10 +124,11 @@ impl Store {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error.to_string())),
         };
-        let saved: Saved = serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))?;
+        let saved: Saved<SavedObject> =
+            serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))?;
         let mut store = Self::with_nodes(saved.config, &[]);
         for (node, labels) in saved.nodes {
-            store.add_node(&node, labels.into_iter().collect());
+            store.add_node(&node, &labels.into_iter().collect());
         }
         store.next_uid = saved.next_uid;
         for object in saved.objects {
@@ -120,6 +142,7 @@ impl Store {
                     created: object.created,
                     uid: object.uid,
                     place: object.place,
+                    text: OnceCell::new(),
                 },
             );
         }

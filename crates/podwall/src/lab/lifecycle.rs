@@ -189,6 +189,6 @@ pub(crate) fn exec(lab: &str, args: &Exec) -> Result<ExitCode> {
     // Asked and hung up before anything forks.
     let place: ExecPlace = Client::connect(lab)?.call(&Request::Exec { namespace, pod })?;
     let Some(holder) = Holder::find(&dir) else { bail!("lab {lab} has just ended") };
-    let status = exec::run(&holder, &place.into(), &args.command)?;
+    let status = exec::run(&holder, &place, &args.command)?;
     Ok(exec::exit_code(status))
 }

@@ -229,7 +229,7 @@ mod tests {
         let pod = Shown { object: pod, created: 100 };
         let pods = kinds::kind("po").unwrap();
         assert_eq!(
-            table(pods, &[pod.clone()], Show::default(), 163),
+            table(pods, std::slice::from_ref(&pod), Show::default(), 163),
             "NAME      READY   STATUS    RESTARTS   AGE\n\
              web-pod   1/1     Running   0          63s\n"
         );
