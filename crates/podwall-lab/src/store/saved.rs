@@ -174,3 +174,54 @@ impl Store {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Families;
+    use crate::rpc::NetworkMode;
+
+    fn pod_labels(path: &Path) -> Vec<String> {
+        let store = Store::load(path).unwrap().unwrap();
+        store.cluster().pods.values().map(|pod| format!("{} {:?}", pod.labels, pod.ips)).collect()
+    }
+
+    /// Each object keeps the text that was saved of it; no change may leave an old one behind.
+    #[test]
+    fn what_is_saved_follows_every_change_of_an_object() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state.json");
+        let mut store = Store::new(LabConfig {
+            name: "t".into(),
+            nodes: vec!["node-1".into()],
+            network: NetworkMode::Ptp,
+            families: Families::V4,
+            externals: Vec::new(),
+            enforce: true,
+        });
+        let mut touched = Touched::default();
+        let pod = |app: &str, port: u16| {
+            checked(&serde_json::json!({"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "p", "namespace": "default", "labels": {"app": app}},
+                "spec": {"containers": [{"name": "c", "ports": [{"containerPort": port}]}]}}))
+            .unwrap()
+        };
+        store.put(pod("one", 80), &mut touched).unwrap();
+        store.save(&path).unwrap();
+        let first = pod_labels(&path);
+        assert_eq!(first, ["app=one [10.244.1.2]"]);
+        let key = Key::new("Pod", "default", "p");
+        let labels = [("app", "two")].into_iter().collect();
+        store.relabel(&key, &labels, &mut touched).unwrap();
+        store.save(&path).unwrap();
+        assert_eq!(pod_labels(&path), ["app=two [10.244.1.2]"]);
+        store.put(pod("three", 81), &mut touched).unwrap();
+        store.save(&path).unwrap();
+        assert!(pod_labels(&path)[0].starts_with("app=three ["));
+        let saved = Store::load(&path).unwrap().unwrap();
+        assert_eq!(saved.cluster(), store.cluster(), "addresses and uids too");
+        store.delete(&key, &mut touched).unwrap();
+        store.save(&path).unwrap();
+        assert!(pod_labels(&path).is_empty());
+    }
+}
