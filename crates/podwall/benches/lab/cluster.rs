@@ -68,7 +68,7 @@ fn policy(name: &str, number: usize) -> String {
     let namespace = number % NAMESPACES;
     let seed = number / NAMESPACES;
     let (own, peer) = (app(seed), app(seed / APPS + 1));
-    let other = if number % 3 == 0 {
+    let other = if number.is_multiple_of(3) {
         format!("namespaceSelector: {{matchLabels: {{team: t{}}}}}, ", number % 3)
     } else {
         String::new()

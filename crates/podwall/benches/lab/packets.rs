@@ -1,7 +1,7 @@
 //! What do packets see? This program itself, run in two pods.
 //!
 //! ```text
-//!   tx: send    ── UDP, number and time, every 100 µs ──▶ rx: receive    stretches without a gap
+//!   tx: send    ── UDP, a number, every 100 µs ────────▶ rx: receive    stretches without a gap
 //!   tx: talk    ◀── TCP, one line and its echo ────────▶ rx: answer     retransmissions, longest wait
 //! ```
 //!
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The time between two packets.
-pub(crate) const EVERY: Duration = Duration::from_micros(100);
+const EVERY: Duration = Duration::from_micros(100);
 
 /// Nanoseconds since 1970.
 pub(crate) fn now() -> u64 {
@@ -43,30 +43,31 @@ fn counter(group: &str, name: &str) -> u64 {
     pairs.find(|(its, _)| *its == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
 }
 
-/// Sends until the end. Prints how many were sent and how many the kernel did not take.
+/// Sends until the end. Prints when each packet was sent, how many there were, and how many the
+/// kernel did not take.
 pub(crate) fn send(target: &str) {
     let any = if target.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
     let socket = UdpSocket::bind(any).unwrap();
     socket.connect(target).unwrap();
     let ended = end();
     println!("ready");
-    let (mut sent, mut refused) = (0_u64, 0_u64);
+    let (mut times, mut refused) = (Vec::<u64>::new(), 0_u64);
     let mut next = Instant::now();
     while !ended.load(Ordering::Relaxed) {
-        let mut packet = [0; 16];
-        packet[..8].copy_from_slice(&sent.to_le_bytes());
-        packet[8..].copy_from_slice(&now().to_le_bytes());
-        sent += 1;
+        let packet = (times.len() as u64).to_le_bytes();
+        times.push(now());
         // An error that came back for an earlier packet (port closed) is reported here, once.
         refused += u64::from(socket.send(&packet).is_err());
         next += EVERY;
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    println!("sent {sent} refused {refused}");
+    let sent = times.len();
+    let times: Vec<String> = times.iter().map(u64::to_string).collect();
+    println!("times {}\nsent {sent} refused {refused}", times.join(" "));
 }
 
-/// Receives until the end. Prints each stretch of consecutive numbers as the times at which its
-/// first and last packet were sent, then how many came and how many this socket had no room for.
+/// Receives until the end. Prints the first and the last number of each stretch of consecutive
+/// ones, then how many came and how many this socket had no room for.
 pub(crate) fn receive(port: &str) {
     let port: u16 = port.parse().unwrap();
     let socket = UdpSocket::bind(("::", port)).unwrap();
@@ -74,28 +75,25 @@ pub(crate) fn receive(port: &str) {
     let before = counter("Udp", "RcvbufErrors");
     let ended = end();
     println!("ready");
-    let mut stretch: Option<(u64, u64, u64)> = None;
+    let mut stretch: Option<(u64, u64)> = None;
     let mut received = 0_u64;
     let mut out = String::new();
-    let mut packet = [0; 16];
+    let mut packet = [0; 8];
     while !ended.load(Ordering::Relaxed) {
-        let Ok(16) = socket.recv(&mut packet) else { continue };
+        let Ok(8) = socket.recv(&mut packet) else { continue };
         received += 1;
-        let number = |at: usize| {
-            packet.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
-        };
-        let (this, sent_at) = (number(0), number(8));
+        let number = u64::from_le_bytes(packet);
         stretch = Some(match stretch {
-            Some((first, _, last)) if last + 1 == this => (first, sent_at, this),
-            Some((first, upto, _)) => {
-                out += &format!("stretch {first} {upto}\n");
-                (sent_at, sent_at, this)
+            Some((first, last)) if last + 1 == number => (first, number),
+            Some((first, last)) => {
+                out += &format!("stretch {first} {last}\n");
+                (number, number)
             }
-            None => (sent_at, sent_at, this),
+            None => (number, number),
         });
     }
-    if let Some((first, upto, _)) = stretch {
-        out += &format!("stretch {first} {upto}\n");
+    if let Some((first, last)) = stretch {
+        out += &format!("stretch {first} {last}\n");
     }
     println!("{out}received {received} overflow {}", counter("Udp", "RcvbufErrors") - before);
 }

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::Options;
 use crate::cluster::{self, PODS, PORT, STEADY};
 use crate::connection::{Connection, apply};
-use crate::packets::{EVERY, now};
+use crate::packets::now;
 use crate::report::{Found, Measure};
 use crate::spread::{Spread, words};
 
@@ -102,9 +102,9 @@ fn changes(
         calls.push(called.elapsed());
         std::thread::sleep(PAUSE);
     }
-    drop(sender.end());
-    let stretches = receiver.end();
-    let seen = first_followed(&called_at, &stretches);
+    let times = sender.end();
+    std::thread::sleep(PAUSE);
+    let seen = first_followed(&called_at, &times, &receiver.end());
     let mut processes = Spread::default();
     for number in 0..30 {
         processes.push(lab.run(&["apply", "-f", "-"], &cluster::change(number % 2 == 0)));
@@ -125,28 +125,30 @@ fn changes(
     }
 }
 
-/// From each change to the first packet that follows it. Changes take turns, opening first.
-fn first_followed(called_at: &[u64], output: &str) -> Spread {
-    let numbers = |line: &str| -> Option<(u64, u64)> {
-        let mut words = line.strip_prefix("stretch ")?.split(' ').map(str::parse);
-        Some((words.next()?.ok()?, words.next()?.ok()?))
-    };
-    let stretches: Vec<(u64, u64)> = output.lines().filter_map(numbers).collect();
+/// From each change to the sending of the first packet that follows it. Changes take turns, opening
+/// first.
+fn first_followed(called_at: &[u64], sent: &str, received: &str) -> Spread {
+    let times = sent.lines().find_map(|line| line.strip_prefix("times ")).unwrap_or_default();
+    let times: Vec<u64> = times.split(' ').filter_map(|time| time.parse().ok()).collect();
+    let stretches: Vec<(usize, usize)> = received
+        .lines()
+        .filter_map(|line| line.strip_prefix("stretch ")?.split_once(' '))
+        .filter_map(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)))
+        .collect();
     let mut out = Spread::default();
     for (number, pair) in called_at.windows(2).enumerate() {
         let (from, next) = (pair[0], pair[1]);
-        let inside = |at: &u64| (from..next).contains(at);
+        let time =
+            |packet: usize| times.get(packet).copied().filter(|at| (from..next).contains(at));
         let found = if number % 2 == 0 {
-            // Opened: the first packet that came.
-            stretches.iter().map(|(first, _)| *first).find(inside).map(|at| at - from)
+            // Opened: the first that came.
+            stretches.iter().find_map(|(first, _)| time(*first))
         } else {
-            // Closed: the last packet that came, and the one after it did not.
-            let last = stretches.iter().map(|(_, last)| *last).filter(|at| *at < next).max();
-            let every = u64::try_from(EVERY.as_nanos()).unwrap_or(0);
-            last.map(|at| at.saturating_sub(from) + every)
+            // Closed: the first that did not come, behind the last that did.
+            stretches.iter().rev().find_map(|(_, last)| time(*last + 1))
         };
         match found {
-            Some(nanoseconds) => out.push(Duration::from_nanos(nanoseconds)),
+            Some(at) => out.push(Duration::from_nanos(at - from)),
             None => eprintln!("  change {number}: no packet followed it within {PAUSE:?}"),
         }
     }
