@@ -68,8 +68,8 @@ fn party<'a>(cluster: &'a Cluster, dice: &mut Dice) -> Party<'a> {
     let pods: Vec<_> = cluster.pods.values().collect();
     let nodes: Vec<_> = cluster.nodes.values().collect();
     match dice.below(8) {
-        0 if !nodes.is_empty() => Party::Node(*dice.pick::<&Node>(&nodes)),
-        1..6 if !pods.is_empty() => Party::Pod(*dice.pick::<&Pod>(&pods)),
+        0 if !nodes.is_empty() => Party::Node(dice.pick::<&Node>(&nodes)),
+        1..6 if !pods.is_empty() => Party::Pod(dice.pick::<&Pod>(&pods)),
         _ => Party::Address(random::address(dice, cluster)),
     }
 }
