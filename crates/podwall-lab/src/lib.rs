@@ -12,7 +12,7 @@
 //! From the kernel upwards: [`netns`], [`link`] and [`fabric`] make the network, [`holder`] keeps it;
 //! [`serve`], [`dns`] and [`service_nat`] make it a cluster; [`store`] knows what is wanted, [`engine`]
 //! makes it so, [`worker`] does that for commands, which speak [`rpc`] through [`client`]; [`trial`],
-//! [`bench`] and [`probe`] try it with packets.
+//! [`mod@bench`] and [`probe`] try it with packets.
 
 pub mod bench;
 pub mod client;
