@@ -168,8 +168,8 @@ impl Flows {
 
     fn judge(self) {
         for flow in &self.denied {
-            let tries = flow.count("tried") + flow.count("sent");
-            assert!(tries > 20, "the denied ones tried: {tries}");
+            // A quick machine is done with its kills before a denied flow tried often.
+            flow.until("the denied ones tried", |f| f.count("tried") + f.count("sent") > 40);
         }
         let [tcp, udp] = self.allowed.map(Traffic::stop);
         assert_eq!(tcp["broken"], 0, "{tcp:?}");
