@@ -4,12 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use podwall_policy::evaluate::Verdict;
-
 use crate::netns::NetNs;
-use crate::probe::{self, Outcome, Place, ProbeError, ProbeOptions, ProbeResult, ProbeTask};
+use crate::probe::{self, Place, ProbeError, ProbeOptions, ProbeTask};
 use crate::serve::identity::Identity;
-use crate::trial::{Finding, Trial};
+use crate::trial::{Expected, Finding, Trial};
 
 /// The places of a round of probes, held open: packets can be sent while the engine does other
 /// things, and to a pod that is deleted meanwhile.
@@ -45,8 +43,8 @@ impl Bench {
         let mut sent = Vec::new();
         let mut tasks = Vec::new();
         for trial in trials {
-            let (Some(source), Some(destination)) =
-                (places.get(&trial.src.place), places.get(&trial.dst.place))
+            let arrives_at = trial.ways.iter().map(|way| places.get(&way.place).cloned()).collect();
+            let (Some(source), Some(arrives_at)) = (places.get(&trial.src.place), arrives_at)
             else {
                 continue; // a pod that went away between plan and packet
             };
@@ -54,14 +52,14 @@ impl Bench {
             tasks.push(ProbeTask {
                 source: Arc::clone(source),
                 source_address: Some(trial.src.address),
-                destination: trial.dst.address,
+                destination: trial.dst_address,
                 protocol: trial.protocol,
                 port: trial.port,
-                arrives_at: vec![Arc::clone(destination)],
-                expect: match trial.expected {
-                    Verdict::Allowed => Some(true),
-                    Verdict::Denied => Some(false),
-                    Verdict::Unknown => None,
+                arrives_at,
+                expect: match trial.expected() {
+                    Expected::Allowed => Some(true),
+                    Expected::Denied | Expected::Nobody => Some(false),
+                    Expected::Unknown | Expected::Mixed => None,
                 },
             });
         }
@@ -79,26 +77,6 @@ impl Bench {
             prober.join()
         });
         let results = results.unwrap_or_else(|_| Ok(Vec::new()))?;
-        Ok(sent.iter().zip(&results).map(|(trial, result)| finding(trial, result)).collect())
+        Ok(sent.iter().zip(&results).map(|(trial, result)| Finding::new(trial, result)).collect())
     }
-}
-
-/// Judges one result. What proves that a packet got through is that it was seen at its destination
-/// or that the right one answered; what proves that it was dropped is that it was not seen.
-fn finding(trial: &Trial, result: &ProbeResult) -> Finding {
-    let arrived = result.arrived.as_ref() == Some(&trial.dst.place);
-    let (packets, passed) = match &result.outcome {
-        Outcome::Answered { by, .. } => {
-            let right = by.as_ref().is_none_or(|answer| answer.identity == trial.dst.place);
-            ("answered", right.then_some(true))
-        }
-        // A closed port says no; an open one that does is not what it should be.
-        Outcome::Refused { .. } if !trial.served && arrived => ("refused", Some(true)),
-        Outcome::Refused { .. } => ("refused", if arrived { Some(true) } else { None }),
-        Outcome::Dropped => ("dropped", Some(false)),
-        Outcome::Unanswered { .. } => ("unanswered", None),
-        Outcome::Unreachable { .. } => ("unreachable", None),
-        Outcome::Error { .. } => ("error", None),
-    };
-    Finding::new(trial, packets, passed, result.to_string())
 }

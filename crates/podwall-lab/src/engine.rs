@@ -584,11 +584,11 @@ impl Engine {
     pub fn bench(&mut self, trials: &[Trial]) -> Result<Bench, EngineError> {
         let mut places: HashMap<Identity, Arc<NetNs>> = HashMap::new();
         let mut ports: BTreeSet<(Protocol, u16)> = BTreeSet::new();
-        for end in trials.iter().flat_map(|t| [&t.src, &t.dst]) {
-            if places.contains_key(&end.place) {
+        for place in trials.iter().flat_map(Trial::places) {
+            if places.contains_key(place) {
                 continue;
             }
-            let ns = match &end.place {
+            let ns = match place {
                 Identity::Pod(name) => match self.plugged.get(name) {
                     Some(plugged) => self.fabric.pod(&plugged.uid)?,
                     None => continue,
@@ -596,9 +596,10 @@ impl Engine {
                 Identity::Node(name) => self.fabric.node(name)?,
                 Identity::Outside => self.fabric.outside()?,
             };
-            places.insert(end.place.clone(), Arc::new(ns));
+            places.insert(place.clone(), Arc::new(ns));
         }
-        let outside = trials.iter().filter(|t| t.dst.place == Identity::Outside);
+        let leads_outside = |t: &&Trial| t.ways.iter().any(|way| way.place == Identity::Outside);
+        let outside = trials.iter().filter(leads_outside);
         ports.extend(outside.filter(|t| t.protocol.has_ports()).map(|t| (t.protocol, t.port)));
         if let Some(ns) = places.get(&Identity::Outside) {
             ports.extend(outside_ports(self.store.cluster()));

@@ -7,23 +7,33 @@ use podwall_policy::cluster::Cluster;
 use podwall_policy::object::{Phase, Pod, Service, ServicePort, TargetPort};
 
 /// The endpoints of one port: address, port and node of each running pod that the selector
-/// matches, by pod name. A `targetPort` name that a pod does not have leaves the pod out.
+/// matches, by pod name.
 pub fn endpoints(
     cluster: &Cluster,
     service: &Service,
     port: &ServicePort,
 ) -> Vec<(IpAddr, u16, Arc<str>)> {
-    let mut out = Vec::new();
-    for pod in backends(cluster, service) {
-        let Some(node) = &pod.node else { continue };
-        let target = match &port.target {
+    let of = |(pod, number): (&Pod, u16)| {
+        let node = pod.node.clone()?;
+        Some(pod.ips.iter().map(|ip| (*ip, number, Arc::clone(&node))).collect::<Vec<_>>())
+    };
+    targets(cluster, service, port).filter_map(of).flatten().collect()
+}
+
+/// The running pods behind one port, with the port of each, by name. A `targetPort` name that a pod
+/// does not have leaves the pod out.
+pub fn targets<'a>(
+    cluster: &'a Cluster,
+    service: &'a Service,
+    port: &'a ServicePort,
+) -> impl Iterator<Item = (&'a Pod, u16)> {
+    backends(cluster, service).filter_map(|pod| {
+        let number = match &port.target {
             TargetPort::Number(number) => Some(*number),
             TargetPort::Name(name) => pod.named_port(name, port.protocol).next(),
         };
-        let Some(target) = target else { continue };
-        out.extend(pod.ips.iter().map(|ip| (*ip, target, node.clone())));
-    }
-    out
+        Some((pod, number?))
+    })
 }
 
 /// The running pods of a Service, by name.

@@ -11,6 +11,8 @@
 //! Everything lives in the lab's own namespaces, which end with this process, however it ends:
 //! nothing has to be cleaned up, so nothing can be left.
 
+mod matrices;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -115,7 +117,7 @@ fn show() -> Result<ExitCode> {
 
     say("3  The same packets again, beside what the engine says.\n")?;
     let after = matrix(&mut client)?;
-    write!(anstream::stdout(), "{}", side_by_side(&before, &after)?)?;
+    write!(anstream::stdout(), "{}", matrices::side_by_side(&SOURCES, &before, &after))?;
 
     let troubles = troubles(&before, &after, allowed, denied);
     let all: Vec<Finding> = before.into_iter().chain(after).collect();
@@ -224,76 +226,6 @@ fn matrix(client: &mut Client) -> Result<Vec<Finding>> {
         ..ProbeRequest::default()
     };
     probe::send(client, request)
-}
-
-/// The columns: every destination with a port that it serves.
-fn columns() -> [(&'static str, &'static str, &'static str, u16); 5] {
-    [
-        ("web", "default/web-pod", "TCP", 80),
-        ("app", "default/app-pod", "TCP", 5000),
-        ("db", "default/db-pod", "TCP", 3306),
-        ("dns", "kube-system/kube-dns", "UDP", 53),
-        ("dns", "kube-system/kube-dns", "TCP", 53),
-    ]
-}
-
-/// Both matrices, packets above and the engine's word below.
-fn side_by_side(before: &[Finding], after: &[Finding]) -> Result<String> {
-    use anstyle::{AnsiColor, Style};
-    use std::fmt::Write as _;
-    let ink = |colour: AnsiColor| Style::new().fg_color(Some(colour.into()));
-    let columns = columns();
-    let head = |cells: &dyn Fn(usize) -> String| -> String {
-        (0..columns.len()).map(|i| format!("{:>6}", cells(i))).collect()
-    };
-    let names = head(&|i| columns[i].0.to_owned());
-    let ports = head(&|i| {
-        let udp = if columns[i].2 == "UDP" { "u" } else { "" };
-        format!("{}{udp}", columns[i].3)
-    });
-    let mut out = String::new();
-    writeln!(out, "{:<12}{:<34}  with the policies", "", "  before the policies")?;
-    writeln!(out, "{:<12}{names:<34}{names}", "")?;
-    for (title, engine) in [("packets", false), ("engine said", true)] {
-        writeln!(out, "{title:<12}{ports:<34}{ports}")?;
-        for (source, row) in SOURCES {
-            write!(out, "  {row:<10}")?;
-            for (i, findings) in [before, after].into_iter().enumerate() {
-                for (_, dst, protocol, port) in &columns {
-                    let found = findings.iter().find(|f| {
-                        f.src == source
-                            && f.dst.starts_with(dst)
-                            && f.protocol == *protocol
-                            && f.port == *port
-                    });
-                    let passed = found.and_then(|f| {
-                        if engine { Some(f.engine == "allowed") } else { probe::passed(f) }
-                    });
-                    let (mark, style) = match (found, passed) {
-                        (None, _) => ("·", Style::new()),
-                        (_, Some(true)) => ("✓", ink(AnsiColor::Green)),
-                        (_, Some(false)) => ("✗", ink(AnsiColor::Red)),
-                        (_, None) => ("?", ink(AnsiColor::Yellow)),
-                    };
-                    write!(out, "     {style}{mark}{style:#}")?;
-                }
-                if i == 0 {
-                    write!(out, "{:4}", "")?;
-                }
-            }
-            writeln!(out)?;
-        }
-    }
-    // The terminal decides about colours.
-    let mut plain = anstream::AutoStream::auto(Vec::new());
-    let choice = anstream::AutoStream::choice(&std::io::stdout());
-    if choice == anstream::ColorChoice::Never {
-        plain = anstream::AutoStream::never(Vec::new());
-    } else {
-        plain = anstream::AutoStream::always(plain.into_inner());
-    }
-    plain.write_all(out.as_bytes())?;
-    String::from_utf8(plain.into_inner()).context("the matrices are text")
 }
 
 /// A client in a pod that sends one request after another.
@@ -475,6 +407,7 @@ mod tests {
             port: 80,
             engine: "allowed".to_owned(),
             packets: if agrees { "answered" } else { "dropped" }.to_owned(),
+            passed: Some(agrees),
             detail: String::new(),
             agrees,
         }

@@ -115,12 +115,12 @@ fn service(lab: &Lab, more: &str) -> Vec<String> {
 }
 
 /// Whether the client outside gets an answer of the pod `web` at a node's port 30080, and which.
-/// The engine has no opinion on node ports: a Service is not a peer.
 #[track_caller]
 fn by_node_port(lab: &Lab, family: usize, node: usize) -> bool {
     let args = [CLIENT[family], NODES[node][family], "--port", "30080"];
     let packets = lab.probe_json(&args);
     let [packet] = &packets[..] else { panic!("{packets:?}") };
+    all_agree(&lab.name, &packets);
     match packet.packets.as_str() {
         "answered" => {
             assert!(packet.detail.contains("pod default/web"), "{packet}");

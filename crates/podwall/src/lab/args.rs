@@ -300,13 +300,14 @@ pub(crate) struct Probe {
     /// Who sends: a pod, a node, an address, `internet`; all pods where left out
     #[arg(value_name = "SRC")]
     pub source: Option<String>,
-    /// Who is asked; everybody where left out
+    /// Who is asked, also a Service (svc/NAME, NAMESPACE/svc/NAME) or a node by its node port;
+    /// everybody where left out
     #[arg(value_name = "DST")]
     pub destination: Option<String>,
     /// Namespace of peers without one
     #[arg(short = 'n', long, default_value = "default", value_name = "NS")]
     pub namespace: String,
-    /// Ports; every port that any pod serves where left out
+    /// Ports; every port that the destination offers where left out
     #[arg(long, value_delimiter = ',')]
     pub port: Vec<u16>,
     /// Protocols: TCP, UDP, SCTP, ICMP

@@ -69,15 +69,6 @@ pub(crate) fn send(client: &mut Client, request: ProbeRequest) -> Result<Vec<Fin
     Ok(findings?)
 }
 
-/// Whether packets got through, as far as they told.
-pub(crate) fn passed(finding: &Finding) -> Option<bool> {
-    match finding.packets.as_str() {
-        "answered" | "refused" | "unanswered" => Some(true),
-        "dropped" => Some(false),
-        _ => None,
-    }
-}
-
 fn report(findings: &[Finding], seconds: f64) -> String {
     let mut out = String::new();
     let mut by_port: BTreeMap<(&str, u16), Vec<&Finding>> = BTreeMap::new();
@@ -108,8 +99,8 @@ fn report(findings: &[Finding], seconds: f64) -> String {
                 );
             }
         } else {
-            let dropped = list.iter().filter(|f| passed(f) == Some(false)).count();
-            let through = list.iter().filter(|f| passed(f) == Some(true)).count();
+            let dropped = list.iter().filter(|f| f.passed == Some(false)).count();
+            let through = list.iter().filter(|f| f.passed == Some(true)).count();
             let _ = writeln!(out, "{head}: {through} got through, {dropped} were dropped");
         }
     }
@@ -186,8 +177,7 @@ pub(crate) fn grid(sources: &[&str], columns: &[(String, Vec<&Finding>)]) -> Str
         let _ = write!(out, "  {source:width$}");
         for ((_, findings), w) in columns.iter().zip(&widths) {
             let w = if total <= 80 { *w } else { 3 };
-            let cell = findings.iter().find(|f| f.src == *source);
-            let (mark, style) = mark(cell.copied());
+            let (mark, style) = cell(findings.iter().find(|f| f.src == *source).copied());
             let _ = write!(
                 out,
                 "  {:pad$}{style}{mark}{style:#}",
@@ -205,18 +195,26 @@ fn short(name: &str) -> String {
     name.strip_prefix("default/").unwrap_or(name).to_owned()
 }
 
-/// `✓` got through, `✗` dropped, `·` nothing was tried; with `!` where the engine says otherwise.
-fn mark(finding: Option<&Finding>) -> (String, Style) {
-    let Some(finding) = finding else { return ("·".to_owned(), Style::new()) };
-    let (mark, ink) = match passed(finding) {
-        Some(true) => ("✓", AnsiColor::Green),
-        Some(false) => ("✗", AnsiColor::Red),
-        None => ("?", AnsiColor::Yellow),
-    };
-    if finding.agrees {
-        (mark.to_owned(), colour(ink))
-    } else {
-        (format!("!{mark}"), colour(AnsiColor::Magenta).bold())
+/// Where no packet was sent.
+pub(crate) const NOTHING_TRIED: (&str, Style) = ("·", Style::new());
+
+/// `✓` got through, `✗` dropped, `?` nobody knows.
+pub(crate) fn mark(passed: Option<bool>) -> (&'static str, Style) {
+    match passed {
+        Some(true) => ("✓", colour(AnsiColor::Green)),
+        Some(false) => ("✗", colour(AnsiColor::Red)),
+        None => ("?", colour(AnsiColor::Yellow)),
+    }
+}
+
+/// A cell of the grid: with `!` where the engine says otherwise.
+fn cell(finding: Option<&Finding>) -> (String, Style) {
+    let (mark, style) = finding.map_or(NOTHING_TRIED, |f| mark(f.passed));
+    match finding {
+        Some(finding) if !finding.agrees => {
+            (format!("!{mark}"), colour(AnsiColor::Magenta).bold())
+        }
+        _ => (mark.to_owned(), style),
     }
 }
 
@@ -267,6 +265,7 @@ mod tests {
             port: 80,
             engine: engine.to_owned(),
             packets: packets.to_owned(),
+            passed: Some(packets == "answered"),
             detail: String::new(),
             agrees: (packets == "answered") == expected,
         }

@@ -1,0 +1,170 @@
+//! Does the engine say of Services and node ports what packets do?
+//!
+//! ```text
+//!   every pod, node, client outside ──▶ Service, node port ──▶ one of its pods
+//!        └── TCP, UDP, SCTP; before and under policies; engine ≡ packets, and each outcome occurs
+//! ```
+
+#![expect(clippy::unwrap_used, reason = "a test says by panic what is wrong")]
+
+#[cfg(test)]
+mod support;
+
+use std::collections::BTreeSet;
+use std::thread;
+
+use support::{Lab, Packet, all_agree, root};
+
+/// `one` on node-1 and `two` on node-2 are behind `web`; each calls its ports differently.
+const OBJECTS: &str = "
+{apiVersion: v1, kind: Pod, metadata: {name: one, labels: {app: web, n: one}}, spec: {nodeName: node-1, containers: [{name: c, image: none, ports: [{name: t, containerPort: 8080}, {name: u, containerPort: 5353, protocol: UDP}, {name: s, containerPort: 9000, protocol: SCTP}]}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: two, labels: {app: web, n: two}}, spec: {nodeName: node-2, containers: [{name: c, image: none, ports: [{name: t, containerPort: 8081}, {name: u, containerPort: 5354, protocol: UDP}, {name: s, containerPort: 9001, protocol: SCTP}]}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: near, labels: {app: near}}, spec: {nodeName: node-1, containers: [{name: c, image: none}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: far, labels: {app: far}}, spec: {nodeName: node-3, containers: [{name: c, image: none}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: web}, type: NodePort, ports: [{name: t, port: 80, targetPort: t, nodePort: 30080}, {name: u, port: 53, targetPort: u, protocol: UDP, nodePort: 30053}, {name: s, port: 90, targetPort: s, protocol: SCTP, nodePort: 30090}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: local}, spec: {selector: {n: two}, type: NodePort, externalTrafficPolicy: Local, ports: [{name: t, port: 80, targetPort: t, nodePort: 31080}, {name: u, port: 53, targetPort: u, protocol: UDP, nodePort: 31053}, {name: s, port: 90, targetPort: s, protocol: SCTP, nodePort: 31090}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: nobody}, spec: {selector: {app: nobody}, type: NodePort, ports: [{port: 80, nodePort: 32080}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: headless}, spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80, targetPort: t}]}}
+";
+
+/// Policies that tell apart: pods, ports behind the Service, the node that was asked, the client.
+const POLICIES: [(&str, &str); 6] = [
+    ("no policy", ""),
+    ("only one may be reached", "{podSelector: {matchLabels: {n: two}}}"),
+    (
+        "one by its own ports, near alone",
+        "{podSelector: {matchLabels: {n: one}}, ingress: [{from: [{podSelector: {matchLabels: {app: near}}}], ports: [{port: t}, {port: 5353, protocol: UDP}, {port: s, protocol: SCTP}]}]}",
+    ),
+    (
+        "the Service's ports are not the pods'",
+        "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 80}, {port: 53, protocol: UDP}, {port: 90, protocol: SCTP}]}]}",
+    ),
+    (
+        "the client outside, and node-1",
+        "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{ipBlock: {cidr: 203.0.113.0/24}}, {ipBlock: {cidr: 172.18.0.2/32}}, {ipBlock: {cidr: 'fd00:172:18::2/128'}}]}]}",
+    ),
+    (
+        "egress to the pods, not to the nodes",
+        "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: web}}}]}]}",
+    ),
+];
+
+/// Sources on the pods' own nodes, elsewhere, outside.
+const SOURCES: [&str; 7] =
+    ["one", "near", "far", "node-1", "node-3", "203.0.113.7", "2001:db8:113::7"];
+
+fn each_network(case: &str, with: impl Fn(&Lab) + Sync) {
+    if !root() {
+        return;
+    }
+    let on = |network: &str| {
+        let lab = Lab::up(&format!("{case}-{network}"), &["--network", network, "--nodes", "3"]);
+        lab.apply(OBJECTS);
+        with(&lab);
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| on("ptp"));
+        on("bridge");
+    });
+}
+
+/// Packets of all protocols from a source to a Service or a node, in both families.
+#[track_caller]
+fn sent(lab: &Lab, src: &str, dst: &str, ports: &[&str]) -> Vec<Packet> {
+    let mut args = vec![src, dst, "--ip-family", "dual", "--protocol", "tcp,udp,sctp"];
+    for port in ports {
+        args.extend(["--port", port]);
+    }
+    lab.probe_json(&args)
+}
+
+fn of_protocol<'a>(packets: &'a [Packet], protocol: &str) -> BTreeSet<(&'a str, &'a str)> {
+    let of = packets.iter().filter(|packet| packet.protocol == protocol);
+    of.map(|packet| (packet.engine.as_str(), packet.packets.as_str())).collect()
+}
+
+/// A source asks every Service and every node for everything.
+fn all_ways(lab: &Lab, title: &str, src: &str) -> Vec<Packet> {
+    let is_address = src.contains(['.', ':']);
+    let services = ["svc/web", "default/svc/local", "svc/nobody"];
+    let services = services.iter().filter(|_| !is_address);
+    let mut all = Vec::new();
+    for dst in services.chain(&["node-1", "node-2", "node-3"]) {
+        all.extend(sent(lab, src, dst, &[]));
+    }
+    all_agree(&format!("{title}: {src} in {}", lab.name), &all);
+    all
+}
+
+#[test]
+fn every_way_through_a_service_is_foretold() {
+    each_network("ways", |lab| {
+        let (mut packets, mut outcomes) = (0, BTreeSet::new());
+        for (title, spec) in POLICIES {
+            if spec.is_empty() {
+                // A Service without a policy reaches everybody, on every protocol.
+                for protocol in ["TCP", "UDP", "SCTP"] {
+                    let all = sent(lab, "near", "svc/web", &[]);
+                    assert_eq!(of_protocol(&all, protocol), [("allowed", "answered")].into());
+                }
+            } else {
+                lab.apply(&format!(
+                    "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p}}, spec: {spec}}}"
+                ));
+            }
+            // All sources at a time: a command mostly waits for what must not come.
+            let found: Vec<Vec<Packet>> = thread::scope(|scope| {
+                let threads = SOURCES.map(|src| scope.spawn(move || all_ways(lab, title, src)));
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            for packet in found.into_iter().flatten() {
+                packets += 1;
+                outcomes.insert((packet.protocol, packet.engine, packet.packets));
+            }
+        }
+        assert!(packets > 1500, "only {packets} packets");
+        for protocol in ["TCP", "UDP", "SCTP"] {
+            for (engine, packet) in [
+                ("allowed", "answered"),
+                ("denied", "dropped"),
+                ("mixed", "answered"),
+                ("mixed", "dropped"),
+            ] {
+                let outcome = (protocol.to_owned(), engine.to_owned(), packet.to_owned());
+                assert!(outcomes.contains(&outcome), "never {outcome:?}: {outcomes:?}");
+            }
+        }
+        let nobody = ("TCP".to_owned(), "nobody".to_owned(), "refused".to_owned());
+        assert!(outcomes.contains(&nobody), "{outcomes:?}");
+    });
+}
+
+#[test]
+fn a_service_is_asked_for_by_name_or_address_and_sends_nothing() {
+    each_network("words", |lab| {
+        let service = lab.get_json(&["service", "web"]);
+        let ip = service["spec"]["clusterIP"].as_str().unwrap().to_owned();
+        for word in ["svc/web", "service/web", "default/svc/web", &ip] {
+            let packets = lab.probe_json(&["far", word]);
+            all_agree(word, &packets);
+            assert!(packets.iter().all(|p| p.dst == "default/svc/web"), "{packets:?}");
+            assert_eq!(packets.len(), 3, "its ports: {packets:?}");
+        }
+        let pods: BTreeSet<String> = lab
+            .probe_json(&["far", "svc/headless", "--port", "8080"])
+            .into_iter()
+            .map(|p| p.dst)
+            .collect();
+        assert_eq!(pods, ["default/one".to_owned(), "default/two".to_owned()].into());
+        let refused = lab.run("probe", &["svc/web", "far"], None);
+        assert_eq!(refused.code, Some(2), "{refused}");
+        assert!(refused.err.contains("default/one, default/two"), "{refused}");
+    });
+}
