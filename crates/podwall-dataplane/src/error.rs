@@ -20,10 +20,27 @@ pub enum Error {
          namespace (run as root, or inside `unshare -rn`)"
     )]
     Permission,
+    /// The kernel refused something about eBPF.
+    #[error("cannot {doing}: {source}")]
+    Bpf {
+        /// What was tried.
+        doing: String,
+        /// The kernel's answer.
+        source: libbpf_rs::Error,
+    },
+    /// A file or directory of the bpffs.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// With what.
+        path: std::path::PathBuf,
+        /// The answer.
+        source: io::Error,
+    },
     /// The kernel is too old for the ruleset.
     #[error(
-        "Linux {release} is too old: the nftables data plane needs {needs} or later \
-         ({reason})"
+        "Linux {release} is too old: this data plane needs {needs} or later ({reason})"
     )]
     Kernel {
         /// What runs, as in `uname -r`.

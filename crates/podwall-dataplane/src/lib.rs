@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   podwall-compile ── NodeTables, Delta ──▶ DataPlane ──▶ kernel of one network namespace
+//!                                              ├ Ebpf       (netfilter programs and maps, pinned)
 //!                                              └ Nftables   (own table, sets and maps, netlink)
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 pub mod bridge;
 mod drift;
+pub mod ebpf;
 mod error;
 mod netlink;
 mod nft;
@@ -19,12 +21,13 @@ mod nft;
 use podwall_compile::tables::{Delta, NodeTables};
 
 pub use crate::drift::Drift;
+pub use crate::ebpf::Ebpf;
 pub use crate::error::Error;
 pub use crate::nft::{Config, Log, Nftables};
 
 /// The kernel's side of one node. Opened in a network namespace, used from any thread.
 pub trait DataPlane: Send {
-    /// `nftables`.
+    /// `ebpf` or `nftables`.
     fn name(&self) -> &'static str;
 
     /// Makes the kernel hold these tables and nothing else, whatever it held before: nothing, what

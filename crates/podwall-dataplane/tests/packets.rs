@@ -3,11 +3,10 @@
 mod support;
 
 use podwall_compile::tables::NodeTables;
-use podwall_dataplane::DataPlane;
 use podwall_policy::address::Family;
 use podwall_policy::port::Protocol;
 use support::random::{Dice, PORTS, delta, tables};
-use support::{EXPERIMENT, Wiring, World};
+use support::{EXPERIMENT, Kind, Wiring, World};
 
 /// Every pair, protocol and some ports; how many packets passed and how many did not.
 fn compare(world: &World, tables: &NodeTables, dice: &mut Dice, each: usize) -> (usize, usize) {
@@ -39,14 +38,14 @@ fn packets_are_decided_as_the_tables_do() {
     if support::skipped() {
         return;
     }
-    for wiring in Wiring::BOTH {
+    for (wiring, kind) in Wiring::BOTH.into_iter().flat_map(|w| Kind::BOTH.map(|k| (w, k))) {
         let world = World::new(wiring, 3);
         let pods = &world.endpoints[1..];
         let local: Vec<_> = pods.iter().flat_map(|pod| [pod.v4, pod.v6]).collect();
         let node = &world.endpoints[0];
         let all = [&local[..], &[node.v4, node.v6]].concat();
         let mut dice = Dice(20_251_121);
-        let mut plane = world.node().nftables();
+        let mut plane = world.node().plane(kind);
         let mut now = NodeTables::default();
         plane.replace(&now).unwrap();
         let mut total = (0, 0);
@@ -62,7 +61,7 @@ fn packets_are_decided_as_the_tables_do() {
             let (passed, dropped) = compare(&world, &now, &mut dice, 6);
             total = (total.0 + passed, total.1 + dropped);
         }
-        eprintln!("{wiring:?}: {} packets passed, {} dropped, as the tables say", total.0, total.1);
+        eprintln!("{wiring:?} {kind:?}: {} packets passed, {} dropped, as the tables say", total.0, total.1);
         assert!(total.0 > 500 && total.1 > 500, "{total:?}");
     }
 }

@@ -37,6 +37,7 @@
 //! - A log prefix is a constant of its rule; the subject class cannot stand in it.
 
 mod batch;
+pub(crate) mod conntrack;
 mod dump;
 mod encode;
 mod ir;

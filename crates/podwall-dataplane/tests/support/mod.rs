@@ -34,7 +34,7 @@ use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns, unshare};
 use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrIn6, bind, recv, sendto};
 use nix::unistd::Pid;
 use podwall_compile::tables::Packet;
-use podwall_dataplane::{Config, Nftables};
+use podwall_dataplane::{Config, DataPlane, Ebpf, Nftables, ebpf};
 use podwall_policy::address::Family;
 use podwall_policy::port::Protocol;
 
@@ -118,6 +118,60 @@ impl Net {
 
     pub fn nftables(&self) -> Nftables {
         self.run(|| Nftables::open(Config::default()).unwrap())
+    }
+
+    /// A data plane of each kind in this namespace; what it puts into the kernel ends with it.
+    pub fn plane(&self, kind: Kind) -> Plane {
+        let plane: Box<dyn DataPlane> = match kind {
+            Kind::Nftables => Box::new(self.nftables()),
+            Kind::Ebpf => {
+                let number = PINS.fetch_add(1, Ordering::Relaxed);
+                let pins = format!("/sys/fs/bpf/podwall-test-{}-{number}", std::process::id());
+                Box::new(self.ebpf(pins.into()))
+            }
+        };
+        Plane(plane)
+    }
+
+    pub fn ebpf(&self, pins: std::path::PathBuf) -> Ebpf {
+        let config = ebpf::Config { pins, ..ebpf::Config::default() };
+        self.run(|| Ebpf::open(config).unwrap())
+    }
+}
+
+static PINS: AtomicU32 = AtomicU32::new(0);
+
+/// The kinds of data planes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Ebpf,
+    Nftables,
+}
+
+impl Kind {
+    pub const BOTH: [Self; 2] = [Self::Ebpf, Self::Nftables];
+}
+
+/// A data plane that is removed with the test.
+pub struct Plane(Box<dyn DataPlane>);
+
+impl std::ops::Deref for Plane {
+    type Target = dyn DataPlane;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl std::ops::DerefMut for Plane {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut *self.0
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        let _ = self.0.remove();
     }
 }
 

@@ -1,0 +1,48 @@
+/* What the program has to know of the kernel: the members that it reads, by name. Offsets are filled
+ * in when it is loaded (CO-RE), so one object fits every kernel that has these members. */
+#pragma once
+
+#include <linux/bpf.h>
+#include <linux/types.h>
+
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct sk_buff {
+	unsigned long _nfct; /* pointer to the connection; the low three bits are its state */
+	__u16 mac_header;    /* 0xffff: none */
+	__u16 network_header;
+};
+
+struct nf_hook_state {
+	__u8 hook;
+	__u8 pf;
+	struct net_device *in; /* NULL for packets of the node itself, and for bridged ones */
+};
+
+struct bpf_nf_ctx {
+	const struct nf_hook_state *state;
+	struct sk_buff *skb;
+};
+
+#pragma clang attribute pop
+
+extern int bpf_dynptr_from_skb(struct sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym;
+extern void *bpf_dynptr_slice(const struct bpf_dynptr *ptr, __u32 offset, void *buffer, __u32 length) __ksym;
+
+/* uapi/linux/netfilter.h, uapi/linux/netfilter/nf_conntrack_common.h */
+enum {
+	NF_DROP = 0,
+	NF_ACCEPT = 1,
+	NF_INET_LOCAL_IN = 1,
+	NF_INET_POST_ROUTING = 4,
+	NFPROTO_IPV4 = 2,
+	NFPROTO_IPV6 = 10,
+	CT_STATE = 7,
+	CT_RELATED = 1,
+	CT_ESTABLISHED_REPLY = 3,
+	CT_RELATED_REPLY = 4,
+};

@@ -1,0 +1,218 @@
+//! What does an entry look like in the kernel's maps?
+//!
+//! ```text
+//!   subjects ──▶ local4, local6     address → egress class, ingress class
+//!   peers    ──▶ peers4, peers6     address → class
+//!   blocks   ──▶ blocks4, blocks6   prefixes that make up a range → class
+//!   verdicts ──▶ rows               (subject, peer) → lengths of port prefixes, verdict for the rest
+//!            └─▶ ports              (subject, peer, protocol, prefix of a port) → verdict
+//! ```
+//!
+//! The same as the structures of `podwall.bpf.c`, byte for byte: numbers in the machine's order,
+//! addresses as in packets.
+
+use std::net::IpAddr;
+
+use podwall_compile::tables::{PeerId, PortKey, SubjectId, Verdict};
+use podwall_policy::address::{AddressRange, Family};
+use podwall_policy::port::Protocol;
+
+/// A change of this layout makes maps that an earlier program cannot read.
+pub(crate) const LAYOUT: u32 = 1;
+
+/// A table of which the kernel has two copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Table {
+    Local4,
+    Local6,
+    Peers4,
+    Peers6,
+    Blocks4,
+    Blocks6,
+    Rows,
+    Ports,
+}
+
+impl Table {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Local4,
+        Self::Local6,
+        Self::Peers4,
+        Self::Peers6,
+        Self::Blocks4,
+        Self::Blocks6,
+        Self::Rows,
+        Self::Ports,
+    ];
+
+    /// Its name in the program.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Local4 => "local4",
+            Self::Local6 => "local6",
+            Self::Peers4 => "peers4",
+            Self::Peers6 => "peers6",
+            Self::Blocks4 => "blocks4",
+            Self::Blocks6 => "blocks6",
+            Self::Rows => "rows",
+            Self::Ports => "ports",
+        }
+    }
+
+    /// Bytes of a key and of a value.
+    pub(crate) fn sizes(self) -> (usize, usize) {
+        match self {
+            Self::Local4 => (4, 8),
+            Self::Local6 => (16, 8),
+            Self::Peers4 => (4, 4),
+            Self::Peers6 => (16, 4),
+            Self::Blocks4 => (8, 4),
+            Self::Blocks6 => (20, 4),
+            Self::Rows => (8, 12),
+            Self::Ports => (12, 8),
+        }
+    }
+
+    pub(crate) fn is_prefixes(self) -> bool {
+        matches!(self, Self::Blocks4 | Self::Blocks6)
+    }
+
+    pub(crate) fn local(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::Local4 } else { Self::Local6 }
+    }
+
+    pub(crate) fn peers(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::Peers4 } else { Self::Peers6 }
+    }
+
+    pub(crate) fn blocks(family: Family) -> Self {
+        if family == Family::V4 { Self::Blocks4 } else { Self::Blocks6 }
+    }
+}
+
+/// A direction of a local address that nothing isolates.
+pub(crate) const OPEN: u32 = u32::MAX;
+
+/// The classes of a local address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Local {
+    pub(crate) egress: Option<SubjectId>,
+    pub(crate) ingress: Option<SubjectId>,
+}
+
+impl Local {
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        let class = |side: Option<SubjectId>| side.map_or(OPEN, |subject| subject.0).to_ne_bytes();
+        [class(self.egress), class(self.ingress)].concat()
+    }
+}
+
+pub(crate) fn address(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+pub(crate) fn peer(class: PeerId) -> Vec<u8> {
+    class.0.to_ne_bytes().to_vec()
+}
+
+/// The keys of the prefixes that make up a range.
+pub(crate) fn prefixes(range: AddressRange) -> Vec<Vec<u8>> {
+    range
+        .cidrs()
+        .into_iter()
+        .map(|net| {
+            let mut key = u32::from(net.prefix_len()).to_ne_bytes().to_vec();
+            key.extend(address(net.network()));
+            key
+        })
+        .collect()
+}
+
+pub(crate) fn verdict(verdict: Option<Verdict>) -> Vec<u8> {
+    let (allow, rule) = match verdict {
+        None => (0_u32, u32::MAX),
+        Some(verdict) => (1 + u32::from(verdict.allow), verdict.rule.map_or(u32::MAX, |r| r.0)),
+    };
+    [allow.to_ne_bytes(), rule.to_ne_bytes()].concat()
+}
+
+pub(crate) fn row_key(subject: SubjectId, peer: PeerId) -> Vec<u8> {
+    [subject.0.to_ne_bytes(), peer.0.to_ne_bytes()].concat()
+}
+
+/// Any port of a protocol.
+const ANY: u8 = 0;
+/// A single port; apart from the prefixes of ranges, which it goes before.
+const ONE: u8 = 17;
+
+/// Protocol, length and value of the prefixes that stand for some ports; none for all protocols,
+/// whose verdict is the row's own.
+pub(crate) fn port_prefixes(ports: PortKey) -> Vec<(Protocol, u8, u16)> {
+    match ports {
+        PortKey::Port(protocol, port) => vec![(protocol, ONE, port)],
+        PortKey::AnyPort(protocol) => vec![(protocol, ANY, 0)],
+        PortKey::AnyProtocol => Vec::new(),
+        PortKey::Range(protocol, range) => {
+            let (mut first, last) = (u32::from(range.first), u32::from(range.last));
+            let mut out = Vec::new();
+            while first <= last {
+                // As many ports as are aligned at `first` and do not go beyond `last`; not all of
+                // them at once, which would be length 0.
+                let aligned = if first == 0 { 15 } else { first.trailing_zeros().min(15) };
+                let fits = (last - first + 1).ilog2();
+                let bits = aligned.min(fits);
+                #[expect(clippy::cast_possible_truncation, reason = "a port, and at most 16")]
+                out.push((protocol, (16 - bits) as u8, first as u16));
+                first += 1 << bits;
+            }
+            out
+        }
+    }
+}
+
+pub(crate) fn port_key(
+    subject: SubjectId,
+    peer: PeerId,
+    (protocol, length, port): (Protocol, u8, u16),
+) -> Vec<u8> {
+    let mut key = row_key(subject, peer);
+    key.extend(port.to_ne_bytes());
+    key.extend([protocol.0, length]);
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use podwall_policy::port::PortRange;
+
+    #[test]
+    fn the_prefixes_of_a_range_hold_its_ports_and_no_other() {
+        for (first, last) in [(0, 65535), (1, 65535), (80, 90), (1024, 2047), (7, 8), (0, 1), (65534, 65535), (30000, 32767)] {
+            let prefixes = port_prefixes(PortKey::Range(Protocol::TCP, PortRange { first, last }));
+            let mut held = vec![0_u8; 65536];
+            for (_, length, port) in &prefixes {
+                assert!((1..=16).contains(length));
+                for port in usize::from(*port)..usize::from(*port) + (1 << (16 - length)) {
+                    held[port] += 1;
+                }
+            }
+            for (port, times) in held.into_iter().enumerate() {
+                let inside = (usize::from(first)..=usize::from(last)).contains(&port);
+                assert_eq!(times, u8::from(inside), "{first}-{last}: {port}");
+            }
+            assert!(prefixes.len() <= 30, "{}", prefixes.len());
+        }
+    }
+
+    #[test]
+    fn a_single_port_stands_apart_from_a_range_of_one_prefix() {
+        let one = port_prefixes(PortKey::Port(Protocol::TCP, 80));
+        assert_eq!(one, [(Protocol::TCP, 17, 80)]);
+        assert_eq!(port_prefixes(PortKey::AnyPort(Protocol::UDP)), [(Protocol::UDP, 0, 0)]);
+        assert!(port_prefixes(PortKey::AnyProtocol).is_empty());
+    }
+}

@@ -1,0 +1,161 @@
+//! How do entries get into the kernel?
+//!
+//! ```text
+//!   Tables (one a table) ── outer map of two ─┬─ copy 0: inner map ◀── write, read, replace
+//!                                             └─ copy 1: inner map
+//! ```
+
+use libbpf_rs::libbpf_sys::{BPF_F_NO_PREALLOC, bpf_map_create_opts};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType};
+
+use super::edit::Entries;
+use super::layout::Table;
+use crate::Error;
+
+/// With fewer entries one call each is quicker than a batch.
+const BATCH: usize = 16;
+/// How many entries are read at a time.
+const READ: u32 = 4096;
+/// The smallest table; growing one waits for the kernel.
+const SMALLEST: usize = 1024;
+
+/// Both copies of one table.
+pub(crate) struct Copies {
+    table: Table,
+    outer: MapHandle,
+    inner: [MapHandle; 2],
+}
+
+fn cannot(doing: &str, table: Table) -> impl FnOnce(libbpf_rs::Error) -> Error {
+    let doing = format!("{doing} table {}", table.name());
+    move |source| Error::Bpf { doing, source }
+}
+
+/// A new inner map with room for so many entries and as many again.
+fn make(table: Table, entries: usize) -> Result<MapHandle, Error> {
+    let kind = if table.is_prefixes() { MapType::LpmTrie } else { MapType::Hash };
+    let (key, value) = table.sizes();
+    let room = (entries * 2).next_power_of_two().max(SMALLEST);
+    let options = bpf_map_create_opts {
+        sz: size_of::<bpf_map_create_opts>() as u64,
+        map_flags: BPF_F_NO_PREALLOC,
+        ..Default::default()
+    };
+    let [key, value, room] = [key, value, room].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    MapHandle::create(kind, Some(table.name()), key, value, room, &options)
+        .map_err(cannot("make", table))
+}
+
+impl Copies {
+    /// New inner maps for a new outer map.
+    pub(crate) fn fresh(table: Table, outer: MapHandle, entries: usize) -> Result<Self, Error> {
+        let inner = [make(table, entries)?, make(table, entries)?];
+        let copies = Self { table, outer, inner };
+        copies.install(0)?;
+        copies.install(1)?;
+        Ok(copies)
+    }
+
+    /// The inner maps that an outer map has.
+    pub(crate) fn found(table: Table, outer: MapHandle) -> Result<Self, Error> {
+        let inner = |copy: u32| -> Result<MapHandle, Error> {
+            let id = outer
+                .lookup(&copy.to_ne_bytes(), MapFlags::ANY)
+                .map_err(cannot("read", table))?
+                .and_then(|bytes| bytes.try_into().ok())
+                .map_or(0, u32::from_ne_bytes);
+            MapHandle::from_map_id(id).map_err(cannot("open", table))
+        };
+        let inner = [inner(0)?, inner(1)?];
+        Ok(Self { table, outer, inner })
+    }
+
+    /// Puts an empty copy with this much room in place; `copy` must not be in force.
+    pub(crate) fn renew(&mut self, copy: usize, entries: usize) -> Result<(), Error> {
+        self.inner[copy] = make(self.table, entries)?;
+        Ok(())
+    }
+
+    /// Shows the inner map to the program. Waits until no packet looks at the one before.
+    pub(crate) fn install(&self, copy: usize) -> Result<(), Error> {
+        use std::os::fd::{AsFd, AsRawFd};
+        let key = u32::try_from(copy).unwrap_or(0).to_ne_bytes();
+        let value = self.inner[copy].as_fd().as_raw_fd().to_ne_bytes();
+        self.outer.update(&key, &value, MapFlags::ANY).map_err(cannot("install", self.table))
+    }
+
+    /// Writes entries into a copy; makes room where there is none.
+    pub(crate) fn write(&mut self, copy: usize, entries: &Entries) -> Result<(), Error> {
+        let (key, _) = self.table.sizes();
+        for gone in entries.gone.chunks_exact(key) {
+            match self.inner[copy].delete(gone) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(cannot("write", self.table)(error));
+                }
+                _ => {}
+            }
+        }
+        match self.set(copy, &entries.keys, &entries.values) {
+            // E2BIG; ENOSPC of a trie.
+            Err(error) if is_full(&error) => {
+                let held = self.read(copy)?;
+                let room = held.0.len() / key + entries.keys.len() / key;
+                self.renew(copy, room)?;
+                self.set(copy, &held.0, &held.1).map_err(cannot("copy", self.table))?;
+                self.set(copy, &entries.keys, &entries.values)
+                    .map_err(cannot("write", self.table))?;
+                self.install(copy)
+            }
+            other => other.map_err(cannot("write", self.table)),
+        }
+    }
+
+    fn set(&self, copy: usize, keys: &[u8], values: &[u8]) -> Result<(), libbpf_rs::Error> {
+        let (key, value) = self.table.sizes();
+        let count = keys.len() / key;
+        let map = &self.inner[copy];
+        if count > BATCH {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            return map.update_batch(keys, values, count, MapFlags::ANY, MapFlags::ANY);
+        }
+        let pairs = keys.chunks_exact(key).zip(values.chunks_exact(value));
+        pairs.into_iter().try_for_each(|(key, value)| map.update(key, value, MapFlags::ANY))
+    }
+
+    /// All entries of a copy: keys side by side, values side by side.
+    pub(crate) fn read(&self, copy: usize) -> Result<(Vec<u8>, Vec<u8>), Error> {
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let map = &self.inner[copy];
+        if self.table.is_prefixes() {
+            for key in map.keys() {
+                let value = map.lookup(&key, MapFlags::ANY).map_err(cannot("read", self.table))?;
+                if let Some(value) = value {
+                    keys.extend(key);
+                    values.extend(value);
+                }
+            }
+            return Ok((keys, values));
+        }
+        let batches = map
+            .lookup_batch(READ, MapFlags::ANY, MapFlags::ANY)
+            .map_err(cannot("read", self.table))?;
+        for (key, value) in batches {
+            keys.extend(key);
+            values.extend(value);
+        }
+        Ok((keys, values))
+    }
+}
+
+fn is_full(error: &libbpf_rs::Error) -> bool {
+    matches!(code_of(error), Some(nix::libc::E2BIG | nix::libc::ENOSPC))
+}
+
+/// The kernel's number for an error.
+pub(crate) fn code_of(error: &libbpf_rs::Error) -> Option<i32> {
+    let first: &(dyn std::error::Error + 'static) = error;
+    let chain = std::iter::successors(Some(first), |error| error.source());
+    chain
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .find_map(std::io::Error::raw_os_error)
+}

@@ -1,0 +1,200 @@
+//! How does eBPF decide as the tables say?
+//!
+//! ```text
+//!   NodeTables, Delta ──▶ entries (edit) ──▶ the copy that is not in force ──▶ turn `control`
+//!                                        └─▶ then the other copy
+//!   POSTROUTING before source NAT, INPUT ──▶ podwall.bpf.c, of type NETFILTER, both families
+//! ```
+//!
+//! One program whatever the policies say. It reads the connection's state that conntrack left in
+//! the packet and keeps none itself. Program, links and maps are pinned in a bpffs, so they outlive
+//! the process; a new process takes them over if its program is the same, and else attaches its own
+//! beside them before it takes the old ones away: until then a packet has to pass both.
+//!
+//! Two copies of the tables (see `podwall.bpf.c`): a change is visible to packets all at once, and
+//! neither packets nor changes ever wait.
+
+mod edit;
+mod layout;
+mod maps;
+mod needs;
+mod pinned;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use podwall_compile::tables::{Delta, NodeTables};
+
+use self::edit::{Edit, Model};
+use self::layout::Table;
+use self::pinned::Pinned;
+use crate::{DataPlane, Drift, Error};
+
+/// How the eBPF data plane is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where programs, links and maps are pinned: a directory of its own for each network
+    /// namespace. If it does not lie in a bpffs, one is mounted on it.
+    pub pins: PathBuf,
+    /// How many rules, and how many subject classes, have counters of their own; 8 bytes each and
+    /// CPU.
+    pub counters: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { pins: PathBuf::from("/sys/fs/bpf/podwall"), counters: 16_384 }
+    }
+}
+
+/// The eBPF data plane of one network namespace.
+///
+/// Holds the maps, and what of their content a change has to know. What is in the kernel outlives
+/// it.
+pub struct Ebpf {
+    config: Config,
+    /// The namespace in which it was opened, where programs are attached.
+    namespace: File,
+    /// `None` before the first full load.
+    pinned: Option<Pinned>,
+    /// What the kernel holds; `None` before the first full load and after a failed change.
+    model: Option<Model>,
+}
+
+/// The upper half of `control`.
+const HAS_BLOCKS4: u64 = 1 << 32;
+const HAS_BLOCKS6: u64 = 1 << 33;
+const FLAGS: u64 = !0 << 32;
+
+impl Ebpf {
+    /// Opens the data plane in the calling thread's network namespace. Changes no packet's way yet.
+    ///
+    /// # Errors
+    /// What the kernel or the process lacks, in words.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        needs::check()?;
+        pinned::ensure_bpffs(&config.pins)?;
+        crate::nft::conntrack::switch_on()?;
+        let path = Path::new("/proc/thread-self/ns/net");
+        let namespace = File::open(path).map_err(pinned::file_error("open", path))?;
+        Ok(Self { config, namespace, pinned: None, model: None })
+    }
+
+    /// Writes the copy that is not in force, puts it in force, and writes the other.
+    fn write(pinned: &mut Pinned, edit: &Edit, flags: u64, anew: bool) -> Result<(), Error> {
+        for round in 0..2 {
+            let control = pinned.control()?;
+            let spare = 1 - usize::from(control & 1 == 1);
+            for (table, copies) in &mut pinned.tables {
+                let entries = edit.tables.get(table);
+                if anew {
+                    let count = entries.map_or(0, |e| e.keys.len() / table.sizes().0);
+                    copies.renew(spare, count)?;
+                }
+                if let Some(entries) = entries {
+                    copies.write(spare, entries)?;
+                }
+            }
+            if anew {
+                pinned.install(spare)?;
+            }
+            if round == 0 {
+                pinned.turn(flags)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn flags(edit: &Edit) -> u64 {
+    let has = |table| edit.tables.get(&table).is_some_and(|entries| !entries.keys.is_empty());
+    let bit = |table, bit| if has(table) { bit } else { 0 };
+    bit(Table::Blocks4, HAS_BLOCKS4) | bit(Table::Blocks6, HAS_BLOCKS6)
+}
+
+impl DataPlane for Ebpf {
+    fn name(&self) -> &'static str {
+        "ebpf"
+    }
+
+    fn replace(&mut self, tables: &NodeTables) -> Result<(), Error> {
+        self.model = None;
+        let (model, edit) = Model::new(tables);
+        if self.pinned.is_none() {
+            self.pinned = Pinned::find(&self.config)?;
+        }
+        if let Some(pinned) = &mut self.pinned {
+            Self::write(pinned, &edit, flags(&edit), true)?;
+        } else {
+            let mut pinned = Pinned::load(&self.config, &model)?;
+            Self::write(&mut pinned, &edit, flags(&edit), false)?;
+            pinned.attach(&self.namespace)?;
+            self.pinned = Some(pinned);
+        }
+        pinned::sweep(&self.config)?;
+        self.model = Some(model);
+        Ok(())
+    }
+
+    fn update(&mut self, delta: &Delta) -> Result<(), Error> {
+        let (Some(pinned), Some(mut model)) = (&mut self.pinned, self.model.take()) else {
+            return Err(Error::NotLoaded);
+        };
+        let edit = model.change(delta);
+        if !edit.tables.is_empty() {
+            let flags = flags(&edit) | pinned.control()? & FLAGS;
+            Self::write(pinned, &edit, flags, false)?;
+        }
+        self.model = Some(model);
+        Ok(())
+    }
+
+    fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        let Some(pinned) = Pinned::find(&self.config)? else {
+            return Ok(vec![Drift::NotThere { what: "the eBPF program".to_owned() }]);
+        };
+        let mut drift = pinned.missing_links();
+        let (_, edit) = Model::new(tables);
+        for copy in 0..2 {
+            for (table, copies) in &pinned.tables {
+                let (key, value) = table.sizes();
+                let pairs = |keys: &[u8], values: &[u8]| -> BTreeMap<Vec<u8>, Vec<u8>> {
+                    let keys = keys.chunks_exact(key).map(<[u8]>::to_vec);
+                    keys.zip(values.chunks_exact(value).map(<[u8]>::to_vec)).collect()
+                };
+                let (keys, values) = copies.read(copy)?;
+                let mut found = pairs(&keys, &values);
+                let empty = edit::Entries::default();
+                let wanted = edit.tables.get(table).unwrap_or(&empty);
+                for (key, value) in pairs(&wanted.keys, &wanted.values) {
+                    let entry = || format!("{} {} (copy {copy})", table.name(), hex(&key));
+                    match found.remove(&key) {
+                        Some(there) if there == value => {}
+                        Some(there) => drift.push(Drift::Different {
+                            entry: format!("{} = {}", entry(), hex(&value)),
+                            found: hex(&there),
+                        }),
+                        None => drift.push(Drift::Missing { entry: entry() }),
+                    }
+                }
+                drift.extend(found.into_keys().map(|key| Drift::Extra {
+                    entry: format!("{} {} (copy {copy})", table.name(), hex(&key)),
+                }));
+            }
+        }
+        drift.sort();
+        Ok(drift)
+    }
+
+    fn remove(&mut self) -> Result<(), Error> {
+        self.pinned = None;
+        self.model = None;
+        pinned::remove_all(&self.config)?;
+        pinned::within(&self.namespace, crate::nft::conntrack::forget)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
