@@ -22,7 +22,9 @@ fn main() {
         Some(clang) => clang.as_str(),
         None => match CLANGS.into_iter().find(|name| runs(name)) {
             Some(clang) => clang,
-            None => panic!("the eBPF program needs clang 13 or newer; on Debian: apt-get install clang-14"),
+            None => panic!(
+                "the eBPF program needs clang 13 or newer; on Debian: apt-get install clang-14"
+            ),
         },
     };
     let object = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("podwall.bpf.o");

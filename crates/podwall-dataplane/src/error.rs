@@ -21,12 +21,12 @@ pub enum Error {
     )]
     Permission,
     /// The kernel refused something about eBPF.
-    #[error("cannot {doing}: {source}")]
+    #[error("cannot {doing}: {answer:#}")]
     Bpf {
         /// What was tried.
         doing: String,
         /// The kernel's answer.
-        source: libbpf_rs::Error,
+        answer: libbpf_rs::Error,
     },
     /// A file or directory of the bpffs.
     #[error("cannot {doing} {}: {source}", path.display())]
@@ -39,9 +39,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The kernel is too old for the ruleset.
-    #[error(
-        "Linux {release} is too old: this data plane needs {needs} or later ({reason})"
-    )]
+    #[error("Linux {release} is too old: this data plane needs {needs} or later ({reason})")]
     Kernel {
         /// What runs, as in `uname -r`.
         release: String,

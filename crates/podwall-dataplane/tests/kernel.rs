@@ -13,8 +13,8 @@ use podwall_dataplane::{Config, DataPlane, Drift, Error, Log, Nftables};
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::policy::Direction;
 use podwall_policy::port::{PortRange, Protocol};
-use support::Net;
 use support::random::{Dice, delta, tables};
+use support::{Kind, Net};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -66,10 +66,10 @@ fn a_second_process_takes_over_what_the_first_left() {
         return;
     }
     let net = Net::new();
-    for seed in 1..30 {
+    for (seed, kind) in (1..30).flat_map(|seed| Kind::BOTH.map(|kind| (seed, kind))) {
         let (before, after) = (some_tables(seed), some_tables(seed + 100));
-        net.nftables().replace(&before).unwrap();
-        let mut second = net.nftables();
+        net.plane(kind).replace(&before).unwrap();
+        let mut second = net.plane(kind);
         assert!(matches!(second.update(&Delta::default()), Err(Error::NotLoaded)));
         second.replace(&after).unwrap();
         assert_eq!(second.verify(&after).unwrap(), []);

@@ -6,7 +6,7 @@ use podwall_compile::tables::NodeTables;
 use podwall_policy::address::Family;
 use podwall_policy::port::Protocol;
 use support::random::{Dice, PORTS, delta, tables};
-use support::{EXPERIMENT, Kind, Wiring, World};
+use support::{EXPERIMENT, World};
 
 /// Every pair, protocol and some ports; how many packets passed and how many did not.
 fn compare(world: &World, tables: &NodeTables, dice: &mut Dice, each: usize) -> (usize, usize) {
@@ -38,7 +38,7 @@ fn packets_are_decided_as_the_tables_do() {
     if support::skipped() {
         return;
     }
-    for (wiring, kind) in Wiring::BOTH.into_iter().flat_map(|w| Kind::BOTH.map(|k| (w, k))) {
+    for (wiring, kind) in support::everywhere() {
         let world = World::new(wiring, 3);
         let pods = &world.endpoints[1..];
         let local: Vec<_> = pods.iter().flat_map(|pod| [pod.v4, pod.v6]).collect();
@@ -61,7 +61,10 @@ fn packets_are_decided_as_the_tables_do() {
             let (passed, dropped) = compare(&world, &now, &mut dice, 6);
             total = (total.0 + passed, total.1 + dropped);
         }
-        eprintln!("{wiring:?} {kind:?}: {} packets passed, {} dropped, as the tables say", total.0, total.1);
+        eprintln!(
+            "{wiring:?} {kind:?}: {} packets passed, {} dropped, as the tables say",
+            total.0, total.1
+        );
         assert!(total.0 > 500 && total.1 > 500, "{total:?}");
     }
 }

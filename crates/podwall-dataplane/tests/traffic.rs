@@ -15,7 +15,7 @@ use podwall_dataplane::{Config, DataPlane, Nftables, bridge};
 use podwall_policy::address::Family;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
-use support::{EXPERIMENT, Wiring, World};
+use support::{EXPERIMENT, Kind, Wiring, World};
 
 const ALLOW: Verdict = Verdict { allow: true, rule: None };
 
@@ -78,10 +78,10 @@ fn a_connection_is_cut_at_once_and_goes_on_when_allowed_again() {
     if support::skipped() {
         return;
     }
-    for wiring in Wiring::BOTH {
+    for (wiring, kind) in support::everywhere() {
         let world = World::new(wiring, 2);
         for family in Family::BOTH {
-            let mut plane = world.node().nftables();
+            let mut plane = world.node().plane(kind);
             let tables = open(&world);
             plane.replace(&tables).unwrap();
             let address = SocketAddr::new(world.endpoints[2].address(family), 8080);
@@ -121,9 +121,9 @@ fn replies_pass_although_the_other_direction_is_denied() {
     if support::skipped() {
         return;
     }
-    for wiring in Wiring::BOTH {
+    for (wiring, kind) in support::everywhere() {
         let world = World::new(wiring, 2);
-        let mut plane = world.node().nftables();
+        let mut plane = world.node().plane(kind);
         let mut tables = open(&world);
         // Pod 2 may send nothing, pod 1 may get nothing.
         for family in Family::BOTH {
@@ -160,18 +160,20 @@ fn a_denial_for_one_protocol_leaves_the_others() {
     if support::skipped() {
         return;
     }
-    let world = World::new(Wiring::Ptp, 2);
-    let mut plane = world.node().nftables();
-    let mut tables = open(&world);
-    let no = Verdict { allow: false, rule: None };
-    tables.verdicts.insert(row(2, PeerId(1), PortKey::AnyPort(Protocol::SCTP)), no);
-    tables.verdicts.insert(row(1, PeerId(1), tcp(25)), no);
-    plane.replace(&tables).unwrap();
-    for family in Family::BOTH {
-        let probe = |protocol: u8, port| world.probe(1, 2, family, Protocol(protocol), port);
-        assert!(!probe(132, 80));
-        assert!(!probe(6, 25));
-        assert!(probe(6, 26) && probe(17, 25) && probe(1, 0) && probe(EXPERIMENT, 0));
+    for kind in Kind::BOTH {
+        let world = World::new(Wiring::Ptp, 2);
+        let mut plane = world.node().plane(kind);
+        let mut tables = open(&world);
+        let no = Verdict { allow: false, rule: None };
+        tables.verdicts.insert(row(2, PeerId(1), PortKey::AnyPort(Protocol::SCTP)), no);
+        tables.verdicts.insert(row(1, PeerId(1), tcp(25)), no);
+        plane.replace(&tables).unwrap();
+        for family in Family::BOTH {
+            let probe = |protocol: u8, port| world.probe(1, 2, family, Protocol(protocol), port);
+            assert!(!probe(132, 80));
+            assert!(!probe(6, 25));
+            assert!(probe(6, 26) && probe(17, 25) && probe(1, 0) && probe(EXPERIMENT, 0));
+        }
     }
 }
 
@@ -199,9 +201,10 @@ fn stream(world: &World, port: u16, work: impl FnOnce()) -> (usize, usize) {
             }
             count
         });
-        work();
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         stop.store(true, Ordering::Relaxed);
         received = count.join().unwrap();
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
     (sent.load(Ordering::Relaxed), received)
 }
@@ -227,9 +230,10 @@ fn no_packet_is_lost_or_slips_through_while_tables_are_replaced() {
     if support::skipped() {
         return;
     }
+    let kind = Kind::Nftables;
     let world = World::new(Wiring::Ptp, 2);
     let tables = busy_tables(&world);
-    world.node().nftables().replace(&tables).unwrap();
+    world.node().plane(kind).replace(&tables).unwrap();
     let mut other = Config { log: None, ..Config::default() };
     let replace = || {
         for round in 0..200 {
@@ -247,15 +251,37 @@ fn no_packet_is_lost_or_slips_through_while_tables_are_replaced() {
     let (sent, received) = stream(&world, 7001, replace);
     assert!(sent > 500, "{sent}");
     assert_eq!(received, sent, "an allowed stream lost packets");
-    let mut plane = world.node().nftables();
+    let mut plane = world.node().plane(kind);
     let (sent, received) = stream(&world, 7002, || {
         for _ in 0..100 {
             plane.replace(&tables).unwrap();
-            world.node().nftables().replace(&tables).unwrap();
+            world.node().plane(kind).replace(&tables).unwrap();
         }
     });
     assert!(sent > 500, "{sent}");
     assert_eq!(received, 0, "a denied stream slipped through");
+}
+
+#[test]
+fn no_packet_is_lost_or_slips_through_while_another_process_takes_over() {
+    if support::skipped() {
+        return;
+    }
+    let world = World::new(Wiring::Ptp, 2);
+    let tables = busy_tables(&world);
+    world.node().ebpf().replace(&tables).unwrap();
+    for (port, passes) in [(7001, true), (7002, false)] {
+        let (sent, received) = stream(&world, port, || {
+            for round in 0..40 {
+                // Every fourth one is another version: all of it is loaded beside what is there.
+                let counters = if round % 4 == 0 { 1000 + round } else { 16_384 };
+                let mut plane = world.node().ebpf_with(counters);
+                plane.replace(&tables).unwrap();
+            }
+        });
+        assert!(sent > 500, "{sent}");
+        assert_eq!(received, if passes { sent } else { 0 }, "port {port}");
+    }
 }
 
 #[test]
@@ -281,26 +307,28 @@ fn an_allowed_stream_loses_nothing_while_other_policies_change() {
     if support::skipped() {
         return;
     }
-    let world = World::new(Wiring::Bridge, 2);
-    let mut plane = world.node().nftables();
-    plane.replace(&busy_tables(&world)).unwrap();
-    let (sent, received) = stream(&world, 7001, || {
-        for index in 0..6000u16 {
-            let verdict = (index % 2 == 0).then_some(ALLOW);
-            let port = index / 2;
-            let range = podwall_policy::port::PortRange { first: 2 * port, last: 2 * port + 1 };
-            let verdicts = vec![
-                (row(1, PeerId(1), tcp(port)), verdict),
-                (row(2, PeerId::ANY, PortKey::Range(Protocol::TCP, range)), verdict),
-            ];
-            let other = IpAddr::from([10, 9, 0, port as u8]);
-            let peers = vec![(other, verdict.map(|_| PeerId(3)))];
-            let subjects = vec![((Direction::Ingress, other), verdict.map(|_| SubjectId(5)))];
-            plane.update(&Delta { verdicts, peers, subjects, ..Delta::default() }).unwrap();
-        }
-    });
-    assert!(sent > 100, "{sent}");
-    assert_eq!(received, sent);
+    for kind in Kind::BOTH {
+        let world = World::new(Wiring::Bridge, 2);
+        let mut plane = world.node().plane(kind);
+        plane.replace(&busy_tables(&world)).unwrap();
+        let (sent, received) = stream(&world, 7001, || {
+            for index in 0..6000u16 {
+                let verdict = (index % 2 == 0).then_some(ALLOW);
+                let port = index / 2;
+                let range = podwall_policy::port::PortRange { first: 2 * port, last: 2 * port + 1 };
+                let verdicts = vec![
+                    (row(1, PeerId(1), tcp(port)), verdict),
+                    (row(2, PeerId::ANY, PortKey::Range(Protocol::TCP, range)), verdict),
+                ];
+                let other = IpAddr::from([10, 9, 0, port as u8]);
+                let peers = vec![(other, verdict.map(|_| PeerId(3)))];
+                let subjects = vec![((Direction::Ingress, other), verdict.map(|_| SubjectId(5)))];
+                plane.update(&Delta { verdicts, peers, subjects, ..Delta::default() }).unwrap();
+            }
+        });
+        assert!(sent > 100, "{sent}");
+        assert_eq!(received, sent);
+    }
 }
 
 #[test]
@@ -308,9 +336,9 @@ fn a_service_is_decided_on_the_real_pod_and_before_source_nat() {
     if support::skipped() {
         return;
     }
-    for wiring in Wiring::BOTH {
+    for (wiring, kind) in support::everywhere() {
         let world = World::new(wiring, 3);
-        let mut plane = world.node().nftables();
+        let mut plane = world.node().plane(kind);
         let node = world.node();
         // A service on both families to pod 2 port 8080, everything masqueraded.
         node.nft(
@@ -377,33 +405,35 @@ fn neighbours_are_found_while_everything_is_closed() {
     if support::skipped() {
         return;
     }
-    let world = World::new(Wiring::Bridge, 2);
-    let mut tables = NodeTables::default();
-    for index in [1, 2] {
-        for direction in Direction::BOTH {
-            let v6 = world.endpoints[index].v6;
-            tables.subjects.insert((direction, v6), SubjectId::CLOSED);
+    for kind in Kind::BOTH {
+        let world = World::new(Wiring::Bridge, 2);
+        let mut tables = NodeTables::default();
+        for index in [1, 2] {
+            for direction in Direction::BOTH {
+                let v6 = world.endpoints[index].v6;
+                tables.subjects.insert((direction, v6), SubjectId::CLOSED);
+            }
         }
+        let mut plane = world.node().plane(kind);
+        plane.replace(&tables).unwrap();
+        for index in [1, 2] {
+            world.endpoints[index].net.ip("neigh flush all\n");
+        }
+        assert!(!world.probe(1, 2, Family::V6, Protocol::UDP, 5));
+        let find = |text: &str| {
+            text.lines().any(|line| line.starts_with("fd00::c") && !line.contains("FAILED"))
+        };
+        // The packet was dropped, but the neighbour was asked for and has answered.
+        let known = (0..2000).any(|_| {
+            let text = world.endpoints[1].net.command("ip", &["-6", "neigh", "show"]);
+            find(&text) && text.contains("lladdr")
+        });
+        assert!(known);
+        // With another hop limit such a message is no neighbour discovery.
+        let routed = World::new(Wiring::Ptp, 2);
+        routed.node().plane(kind).replace(&tables).unwrap();
+        assert!(!routed.probe(1, 2, Family::V6, Protocol::ICMP, 0));
     }
-    let mut plane = world.node().nftables();
-    plane.replace(&tables).unwrap();
-    for index in [1, 2] {
-        world.endpoints[index].net.ip("neigh flush all\n");
-    }
-    assert!(!world.probe(1, 2, Family::V6, Protocol::UDP, 5));
-    let find = |text: &str| {
-        text.lines().any(|line| line.starts_with("fd00::c") && !line.contains("FAILED"))
-    };
-    // The packet was dropped, but the neighbour was asked for and has answered.
-    let known = (0..2000).any(|_| {
-        let text = world.endpoints[1].net.command("ip", &["-6", "neigh", "show"]);
-        find(&text) && text.contains("lladdr")
-    });
-    assert!(known);
-    // With another hop limit such a message is no neighbour discovery.
-    let routed = World::new(Wiring::Ptp, 2);
-    routed.node().nftables().replace(&tables).unwrap();
-    assert!(!routed.probe(1, 2, Family::V6, Protocol::ICMP, 0));
 }
 
 #[test]
@@ -411,19 +441,21 @@ fn what_is_wrong_with_bridges_is_said_and_put_right() {
     if support::skipped() {
         return;
     }
-    let world = World::new(Wiring::Bridge, 2);
-    let mut plane = world.node().nftables();
-    plane.replace(&isolated(&world)).unwrap();
-    let probe = || world.probe(1, 2, Family::V4, Protocol::UDP, 53);
-    world.node().run(bridge::check).unwrap();
-    assert!(!probe());
-    world.node().sysctl("bridge/bridge-nf-call-iptables", "0");
-    let error = world.node().run(bridge::check).unwrap_err().to_string();
-    assert!(error.contains("IPv4 between pods on one Linux bridge"), "{error}");
-    assert!(error.contains("bridge-nf-call-iptables is 0"), "{error}");
-    assert!(probe(), "br_netfilter is what holds bridged pods apart");
-    world.node().run(bridge::enable).unwrap();
-    assert!(!probe());
+    for kind in Kind::BOTH {
+        let world = World::new(Wiring::Bridge, 2);
+        let mut plane = world.node().plane(kind);
+        plane.replace(&isolated(&world)).unwrap();
+        let probe = || world.probe(1, 2, Family::V4, Protocol::UDP, 53);
+        world.node().run(bridge::check).unwrap();
+        assert!(!probe());
+        world.node().sysctl("bridge/bridge-nf-call-iptables", "0");
+        let error = world.node().run(bridge::check).unwrap_err().to_string();
+        assert!(error.contains("IPv4 between pods on one Linux bridge"), "{error}");
+        assert!(error.contains("bridge-nf-call-iptables is 0"), "{error}");
+        assert!(probe(), "br_netfilter is what holds bridged pods apart");
+        world.node().run(bridge::enable).unwrap();
+        assert!(!probe());
+    }
 }
 
 #[test]
@@ -431,13 +463,15 @@ fn taking_everything_out_opens_everything() {
     if support::skipped() {
         return;
     }
-    let world = World::new(Wiring::Ptp, 2);
-    let mut plane = world.node().nftables();
-    plane.replace(&isolated(&world)).unwrap();
-    assert!(!world.probe(1, 2, Family::V6, Protocol::TCP, 80));
-    drop(plane);
-    // The kernel goes on without the process.
-    assert!(!world.probe(1, 2, Family::V6, Protocol::TCP, 80));
-    world.node().nftables().remove().unwrap();
-    assert!(world.probe(1, 2, Family::V6, Protocol::TCP, 80));
+    for kind in Kind::BOTH {
+        let world = World::new(Wiring::Ptp, 2);
+        let mut plane = world.node().plane(kind);
+        plane.replace(&isolated(&world)).unwrap();
+        assert!(!world.probe(1, 2, Family::V6, Protocol::TCP, 80));
+        drop(plane);
+        // The kernel goes on without the process.
+        assert!(!world.probe(1, 2, Family::V6, Protocol::TCP, 80));
+        world.node().plane(kind).remove().unwrap();
+        assert!(world.probe(1, 2, Family::V6, Protocol::TCP, 80));
+    }
 }

@@ -191,13 +191,23 @@ mod tests {
 
     #[test]
     fn the_prefixes_of_a_range_hold_its_ports_and_no_other() {
-        for (first, last) in [(0, 65535), (1, 65535), (80, 90), (1024, 2047), (7, 8), (0, 1), (65534, 65535), (30000, 32767)] {
+        for (first, last) in [
+            (0, 65535),
+            (1, 65535),
+            (80, 90),
+            (1024, 2047),
+            (7, 8),
+            (0, 1),
+            (65534, 65535),
+            (30000, 32767),
+        ] {
             let prefixes = port_prefixes(PortKey::Range(Protocol::TCP, PortRange { first, last }));
             let mut held = vec![0_u8; 65536];
             for (_, length, port) in &prefixes {
                 assert!((1..=16).contains(length));
-                for port in usize::from(*port)..usize::from(*port) + (1 << (16 - length)) {
-                    held[port] += 1;
+                let start = usize::from(*port);
+                for held in &mut held[start..start + (1 << (16 - length))] {
+                    *held += 1;
                 }
             }
             for (port, times) in held.into_iter().enumerate() {

@@ -28,7 +28,7 @@ pub(crate) struct Copies {
 
 fn cannot(doing: &str, table: Table) -> impl FnOnce(libbpf_rs::Error) -> Error {
     let doing = format!("{doing} table {}", table.name());
-    move |source| Error::Bpf { doing, source }
+    move |source| Error::Bpf { doing, answer: source }
 }
 
 /// A new inner map with room for so many entries and as many again.
@@ -96,8 +96,7 @@ impl Copies {
             }
         }
         match self.set(copy, &entries.keys, &entries.values) {
-            // E2BIG; ENOSPC of a trie.
-            Err(error) if is_full(&error) => {
+            Err(error) if self.is_full(&error) => {
                 let held = self.read(copy)?;
                 let room = held.0.len() / key + entries.keys.len() / key;
                 self.renew(copy, room)?;
@@ -108,6 +107,12 @@ impl Copies {
             }
             other => other.map_err(cannot("write", self.table)),
         }
+    }
+
+    /// E2BIG; a trie says ENOSPC, which the library does not tell from others.
+    fn is_full(&self, error: &libbpf_rs::Error) -> bool {
+        error.kind() == ErrorKind::TooBig
+            || self.table.is_prefixes() && error.kind() == ErrorKind::Other
     }
 
     fn set(&self, copy: usize, keys: &[u8], values: &[u8]) -> Result<(), libbpf_rs::Error> {
@@ -145,17 +150,4 @@ impl Copies {
         }
         Ok((keys, values))
     }
-}
-
-fn is_full(error: &libbpf_rs::Error) -> bool {
-    matches!(code_of(error), Some(nix::libc::E2BIG | nix::libc::ENOSPC))
-}
-
-/// The kernel's number for an error.
-pub(crate) fn code_of(error: &libbpf_rs::Error) -> Option<i32> {
-    let first: &(dyn std::error::Error + 'static) = error;
-    let chain = std::iter::successors(Some(first), |error| error.source());
-    chain
-        .filter_map(|error| error.downcast_ref::<std::io::Error>())
-        .find_map(std::io::Error::raw_os_error)
 }

@@ -74,6 +74,8 @@ impl Ebpf {
     /// What the kernel or the process lacks, in words.
     pub fn open(config: Config) -> Result<Self, Error> {
         needs::check()?;
+        // What goes wrong is in the errors; the library would print it, too.
+        libbpf_rs::set_print(None);
         pinned::ensure_bpffs(&config.pins)?;
         crate::nft::conntrack::switch_on()?;
         let path = Path::new("/proc/thread-self/ns/net");

@@ -12,10 +12,8 @@ const NEEDED: (u32, u32) = (6, 4);
 /// # Errors
 /// The first thing that is missing.
 pub(crate) fn check() -> Result<(), Error> {
-    let name = uname().map_err(|e| Error::Socket {
-        doing: "ask for the kernel's version",
-        source: e.into(),
-    })?;
+    let name = uname()
+        .map_err(|e| Error::Socket { doing: "ask for the kernel's version", source: e.into() })?;
     let release = name.release().to_string_lossy().into_owned();
     if !is_enough(&release) {
         return Err(Error::Kernel {
@@ -49,9 +47,14 @@ mod tests {
 
     #[test]
     fn kernels_since_6_4_will_do() {
-        for (release, enough) in
-            [("6.18.44", true), ("6.4.0-rc1", true), ("6.3.13", false), ("5.15.0-91-generic", false), ("10.0", true), ("odd", true)]
-        {
+        for (release, enough) in [
+            ("6.18.44", true),
+            ("6.4.0-rc1", true),
+            ("6.3.13", false),
+            ("5.15.0-91-generic", false),
+            ("10.0", true),
+            ("odd", true),
+        ] {
             assert_eq!(is_enough(release), enough, "{release}");
         }
     }

@@ -14,10 +14,9 @@ use std::path::{Path, PathBuf};
 
 use libbpf_rs::libbpf_sys::BPF_F_NETFILTER_IP_DEFRAG;
 use libbpf_rs::{
-    Link, MapCore, MapFlags, MapHandle, NF_INET_LOCAL_IN, NF_INET_POST_ROUTING, NFPROTO_IPV4,
-    NFPROTO_IPV6, NetfilterOpts, Object, ObjectBuilder,
+    ErrorKind, Link, MapCore, MapFlags, MapHandle, NF_INET_LOCAL_IN, NF_INET_POST_ROUTING,
+    NFPROTO_IPV4, NFPROTO_IPV6, NetfilterOpts, Object, ObjectBuilder,
 };
-use nix::libc::EBUSY;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -26,7 +25,7 @@ use rustc_hash::FxHasher;
 use super::Config;
 use super::edit::Model;
 use super::layout::{LAYOUT, Table};
-use super::maps::{self, Copies};
+use super::maps::Copies;
 use crate::{Drift, Error};
 
 /// The program, as it was compiled with this crate.
@@ -51,7 +50,7 @@ pub(crate) struct Pinned {
 
 fn cannot(doing: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Error {
     let doing = doing.into();
-    move |source| Error::Bpf { doing, source }
+    move |source| Error::Bpf { doing, answer: source }
 }
 
 pub(crate) fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -123,7 +122,8 @@ impl Pinned {
         let object = open.load().map_err(cannot("load the eBPF program"))?;
         let handle = |name: &str| -> Result<MapHandle, Error> {
             let map = object.maps().find(|map| map.name() == name);
-            let map = map.ok_or_else(|| Error::Config(format!("the eBPF program has no {name}")))?;
+            let map =
+                map.ok_or_else(|| Error::Config(format!("the eBPF program has no {name}")))?;
             MapHandle::try_from(&map).map_err(cannot(format!("open map {name}")))
         };
         let mut tables = BTreeMap::new();
@@ -237,12 +237,15 @@ fn attach_at(
         };
         match program.attach_netfilter_with_opts(options) {
             Ok(link) => return Ok(link),
-            Err(error) if maps::code_of(&error) == Some(EBUSY) => taken = Some(error),
-            Err(error) => return Err(cannot(format!("attach the eBPF program to hook {hook}"))(error)),
+            // EBUSY, which the library does not tell from others.
+            Err(error) if error.kind() == ErrorKind::Other => taken = Some(error),
+            Err(error) => {
+                return Err(cannot(format!("attach the eBPF program to hook {hook}"))(error));
+            }
         }
     }
     let error = taken.unwrap_or_else(|| libbpf_rs::Error::from(io::Error::other("no priority")));
-    Err(cannot(format!("attach the eBPF program to hook {hook}: all priorities are taken"))(error))
+    Err(cannot(format!("attach the eBPF program to hook {hook}"))(error))
 }
 
 /// Takes away what programs of other versions left. Ours is attached.

@@ -23,6 +23,7 @@ use std::fs::File;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -48,7 +49,11 @@ pub fn skipped() -> bool {
 }
 
 /// A network namespace.
-pub struct Net(File);
+pub struct Net {
+    file: File,
+    /// Where its eBPF programs are pinned.
+    pins: PathBuf,
+}
 
 impl Net {
     pub fn new() -> Self {
@@ -56,7 +61,12 @@ impl Net {
             scope
                 .spawn(|| {
                     unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace");
-                    Self(File::open("/proc/thread-self/ns/net").unwrap())
+                    let number = PINS.fetch_add(1, Ordering::Relaxed);
+                    let name = format!("podwall-test-{}-{number}", std::process::id());
+                    Self {
+                        file: File::open("/proc/thread-self/ns/net").unwrap(),
+                        pins: PathBuf::from("/sys/fs/bpf").join(name),
+                    }
                 })
                 .join()
                 .unwrap()
@@ -66,7 +76,7 @@ impl Net {
     /// Runs in the namespace, on a thread of its own.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
-            setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
+            setns(&self.file, CloneFlags::CLONE_NEWNET).unwrap();
             work()
         };
         thread::scope(|scope| match scope.spawn(inside).join() {
@@ -109,7 +119,7 @@ impl Net {
     }
 
     fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
     }
 
     pub fn sysctl(&self, path: &str, value: &str) {
@@ -120,25 +130,37 @@ impl Net {
         self.run(|| Nftables::open(Config::default()).unwrap())
     }
 
-    /// A data plane of each kind in this namespace; what it puts into the kernel ends with it.
-    pub fn plane(&self, kind: Kind) -> Plane {
-        let plane: Box<dyn DataPlane> = match kind {
+    /// A data plane of a kind in this namespace, like that of a process that has just started.
+    pub fn plane(&self, kind: Kind) -> Box<dyn DataPlane> {
+        match kind {
             Kind::Nftables => Box::new(self.nftables()),
-            Kind::Ebpf => {
-                let number = PINS.fetch_add(1, Ordering::Relaxed);
-                let pins = format!("/sys/fs/bpf/podwall-test-{}-{number}", std::process::id());
-                Box::new(self.ebpf(pins.into()))
-            }
-        };
-        Plane(plane)
+            Kind::Ebpf => Box::new(self.ebpf()),
+        }
     }
 
-    pub fn ebpf(&self, pins: std::path::PathBuf) -> Ebpf {
-        let config = ebpf::Config { pins, ..ebpf::Config::default() };
+    pub fn ebpf(&self) -> Ebpf {
+        self.ebpf_with(ebpf::Config::default().counters)
+    }
+
+    /// With another number of counters it is another program.
+    pub fn ebpf_with(&self, counters: u32) -> Ebpf {
+        let config = ebpf::Config { pins: self.pins.clone(), counters };
         self.run(|| Ebpf::open(config).unwrap())
     }
 }
 
+impl Drop for Net {
+    /// What is pinned would hold the namespace's programs for ever.
+    fn drop(&mut self) {
+        for program in std::fs::read_dir(&self.pins).into_iter().flatten().flatten() {
+            for pin in std::fs::read_dir(program.path()).into_iter().flatten().flatten() {
+                let _ = std::fs::remove_file(pin.path());
+            }
+            let _ = std::fs::remove_dir(program.path());
+        }
+        let _ = std::fs::remove_dir(&self.pins);
+    }
+}
 static PINS: AtomicU32 = AtomicU32::new(0);
 
 /// The kinds of data planes.
@@ -152,27 +174,9 @@ impl Kind {
     pub const BOTH: [Self; 2] = [Self::Ebpf, Self::Nftables];
 }
 
-/// A data plane that is removed with the test.
-pub struct Plane(Box<dyn DataPlane>);
-
-impl std::ops::Deref for Plane {
-    type Target = dyn DataPlane;
-
-    fn deref(&self) -> &Self::Target {
-        &*self.0
-    }
-}
-
-impl std::ops::DerefMut for Plane {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut *self.0
-    }
-}
-
-impl Drop for Plane {
-    fn drop(&mut self) {
-        let _ = self.0.remove();
-    }
+/// Every wiring with every kind of data plane.
+pub fn everywhere() -> impl Iterator<Item = (Wiring, Kind)> {
+    Wiring::BOTH.into_iter().flat_map(|wiring| Kind::BOTH.map(|kind| (wiring, kind)))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
