@@ -1,4 +1,4 @@
-//! Does a program in a pod have the terminal as it would have it outside?
+//! Does `lab exec` find the pod, and does a program there have the terminal as it would outside?
 //!
 //! ```text
 //!   keys ──▶ script(1): a terminal ──▶ sh, a shell with jobs ──▶ podwall lab exec … ──▶ the pod
@@ -245,7 +245,7 @@ fn a_program_learns_the_size_of_the_window_and_its_changes() {
     terminal.exec("-it web -- sh");
     assert_eq!(terminal.ask("stty size"), "33 77");
     terminal.line("trap 'echo \"si\"ze=$(stty size).' WINCH");
-    terminal.line(&ready("trap \"exit 5\" WINCH; while :; do sleep 0.1; done"));
+    terminal.line("sh -c 'trap \"exit 5\" WINCH; echo go\"\"es; while :; do sleep 0.1; done'");
     terminal.wait_for("goes");
     let resized = Command::new("stty").args(["-F", &device, "rows", "44", "cols", "88"]).status();
     assert!(resized.unwrap().success());
@@ -306,4 +306,26 @@ fn without_a_terminal_everything_is_passed_on() {
     // Once this said "No child processes": whoever starts it may have ignored SIGCHLD.
     let ignored = shell("trap '' CHLD; EXEC web -- sh -c 'exit 4'; echo $?");
     assert_eq!(ignored, ("4\n".to_owned(), String::new()));
+}
+
+#[test]
+fn a_workload_or_a_service_stands_for_its_first_pod() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::up("xkinds", &[]);
+    lab.apply(include_str!("data/lab/app.yaml"));
+    let name = |pod: &str| lab.run("exec", &["-n", "demo", pod, "--", "hostname"], None);
+    for word in ["sts/db", "svc/db", "pod/db-0", "pods/db-0", "demo/db-0"] {
+        assert_eq!(name(word).ok(), "db-0\n", "{word}");
+    }
+    assert!(name("deployment/web").ok().starts_with("web-"));
+    for (word, sentence) in [
+        ("deploy/none", "\"none\" not found"),
+        ("node/node-1", "say which pod"),
+        ("elsewhere/db-0", "not found in namespace elsewhere"),
+    ] {
+        let ran = name(word);
+        assert!(ran.code == Some(2) && ran.err.contains(sentence), "{ran}");
+    }
 }
