@@ -39,8 +39,9 @@ mod serving;
 
 pub use error::EngineError;
 
+use error::Failures;
 use node::NodeFirewall;
-use serving::{outside_ports, servers_error};
+use serving::servers_error;
 
 /// One lab at work. Owned by the worker, behind its lock.
 pub struct Engine {
@@ -55,6 +56,9 @@ pub struct Engine {
     pending: BTreeSet<Name>,
     /// What the Services' rules were made from; rules are written only when it changes.
     service_rules: Option<Vec<ServiceRule>>,
+    /// Ports that probes have asked the outside for. They stay open: packets are sent without the
+    /// engine, which cannot know when the last one was.
+    asked_outside: BTreeSet<(Protocol, u16)>,
     state: PathBuf,
     started: u64,
     /// What the kernel may not know because following a change failed halfway.
@@ -101,6 +105,7 @@ impl Engine {
             plugged: BTreeMap::new(),
             pending: BTreeSet::new(),
             service_rules: None,
+            asked_outside: BTreeSet::new(),
             state,
             started: now(),
             owed: Touched::default(),
@@ -110,7 +115,16 @@ impl Engine {
             engine.add_builtins(&mut touched)?;
         }
         engine.remove_strays()?;
-        engine.take_steps(&touched)?;
+        engine.store.save(&engine.state)?;
+        match engine.take_steps(&touched) {
+            // Without a worker nobody could remove what stands in the way; so the lab goes on with
+            // what the kernel has, and the next change tries the rest again.
+            Err(error) if !fresh => {
+                eprintln!("not everything could be taken over: {error}");
+                engine.owed = touched;
+            }
+            done => done?,
+        }
         Ok(engine)
     }
 
@@ -129,8 +143,16 @@ impl Engine {
         self.started
     }
 
-    /// Brings the kernel up to date with what changed.
+    /// Saves what changed and brings the kernel up to date with it. What cannot be saved has not
+    /// happened: the next worker would not know of it.
     pub fn enforce(&mut self, touched: Touched) -> Result<(), EngineError> {
+        // Also where the kernel has nothing to follow: a workload without pods is an object too.
+        if let Err(error) = self.store.save(&self.state) {
+            let mut failures = Failures::default();
+            failures.note(Err::<(), _>(error.into()));
+            failures.note(self.roll_back());
+            return failures.result();
+        }
         let mut all = std::mem::take(&mut self.owed);
         all.merge(touched);
         if all.is_empty() {
@@ -189,28 +211,34 @@ impl Engine {
         Ok(())
     }
 
-    /// The steps in the module's picture, for what was touched. Each can be taken again.
+    /// Steps 2 to 6 of the module's picture, for what was touched. Each can be taken again. What
+    /// fails keeps nothing else from following, but what would be unsafe without it.
     fn take_steps(&mut self, touched: &Touched) -> Result<(), EngineError> {
-        self.store.save(&self.state)?;
+        let mut failures = Failures::default();
         for node in &touched.nodes {
-            self.ensure_node(node)?;
+            failures.note(self.ensure_node(node));
         }
-        let gone = self.unplug(touched)?;
-        self.plug(touched)?;
-        self.program(touched)?;
+        let Some(gone) = failures.note(self.unplug(touched)) else {
+            // A pod that is still there may send: the tables must not forget its addresses.
+            return failures.result();
+        };
+        for name in &touched.pods {
+            failures.note(self.plug(name));
+        }
+        self.program(touched, &mut failures);
         if touched.services {
-            self.wire_services()?;
+            failures.note(self.wire_services());
             self.dns.set(DnsData::of(self.store.cluster()));
         }
         // Those of an earlier request that failed, too.
         for name in self.pending.clone() {
-            self.switch_on(&name)?;
-            self.pending.remove(&name);
+            failures.note(self.switch_on(&name));
         }
         for name in touched.pods.iter().filter(|name| !gone.contains(*name)) {
-            self.serve(name)?;
+            failures.note(self.serve(name));
         }
-        self.serve_outside()
+        failures.note(self.serve_outside());
+        failures.result()
     }
 
     fn ensure_node(&mut self, name: &Arc<str>) -> Result<(), EngineError> {
@@ -258,42 +286,36 @@ impl Engine {
         Ok(gone)
     }
 
-    /// Makes new pods' namespaces and links; nothing can be sent yet.
-    fn plug(&mut self, touched: &Touched) -> Result<(), EngineError> {
-        for name in &touched.pods {
-            let Some(plugged) = self.store.cluster().pods.get(name).and_then(Plugged::of) else {
-                continue;
-            };
-            if self.plugged.contains_key(name) {
-                continue;
-            }
-            if !plugged.host_network {
-                self.fabric.plug_pod(&PodPlug {
-                    id: plugged.uid.to_string(),
-                    node: plugged.node.clone(),
-                    ips: plugged.ips.clone(),
-                })?;
-                self.pending.insert(name.clone());
-            }
-            self.plugged.insert(name.clone(), plugged);
+    /// Makes a new pod's namespace and link; nothing can be sent yet.
+    fn plug(&mut self, name: &Name) -> Result<(), EngineError> {
+        let Some(plugged) = self.store.cluster().pods.get(name).and_then(Plugged::of) else {
+            return Ok(());
+        };
+        // A node that could not be made has said so.
+        if self.plugged.contains_key(name) || !self.nodes.contains_key(&plugged.node) {
+            return Ok(());
         }
+        if !plugged.host_network {
+            self.fabric.plug_pod(&PodPlug {
+                id: plugged.uid.to_string(),
+                node: plugged.node.clone(),
+                ips: plugged.ips.clone(),
+            })?;
+            self.pending.insert(name.clone());
+        }
+        self.plugged.insert(name.clone(), plugged);
         Ok(())
     }
 
-    /// Compiles and writes every node's tables: one transaction a node. A node that fails keeps no
-    /// other from following.
-    fn program(&mut self, touched: &Touched) -> Result<(), EngineError> {
+    /// Compiles and writes every node's tables: one transaction a node.
+    fn program(&mut self, touched: &Touched, failures: &mut Failures) {
         let newcomers = self.nodes.values().any(NodeFirewall::is_new);
         let everything = if newcomers { self.everything() } else { Touched::default() };
         let cluster = self.store.cluster();
-        let mut failed = None;
         for firewall in self.nodes.values_mut() {
             let touched = if firewall.is_new() { &everything } else { touched };
-            if let Err(error) = firewall.follow(cluster, touched) {
-                failed = failed.or(Some(error));
-            }
+            failures.note(firewall.follow(cluster, touched));
         }
-        failed.map_or(Ok(()), Err)
     }
 
     fn wire_services(&mut self) -> Result<(), EngineError> {
@@ -314,17 +336,24 @@ impl Engine {
             }
         }
         if self.service_rules.as_ref() != Some(&rules) {
+            // If a node fails, those before it have the new rules and those after it the old ones.
+            self.service_rules = None;
             self.fabric.set_services(&rules)?;
             self.service_rules = Some(rules);
         }
         Ok(())
     }
 
+    /// Switches a pod on, if its node's tables are in force; else it waits for them.
     fn switch_on(&mut self, name: &Name) -> Result<(), EngineError> {
-        match self.plugged.get(name) {
-            Some(plugged) => Ok(self.fabric.activate_pod(&plugged.uid)?),
-            None => Ok(()),
+        if let Some(plugged) = self.plugged.get(name) {
+            if !self.nodes.get(&plugged.node).is_some_and(NodeFirewall::is_in_force) {
+                return Ok(());
+            }
+            self.fabric.activate_pod(&plugged.uid)?;
         }
+        self.pending.remove(name);
+        Ok(())
     }
 
     /// What a node's kernel was told, as text.
@@ -340,17 +369,16 @@ impl Engine {
 
     /// Compares every node's kernel with the model and repairs what differs; what was found.
     pub fn verify(&mut self) -> Result<Vec<String>, EngineError> {
-        let mut found = Vec::new();
+        let (mut found, mut failures) = (Vec::new(), Failures::default());
         for firewall in self.nodes.values_mut() {
-            found.extend(firewall.verify()?);
+            found.extend(failures.note(firewall.verify()).unwrap_or_default());
         }
-        Ok(found)
+        failures.result().map(|()| found)
     }
 
     /// Handles to every place that the trials name, so that packets can be sent without the engine.
     pub fn bench(&mut self, trials: &[Trial]) -> Result<Bench, EngineError> {
         let mut places: HashMap<Identity, Arc<NetNs>> = HashMap::new();
-        let mut ports: BTreeSet<(Protocol, u16)> = BTreeSet::new();
         for place in trials.iter().flat_map(Trial::places) {
             if places.contains_key(place) {
                 continue;
@@ -367,12 +395,10 @@ impl Engine {
         }
         let leads_outside = |t: &&Trial| t.ways.iter().any(|way| way.place == Identity::Outside);
         let outside = trials.iter().filter(leads_outside);
-        ports.extend(outside.filter(|t| t.protocol.has_ports()).map(|t| (t.protocol, t.port)));
-        if let Some(ns) = places.get(&Identity::Outside) {
-            ports.extend(outside_ports(self.store.cluster()));
-            self.servers
-                .ensure(ns, &Served::outside(ports))
-                .map_err(|errors| servers_error(&errors))?;
+        let asked = outside.filter(|t| t.protocol.has_ports()).map(|t| (t.protocol, t.port));
+        self.asked_outside.extend(asked);
+        if places.contains_key(&Identity::Outside) {
+            self.serve_outside()?;
         }
         Ok(Bench { places })
     }

@@ -76,4 +76,37 @@ pub enum EngineError {
     /// Probes that could not be sent.
     #[error(transparent)]
     Probe(#[from] crate::probe::ProbeError),
+    /// More than one thing failed.
+    #[error("{}", lines(.0))]
+    Several(Vec<EngineError>),
+}
+
+fn lines(errors: &[EngineError]) -> String {
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+/// What failed while the rest went on.
+#[derive(Default)]
+pub(super) struct Failures(Vec<EngineError>);
+
+// === impl Failures ===
+
+impl Failures {
+    /// What came of a step, if it went well; else the failure is kept.
+    pub(super) fn note<T>(&mut self, outcome: Result<T, EngineError>) -> Option<T> {
+        outcome.map_err(|error| self.0.push(error)).ok()
+    }
+
+    /// All failures together.
+    pub(super) fn result(mut self) -> Result<(), EngineError> {
+        match self.0.pop() {
+            None => Ok(()),
+            Some(only) if self.0.is_empty() => Err(only),
+            Some(last) => {
+                self.0.push(last);
+                Err(EngineError::Several(self.0))
+            }
+        }
+    }
 }

@@ -57,6 +57,11 @@ impl NodeFirewall {
         !self.told
     }
 
+    /// Whether the kernel is known to hold what was compiled last.
+    pub(super) fn is_in_force(&self) -> bool {
+        self.loaded || self.plane.is_none()
+    }
+
     /// Compiles what was touched and writes what that changes, in one transaction.
     pub(super) fn follow(
         &mut self,

@@ -33,10 +33,11 @@ impl Engine {
         self.servers.ensure(&ns, &served).map_err(|errors| servers_error(&errors))
     }
 
-    /// The outside answers on every port that anybody may ask it for: those of pods, of Services
-    /// and of policies.
+    /// The outside answers on every port that anybody may ask it for: those of pods, of Services,
+    /// of policies, and those that probes asked for.
     pub(super) fn serve_outside(&mut self) -> Result<(), EngineError> {
-        let ports = outside_ports(self.store.cluster());
+        let mut ports = outside_ports(self.store.cluster());
+        ports.extend(&self.asked_outside);
         let ns = self.fabric.outside()?;
         self.servers.ensure(&ns, &Served::outside(ports)).map_err(|errors| servers_error(&errors))
     }
@@ -52,8 +53,8 @@ fn is_name_server(pod: &Pod) -> bool {
     &*pod.name.namespace == "kube-system" && pod.labels.get("k8s-app") == Some("kube-dns")
 }
 
-/// Every port that anybody may ask the outside for.
-pub(super) fn outside_ports(cluster: &Cluster) -> BTreeSet<(Protocol, u16)> {
+/// The ports that pods and policies name, and the usual ones.
+fn outside_ports(cluster: &Cluster) -> BTreeSet<(Protocol, u16)> {
     let declared =
         cluster.pods.values().flat_map(|p| p.ports.iter().map(|c| (c.protocol, c.number)));
     let named = cluster
