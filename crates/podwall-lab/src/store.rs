@@ -18,7 +18,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use podwall_manifest::{Object, Typed};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::label::Labels;
-use podwall_policy::object::Name;
+use podwall_policy::object::{Name, Phase};
 use podwall_policy::policy::Tier;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -185,8 +185,11 @@ impl Store {
             return Ok(Put::Unchanged);
         }
         let put = if before.is_some() { Put::Configured } else { Put::Created };
-        // A pod whose spec changes is another pod: pods cannot be changed in place.
-        let same_pod = before.filter(|b| b.object.raw.get("spec") == object.raw.get("spec"));
+        // A pod whose spec changes is another pod: pods cannot be changed in place. So is one that
+        // runs after it had ended: its address may be another pod's by now.
+        let same_pod = before
+            .filter(|b| b.object.raw.get("spec") == object.raw.get("spec"))
+            .filter(|b| !has_ended(&b.object) || has_ended(&object));
         let (created, uid, place) = match (before, key.kind.as_str()) {
             (Some(b), "Pod") if same_pod.is_some() => {
                 (b.created, Some(b.uid.clone()), b.place.clone())
@@ -317,6 +320,11 @@ pub fn key_of(object: &Object) -> Key {
     Key::new(&object.key.kind, &object.key.namespace, &object.key.name)
 }
 
+/// Whether an object is a pod that does not run any more.
+fn has_ended(object: &Object) -> bool {
+    matches!(&object.typed, Typed::Pod(pod) if pod.phase == Phase::Terminated)
+}
+
 /// What of an object makes a difference: status and what servers write into metadata do not.
 fn meaning(raw: &Value) -> Value {
     let of = |pointer: &str| raw.pointer(pointer).cloned().unwrap_or(Value::Null);
@@ -348,4 +356,28 @@ pub fn checked(raw: &Value) -> Result<Object, StoreError> {
 /// Seconds since 1970.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Families;
+    use crate::rpc::NetworkMode;
+
+    /// A lab of one node, without objects.
+    pub(super) fn mk_store() -> Store {
+        Store::new(LabConfig {
+            name: "t".into(),
+            nodes: vec!["node-1".into()],
+            network: NetworkMode::Ptp,
+            families: Families::V4,
+            externals: Vec::new(),
+            enforce: true,
+        })
+    }
+
+    /// Puts an object as a manifest has it.
+    pub(super) fn put(store: &mut Store, raw: &Value) -> Result<Put, StoreError> {
+        store.put(checked(raw)?, &mut Touched::default())
+    }
 }

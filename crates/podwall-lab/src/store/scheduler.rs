@@ -128,3 +128,26 @@ impl Store {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::store::tests::{mk_store, put};
+
+    fn pod(name: &str, phase: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"containers": [{"name": "c", "image": "none"}]}, "status": {"phase": phase}})
+    }
+
+    #[test]
+    fn a_pod_that_had_ended_is_another_one_with_an_address_of_its_own() {
+        let mut store = mk_store();
+        put(&mut store, &pod("a", "Succeeded")).unwrap();
+        put(&mut store, &pod("b", "Running")).unwrap();
+        put(&mut store, &pod("a", "Running")).unwrap();
+        let of = |name| store.cluster().pods[&Name::new("default", name)].ips.clone();
+        assert_ne!(of("a"), of("b"));
+    }
+}
