@@ -31,7 +31,7 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// No such lab.
-    #[error("there is no lab {name:?}; make one with `podwall lab up{}`", flag(name))]
+    #[error("there is no lab {name:?}{}; make one with `podwall lab up{}`", others(), flag(name))]
     NoLab {
         /// The name.
         name: String,
@@ -85,6 +85,18 @@ pub enum ClientError {
     /// The holder.
     #[error(transparent)]
     Holder(#[from] holder::HolderError),
+}
+
+/// The labs that there are, for somebody who left `--lab` out.
+fn others() -> String {
+    let labs = labs();
+    match labs.as_slice() {
+        [] => String::new(),
+        [one] => format!(", but {one}: --lab {one} or PODWALL_LAB={one} names it"),
+        [one, ..] => {
+            format!(", but {}: --lab {one} or PODWALL_LAB={one} names one", labs.join(", "))
+        }
+    }
 }
 
 /// ` --lab NAME`, if it is not the default's.

@@ -7,8 +7,8 @@
 //!                                  own UTS namespace: host name            ──▶ execvp(program)
 //! ```
 //!
-//! Standard input, output and the terminal are the caller's; the exit code comes back. The program
-//! ends with the lab.
+//! Standard input, output and the terminal are the caller's (who has the terminal when is in
+//! `holder/terminal.rs`); the exit code comes back. The program ends with the lab.
 
 use std::ffi::{CString, NulError, OsStr, OsString};
 use std::fs;
@@ -39,7 +39,7 @@ pub fn run(
     command: &[OsString],
 ) -> Result<ExitStatus, HolderError> {
     let directory = std::env::current_dir().ok();
-    holder.run(|| {
+    holder.run_in_foreground(|| {
         if let Err(error) = move_in(holder, place) {
             eprintln!("podwall: cannot enter the pod: {error}");
             return CANNOT_RUN;

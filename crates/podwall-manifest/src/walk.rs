@@ -224,17 +224,9 @@ impl Walk<'_> {
         match &node.value {
             Value::Bool(bool) => Some(*bool),
             Value::Null => None,
-            Value::Text(text) => {
-                let unquoted = matches!(&**text, "true" | "false").then(|| text.to_string());
-                let diagnostic = self.wrong_type(node, path, "a boolean");
-                if let Some(text) = unquoted {
-                    diagnostic.help(format!("remove the quotes: {text}"));
-                }
-                None
-            }
             _ => {
-                self.wrong_type(node, path, "a boolean");
-                None
+                let meant = |text: &str| text.parse::<bool>().ok();
+                self.perhaps_quoted(node, path, "a boolean", meant)
             }
         }
     }
@@ -243,19 +235,30 @@ impl Walk<'_> {
         match &node.value {
             Value::Int(int) => Some(*int),
             Value::Null => None,
-            Value::Text(text) => {
-                let number = text.parse::<i64>().ok();
-                let diagnostic = self.wrong_type(node, path, "a number");
-                if let Some(number) = number {
-                    diagnostic.help(format!("remove the quotes: {number}"));
-                }
-                None
-            }
             _ => {
-                self.wrong_type(node, path, "a number");
-                None
+                let meant = |text: &str| text.parse::<i64>().ok();
+                self.perhaps_quoted(node, path, "a number", meant)
             }
         }
+    }
+
+    /// Not what was wanted; says so, and what to do if the quotes are all that is wrong with it.
+    fn perhaps_quoted<T: fmt::Display>(
+        &mut self,
+        node: &Node<'_>,
+        path: &Path<'_>,
+        wanted: &str,
+        meant: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let meant = match &node.value {
+            Value::Text(text) => meant(text),
+            _ => None,
+        };
+        let diagnostic = self.wrong_type(node, path, wanted);
+        if let Some(meant) = meant {
+            diagnostic.help(format!("remove the quotes: {meant}"));
+        }
+        None
     }
 
     /// A port number, 1 to 65535 (`IsValidPortNum`).

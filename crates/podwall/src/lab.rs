@@ -24,7 +24,7 @@ pub(crate) mod probe;
 mod table;
 mod yaml;
 
-use args::{Apply, Delete, Describe, Get, GetOutput, LabArgs, Label, Run, Tables, Verb};
+use args::{Apply, Chosen, Delete, Describe, Get, GetOutput, LabArgs, Label, Run, Tables, Verb};
 
 /// Runs one verb. Must be called while the process has one thread: `up` and `exec` fork.
 pub(crate) fn run(args: &LabArgs) -> Result<ExitCode> {
@@ -107,10 +107,20 @@ fn apply(client: &mut Client, args: &Apply) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The objects that are to be changed. Every one of a kind is meant only if that was said.
+fn chosen(words: &[String], choice: &Chosen) -> Result<Vec<Query>> {
+    let selector = choice.selector.as_deref();
+    let queries = kinds::queries(words, Some(&choice.namespace), selector)?;
+    if queries.iter().any(|q| q.name.is_none()) && selector.is_none() && !choice.all {
+        bail!("say which: names, -l SELECTOR, or --all");
+    }
+    Ok(queries)
+}
+
 fn delete(client: &mut Client, args: &Delete) -> Result<ExitCode> {
     let mut queries = Vec::new();
     if !args.files.is_empty() {
-        for object in read(&args.files, &args.namespace)? {
+        for object in read(&args.files, &args.chosen.namespace)? {
             let namespace = Some(object.key.namespace.to_string()).filter(|ns| !ns.is_empty());
             queries.push(Query {
                 kind: object.key.kind.to_string(),
@@ -121,11 +131,7 @@ fn delete(client: &mut Client, args: &Delete) -> Result<ExitCode> {
         }
     }
     if !args.what.is_empty() {
-        let words = kinds::queries(&args.what, Some(&args.namespace), args.selector.as_deref())?;
-        if words.iter().any(|q| q.name.is_none()) && args.selector.is_none() && !args.all {
-            bail!("say which: names, -l SELECTOR, or --all");
-        }
-        queries.extend(words);
+        queries.extend(chosen(&args.what, &args.chosen)?);
     }
     if queries.is_empty() {
         bail!("say what to delete: KIND NAME, KIND/NAME, or -f FILE");
@@ -192,8 +198,8 @@ fn nothing_found(client: &mut Client, namespace: Option<&str>) -> Result<()> {
 }
 
 fn get(client: &mut Client, args: &Get) -> Result<ExitCode> {
-    let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
-    let queries = kinds::queries(&args.what, namespace, args.selector.as_deref())?;
+    let namespace = args.listed.namespace();
+    let queries = kinds::queries(&args.what, namespace, args.listed.selector.as_deref())?;
     let one = queries.len() == 1 && queries.first().is_some_and(|q| q.name.is_some());
     let mut groups: Vec<(&'static kinds::Kind, Vec<Shown>)> = Vec::new();
     let (found, missing) = look_up(client, queries)?;
@@ -232,7 +238,7 @@ fn get(client: &mut Client, args: &Get) -> Result<ExitCode> {
             let several = groups.iter().filter(|(_, list)| !list.is_empty()).count() > 1;
             let show = table::Show {
                 wide: args.output == GetOutput::Wide,
-                namespace: args.all_namespaces,
+                namespace: args.listed.all_namespaces,
                 labels: args.show_labels,
                 no_headers: args.no_headers,
                 prefix: several,
@@ -255,8 +261,8 @@ fn get(client: &mut Client, args: &Get) -> Result<ExitCode> {
 }
 
 fn describe(client: &mut Client, args: &Describe) -> Result<ExitCode> {
-    let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
-    let queries = kinds::queries(&args.what, namespace, args.selector.as_deref())?;
+    let namespace = args.listed.namespace();
+    let queries = kinds::queries(&args.what, namespace, args.listed.selector.as_deref())?;
     let cluster = podwall_lab::snapshot::cluster(client)?;
     let mut out = anstream::stdout().lock();
     let mut first = true;
@@ -294,10 +300,7 @@ fn label(client: &mut Client, args: &Label) -> Result<ExitCode> {
         labels.push((key.to_owned(), value.map(ToOwned::to_owned)));
     }
     let words: Vec<String> = objects.into_iter().cloned().collect();
-    let queries = kinds::queries(&words, Some(&args.namespace), args.selector.as_deref())?;
-    if queries.iter().any(|q| q.name.is_none()) && args.selector.is_none() && !args.all {
-        bail!("say which: names, -l SELECTOR, or --all");
-    }
+    let queries = chosen(&words, &args.chosen)?;
     let (mut missing, mut changed) = (0, 0);
     for query in queries {
         let request = Request::Label { query, labels: labels.clone(), overwrite: args.overwrite };
@@ -314,7 +317,7 @@ fn label(client: &mut Client, args: &Label) -> Result<ExitCode> {
         }
     }
     if changed == 0 && missing == 0 {
-        nothing_found(client, Some(&args.namespace))?;
+        nothing_found(client, Some(&args.chosen.namespace))?;
     }
     Ok(ExitCode::from(u8::from(missing > 0)))
 }

@@ -38,22 +38,22 @@
 
 mod batch;
 pub(crate) mod conntrack;
+mod diff;
 mod dump;
 mod encode;
 mod ir;
+mod load;
 mod program;
 mod set;
 
-use std::net::IpAddr;
-
 use nix::sys::utsname::uname;
 use podwall_compile::tables::{Delta, NodeTables};
-use podwall_policy::policy::Direction;
-use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::batch::{Batch, Outcome, Step};
-use self::program::{Program, Shape, is_rows};
-use self::set::{Element, SetId};
+use self::diff::{changes, drift};
+use self::load::{Found, rewrite};
+use self::program::{Program, Shape};
+use self::set::Element;
 use crate::netlink::socket::Socket;
 use crate::{DataPlane, Drift, Error};
 
@@ -64,9 +64,6 @@ const OURS: &str = "podwall ";
 /// How often to read again when somebody else changes nftables meanwhile, before the table is
 /// rewritten without looking.
 const PATIENCE: usize = 5;
-
-/// No element takes more bytes in a batch.
-const ELEMENT_LIMIT: usize = 128;
 
 /// How the nftables data plane is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,17 +105,6 @@ pub struct Nftables {
     shape: Shape,
 }
 
-/// What is in the kernel, as far as a full load needs to know.
-enum Found {
-    Nothing,
-    /// Ours, but to be made anew.
-    Unfit(Vec<Drift>),
-    Ours {
-        elements: Vec<Element>,
-        rows: Vec<&'static str>,
-    },
-}
-
 impl Nftables {
     /// Opens the data plane in the calling thread's network namespace. Changes nothing yet.
     ///
@@ -150,69 +136,6 @@ impl Nftables {
         Program::new(Shape::of(tables), self.config.log).to_string()
     }
 
-    fn comment(program: &Program) -> String {
-        format!("{OURS}layout 1 program {:016x}", program.fingerprint())
-    }
-
-    /// Reads our table.
-    fn read(&mut self, program: &Program) -> Result<Found, Error> {
-        let name = self.config.table.clone();
-        let Some(table) = dump::table(&mut self.socket, &name)? else { return Ok(Found::Nothing) };
-        if !table.comment.starts_with(OURS) {
-            return Err(Error::Foreign { table: name });
-        }
-        let other = |what: String| Drift::OtherProgram { what };
-        let mut unfit = Vec::new();
-        if table.comment != Self::comment(program) {
-            unfit.push(other(format!("table inet {name} ({})", table.comment)));
-            return Ok(Found::Unfit(unfit));
-        }
-        if table.dormant {
-            unfit.push(other(format!("table inet {name} is dormant and so")));
-        }
-        let mut rows = Vec::new();
-        for chain in &program.chains {
-            let found = dump::rules(&mut self.socket, &name, chain.name)?;
-            if found.iter().ne(chain.rules.iter().map(|rule| &rule.comment)) {
-                if is_rows(chain.name) {
-                    rows.push(chain.name);
-                } else {
-                    unfit.push(other(format!("chain {}", chain.name)));
-                }
-            }
-        }
-        let mut elements = Vec::new();
-        for set in SetId::ALL {
-            match dump::elements(&mut self.socket, &name, set)? {
-                None => unfit.push(Drift::NotThere { what: format!("set {set}") }),
-                Some(content) => {
-                    if content.strange > 0 {
-                        unfit.push(other(format!("set {set} ({} elements)", content.strange)));
-                    }
-                    elements.extend(content.elements);
-                }
-            }
-        }
-        let fit = unfit.is_empty();
-        Ok(if fit { Found::Ours { elements, rows } } else { Found::Unfit(unfit) })
-    }
-
-    /// The steps that make the table with everything but its elements.
-    fn build(program: &Program) -> Vec<Step> {
-        let mut steps = vec![
-            // Makes one if there is none, so that the deletion cannot fail.
-            Step::NewTable { comment: String::new() },
-            Step::DelTable,
-            Step::NewTable { comment: Self::comment(program) },
-        ];
-        steps.extend(SetId::ALL.map(Step::NewSet));
-        steps.extend(program.chains.iter().cloned().map(Step::NewChain));
-        for chain in &program.chains {
-            steps.extend(chain.rules.iter().map(|rule| Step::NewRule(chain.name, rule.clone())));
-        }
-        steps
-    }
-
     /// One transaction.
     fn commit(
         &mut self,
@@ -232,69 +155,6 @@ impl Nftables {
             return Ok(Outcome::TooLarge(capacity));
         }
         batch.commit(&mut self.socket)
-    }
-
-    /// Makes the table anew in several transactions, which is for user namespaces only: there the
-    /// send buffer, and with it a transaction, cannot be larger than `net.core.wmem_max` allows.
-    /// Until the last one every isolated pod is closed.
-    fn load_in_parts(
-        &mut self,
-        program: &Program,
-        tables: &NodeTables,
-        capacity: usize,
-    ) -> Result<(), Error> {
-        let is_subject = |e: &Element| matches!(e.set, SetId::Egress(_) | SetId::Ingress(_));
-        let (mut subjects, mut others): (Vec<_>, Vec<_>) =
-            set::elements(tables).partition(is_subject);
-        subjects.sort_by_key(|element| element.set);
-        others.sort_by_key(|element| element.set);
-        let closed: Vec<Element> =
-            subjects.iter().map(|e| Element { data: set::CLOSED, ..*e }).collect();
-        self.part(&Self::build(program), &[], &closed)?;
-        for chunk in others.chunks((capacity / ELEMENT_LIMIT).saturating_sub(2).max(1)) {
-            self.part(&[], &[], chunk)?;
-        }
-        self.part(&[], &closed, &subjects)
-    }
-
-    fn part(&mut self, steps: &[Step], remove: &[Element], add: &[Element]) -> Result<(), Error> {
-        match self.commit(steps, remove, add, None)? {
-            Outcome::Done => Ok(()),
-            Outcome::Conflict(error) => Err(error),
-            Outcome::Stale => Err(Error::Busy { table: self.config.table.clone() }),
-            Outcome::TooLarge(capacity) => Err(Error::TooLarge { capacity }),
-        }
-    }
-
-    fn load(&mut self, tables: &NodeTables) -> Result<(), Error> {
-        let shape = Shape::of(tables);
-        let program = Program::new(shape, self.config.log);
-        self.model = None;
-        for attempt in 0..=PATIENCE {
-            let generation = dump::generation(&mut self.socket)?;
-            let outcome = match self.read(&program)? {
-                Found::Ours { elements, rows } if attempt < PATIENCE => {
-                    let steps = rewrite(&program, |chain| rows.contains(&chain));
-                    let (remove, add) = difference(&elements, tables);
-                    self.commit(&steps, &remove, &add, Some(generation))?
-                }
-                Found::Nothing | Found::Unfit(_) | Found::Ours { .. } => {
-                    let mut add: Vec<Element> = set::elements(tables).collect();
-                    add.sort_by_key(|element| element.set);
-                    self.commit(&Self::build(&program), &[], &add, None)?
-                }
-            };
-            match outcome {
-                Outcome::Done => {}
-                Outcome::TooLarge(capacity) => self.load_in_parts(&program, tables, capacity)?,
-                Outcome::Stale => continue,
-                Outcome::Conflict(error) => return Err(error),
-            }
-            self.shape = shape;
-            self.model = Some(model_of(tables));
-            return Ok(());
-        }
-        Err(Error::Busy { table: self.config.table.clone() })
     }
 }
 
@@ -405,155 +265,4 @@ fn model_of(tables: &NodeTables) -> NodeTables {
 
 fn apply(model: &mut NodeTables, delta: &Delta) {
     model.apply(&Delta { rules: Vec::new(), isolated_by: Vec::new(), ..delta.clone() });
-}
-
-/// Steps that write `_rows` chains anew.
-fn rewrite(program: &Program, which: impl Fn(&str) -> bool) -> Vec<Step> {
-    let mut steps = Vec::new();
-    for chain in program.rows().filter(|chain| which(chain.name)) {
-        steps.push(Step::Flush(chain.name));
-        steps.extend(chain.rules.iter().map(|rule| Step::NewRule(chain.name, rule.clone())));
-    }
-    steps
-}
-
-/// What leads from the kernel's elements to the tables': removals, then additions, both in order
-/// of their sets. What stays is not touched.
-fn difference(found: &[Element], tables: &NodeTables) -> (Vec<Element>, Vec<Element>) {
-    let mut remove = Vec::new();
-    let mut kept = FxHashSet::with_capacity_and_hasher(found.len(), Default::default());
-    for element in found {
-        if set::wanted(tables, element.set, element.key) == Some(element.data) {
-            kept.insert((element.set, element.key));
-        } else {
-            remove.push(*element);
-        }
-    }
-    let missing = |element: &Element| !kept.contains(&(element.set, element.key));
-    let mut add: Vec<Element> = set::elements(tables).filter(missing).collect();
-    remove.sort_by_key(|element| element.set);
-    add.sort_by_key(|element| element.set);
-    (remove, add)
-}
-
-/// What a change comes to in elements: removals, then additions, both in order of their sets.
-fn changes(model: &NodeTables, delta: &Delta) -> (Vec<Element>, Vec<Element>) {
-    let (mut remove, mut add) = (Vec::new(), Vec::new());
-    let mut change = |before: Option<Element>, after: Option<Element>| {
-        if before != after {
-            remove.extend(before);
-            add.extend(after);
-        }
-    };
-    let mut touched: FxHashMap<IpAddr, [bool; 2]> = FxHashMap::default();
-    for ((direction, address), class) in &delta.subjects {
-        let element = |class| Element::subject(*direction, *address, class);
-        let before = model.subjects.get(&(*direction, *address)).copied();
-        change(before.map(element), class.map(element));
-        let isolated = touched.entry(*address).or_insert_with(|| {
-            [Direction::Egress, Direction::Ingress]
-                .map(|direction| model.subjects.contains_key(&(direction, *address)))
-        });
-        isolated[usize::from(*direction == Direction::Ingress)] = class.is_some();
-    }
-    for (address, isolated) in touched {
-        let own = |there: bool| there.then(|| Element::own(address));
-        change(own(set::is_subject(model, address)), own(isolated.contains(&true)));
-    }
-    for (address, class) in &delta.peers {
-        let element = |class| Element::peer(*address, class);
-        change(model.peers.get(address).copied().map(element), class.map(element));
-    }
-    for (key, verdict) in &delta.verdicts {
-        let before = model.verdicts.get(key).and_then(|v| Element::row(*key, v.allow));
-        change(before, verdict.and_then(|v| Element::row(*key, v.allow)));
-    }
-    for range in &delta.blocks_removed {
-        change(model.blocks.get(range).map(|class| Element::block(*range, *class)), None);
-    }
-    for (range, class) in &delta.blocks_added {
-        change(None, Some(Element::block(*range, *class)));
-    }
-    remove.sort_by_key(|element| element.set);
-    add.sort();
-    (remove, add)
-}
-
-fn drift(found: &[Element], rows: &[&str], tables: &NodeTables) -> Vec<Drift> {
-    let mut out: Vec<Drift> =
-        rows.iter().map(|chain| Drift::OtherProgram { what: format!("chain {chain}") }).collect();
-    let mut seen = FxHashSet::with_capacity_and_hasher(found.len(), Default::default());
-    for element in found {
-        seen.insert((element.set, element.key));
-        match set::wanted(tables, element.set, element.key) {
-            Some(data) if data == element.data => {}
-            Some(data) => out.push(Drift::Different {
-                entry: Element { data, ..*element }.to_string(),
-                found: element.data.to_string(),
-            }),
-            None => out.push(Drift::Extra { entry: element.to_string() }),
-        }
-    }
-    let missing = set::elements(tables).filter(|e| !seen.contains(&(e.set, e.key)));
-    out.extend(missing.map(|element| Drift::Missing { entry: element.to_string() }));
-    out.sort();
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::Ipv4Addr;
-
-    use nix::sched::{CloneFlags, unshare};
-    use podwall_compile::tables::{PeerId, PortKey, SubjectId, Verdict, VerdictKey};
-    use podwall_policy::port::Protocol;
-
-    use super::*;
-
-    fn tables(peers: u32) -> NodeTables {
-        let mut tables = NodeTables::default();
-        for index in 0..peers {
-            tables.peers.insert(Ipv4Addr::from(0x0a00_0000 + index).into(), PeerId(index % 9));
-        }
-        for index in 0..5 {
-            let address = Ipv4Addr::from(0x0a00_0000 + index).into();
-            tables.subjects.insert((Direction::Egress, address), SubjectId(1 + index));
-            let ports = PortKey::Port(Protocol::TCP, index as u16);
-            let key = VerdictKey { subject: SubjectId(1 + index), peer: PeerId(2), ports };
-            tables.verdicts.insert(key, Verdict { allow: true, rule: None });
-        }
-        tables
-    }
-
-    #[test]
-    fn what_does_not_fit_into_one_transaction_goes_in_parts() {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: needs root");
-            return;
-        }
-        let inside = || {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            let mut plane = Nftables::open(Config::default()).unwrap();
-            plane.socket.limit = 30_000;
-            for count in [3000, 10, 5000] {
-                let next = tables(count);
-                plane.replace(&next).unwrap();
-                assert_eq!(plane.verify(&next).unwrap(), []);
-            }
-            let mut peers: Vec<_> = (0..2000)
-                .map(|i| (Ipv4Addr::from(0x0b00_0000 + i).into(), Some(PeerId(3))))
-                .collect();
-            plane.update(&Delta { peers: peers.clone(), ..Delta::default() }).unwrap();
-            let mut now = tables(5000);
-            now.apply(&Delta { peers: peers.clone(), ..Delta::default() });
-            assert_eq!(plane.verify(&now).unwrap(), []);
-            peers.iter_mut().for_each(|(_, class)| *class = None);
-            plane.update(&Delta { peers, ..Delta::default() }).unwrap();
-            assert_eq!(plane.verify(&tables(5000)).unwrap(), []);
-            plane.socket.limit = 1000;
-            let error = plane.replace(&tables(6000)).unwrap_err();
-            assert!(error.to_string().contains("wmem_max"), "{error}");
-        };
-        std::thread::spawn(inside).join().unwrap();
-    }
 }

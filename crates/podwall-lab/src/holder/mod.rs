@@ -15,6 +15,7 @@
 mod keeper;
 mod process;
 mod record;
+mod terminal;
 
 use std::fs;
 use std::io::{self, Read};
@@ -36,6 +37,7 @@ use process::{
     IgnoreTerminal, end_like, exit_now, fork_alone, fork_single, ignore_signal, lock_labs, wait_for,
 };
 use record::Record;
+use terminal::Terminal;
 
 /// Name of the mount point of the lab's private file system, in the lab's directory.
 const INSIDE: &str = "inside";
@@ -287,6 +289,20 @@ impl Holder {
     /// [`HolderError::Fork`] if this process has several threads, [`HolderError::Enter`] if the
     /// lab has ended.
     pub fn run(&self, work: impl FnOnce() -> i32) -> Result<ExitStatus, HolderError> {
+        self.run_on(None, work)
+    }
+
+    /// [`Self::run`] for a program of a user: while it runs, the terminal is its own, if the caller
+    /// has one and is in its foreground. When the program is stopped (Ctrl-Z), so is the caller.
+    pub fn run_in_foreground(&self, work: impl FnOnce() -> i32) -> Result<ExitStatus, HolderError> {
+        self.run_on(Terminal::of_caller(), work)
+    }
+
+    fn run_on(
+        &self,
+        terminal: Option<Terminal>,
+        work: impl FnOnce() -> i32,
+    ) -> Result<ExitStatus, HolderError> {
         let (read, write) =
             pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| HolderError::Fork(e.into()))?;
         let caller = Pid::this();
@@ -294,12 +310,16 @@ impl Holder {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {
                 drop(read);
-                self.relay(caller, write, work)
+                self.relay(caller, write, terminal.as_ref(), work)
             }
         };
         drop(write);
         let _quiet = IgnoreTerminal::start();
-        let status = wait_for(relay).map_err(HolderError::Fork)?;
+        let status = match terminal {
+            Some(terminal) => terminal.wait(relay),
+            None => wait_for(relay),
+        };
+        let status = status.map_err(HolderError::Fork)?;
         let mut errno = [0; 4];
         match fs::File::from(read).read_exact(&mut errno) {
             Ok(()) => Err(HolderError::Enter {
@@ -311,7 +331,16 @@ impl Holder {
     }
 
     /// The process between the caller, outside, and the work, inside: ends as the work ended.
-    fn relay(&self, caller: Pid, report: OwnedFd, work: impl FnOnce() -> i32) -> ! {
+    fn relay(
+        &self,
+        caller: Pid,
+        report: OwnedFd,
+        terminal: Option<&Terminal>,
+        work: impl FnOnce() -> i32,
+    ) -> ! {
+        if let Some(terminal) = terminal {
+            terminal.become_relay();
+        }
         let enter = || -> io::Result<ForkResult> {
             self.enter().map_err(|error| match error {
                 HolderError::Enter { source, .. } => source,
@@ -327,12 +356,18 @@ impl Holder {
             Ok(ForkResult::Child) => {
                 let _ = set_pdeathsig(Signal::SIGHUP);
                 drop(report);
+                if let Some(terminal) = terminal {
+                    terminal.become_program();
+                }
                 exit_now(guarded(work))
             }
             Ok(ForkResult::Parent { child }) => {
                 drop(report);
                 ignore_signal(Signal::SIGINT);
                 ignore_signal(Signal::SIGQUIT);
+                if terminal.is_some() {
+                    Terminal::relay(child)
+                }
                 match wait_for(child) {
                     Ok(status) => end_like(status),
                     Err(_) => exit_now(1),

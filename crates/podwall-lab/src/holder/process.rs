@@ -38,6 +38,8 @@ pub(super) fn fork_single() -> io::Result<ForkResult> {
             ),
         ));
     }
+    // Whoever started this process may have it ignored, and then no child can be waited for.
+    default_signal(Signal::SIGCHLD);
     fork_alone()
 }
 
@@ -54,14 +56,26 @@ pub(super) fn fork_alone() -> io::Result<ForkResult> {
 pub(super) fn wait_for(child: Pid) -> io::Result<ExitStatus> {
     loop {
         match waitpid(child, None) {
-            Ok(WaitStatus::Exited(_, code)) => return Ok(ExitStatus::from_raw((code & 0xff) << 8)),
-            Ok(WaitStatus::Signaled(_, signal, core)) => {
-                let core = if core { 0x80 } else { 0 };
-                return Ok(ExitStatus::from_raw(signal as i32 | core));
-            }
-            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
+            Ok(change) => {
+                if let Some(status) = status_of(change) {
+                    return Ok(status);
+                }
+            }
         }
+    }
+}
+
+/// How a child ended; `None` if that is not what befell it.
+pub(super) fn status_of(change: WaitStatus) -> Option<ExitStatus> {
+    match change {
+        WaitStatus::Exited(_, code) => Some(ExitStatus::from_raw((code & 0xff) << 8)),
+        WaitStatus::Signaled(_, signal, core) => {
+            let core = if core { 0x80 } else { 0 };
+            Some(ExitStatus::from_raw(signal as i32 | core))
+        }
+        _ => None,
     }
 }
 
@@ -161,6 +175,18 @@ pub(crate) fn default_signal(signal: Signal) {
 pub(super) fn ignore_signal(signal: Signal) {
     // SAFETY: ignoring a signal runs no code of this process.
     let _ = unsafe { set_handler(signal, SigHandler::SigIgn) };
+}
+
+/// Whether a signal does nothing here.
+#[expect(unsafe_code, reason = "sigaction(2) can change the handling, and is unsafe for that")]
+pub(super) fn is_ignored(signal: Signal) -> bool {
+    let mut now = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: without a new action nothing changes; the old one is written to memory of its size,
+    // and is read only if it was written.
+    unsafe {
+        libc::sigaction(signal as libc::c_int, std::ptr::null(), now.as_mut_ptr()) == 0
+            && now.assume_init().sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// A process, told from a later one with the same number by its start time.

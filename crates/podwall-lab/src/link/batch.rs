@@ -9,13 +9,13 @@
 //! Every step says in words what it does, for the error; steps that the kernel can do twice are
 //! made so (replace instead of add, "is gone already" instead of an error).
 
-use std::fmt;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 
 use ipnet::IpNet;
 use nix::libc::{self, c_ushort};
 
+use super::values::{End, Mac, Route, RouteKind};
 use super::wire::Message;
 
 /// Leaves the counters out of answers about interfaces (`RTEXT_FILTER_SKIP_STATS`).
@@ -26,94 +26,6 @@ const VETH_INFO_PEER: c_ushort = 1;
 const IFLA_BR_MCAST_SNOOPING: c_ushort = 23;
 const IFLA_BRPORT_MODE: c_ushort = 4;
 const RTNH_F_ONLINK: u32 = 4;
-
-/// A hardware address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mac(pub [u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-/// One end of a veth pair.
-#[derive(Clone, Copy, Debug)]
-pub struct End<'a> {
-    /// Interface name, at most 15 bytes.
-    pub name: &'a str,
-    /// Number in its namespace, 0 lets the kernel choose.
-    pub index: u32,
-    /// Hardware address, `None` for a random one.
-    pub mac: Option<Mac>,
-    /// Where it is put; `None`: the namespace of the socket.
-    pub ns: Option<BorrowedFd<'a>>,
-}
-
-/// What happens to packets that a route matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteKind {
-    /// They are sent on.
-    Unicast,
-    /// They are this machine's: with a prefix, every address of it ("AnyIP").
-    Local,
-    /// They are refused with ICMP unreachable.
-    Unreachable,
-}
-
-/// A route of the main table.
-#[derive(Clone, Copy, Debug)]
-pub struct Route {
-    /// Destination.
-    pub to: IpNet,
-    /// Next hop; `None`: the destination is on the link itself.
-    pub via: Option<IpAddr>,
-    /// Interface number; none for `Unreachable`.
-    pub dev: Option<u32>,
-    /// Source address of connections that this machine opens along it.
-    pub src: Option<IpAddr>,
-    /// What happens.
-    pub kind: RouteKind,
-}
-
-// === impl Route ===
-
-impl Route {
-    /// To something on the link of an interface.
-    pub fn link(to: impl Into<IpNet>, dev: u32) -> Self {
-        Self { to: to.into(), via: None, dev: Some(dev), src: None, kind: RouteKind::Unicast }
-    }
-
-    /// By a next hop, which is taken to be on the link whatever its address (`onlink`).
-    pub fn via(to: impl Into<IpNet>, via: IpAddr, dev: u32) -> Self {
-        Self { via: Some(via), ..Self::link(to, dev) }
-    }
-
-    /// The same with a preferred source address.
-    #[must_use]
-    pub fn with_source(self, src: Option<IpAddr>) -> Self {
-        Self { src, ..self }
-    }
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind {
-            RouteKind::Unicast => {}
-            RouteKind::Local => f.write_str("local ")?,
-            RouteKind::Unreachable => f.write_str("unreachable ")?,
-        }
-        write!(f, "{}", self.to)?;
-        if let Some(via) = self.via {
-            write!(f, " via {via}")?;
-        }
-        if let Some(dev) = self.dev {
-            write!(f, " by interface number {dev}")?;
-        }
-        Ok(())
-    }
-}
 
 /// Changes that go to the kernel together, in order.
 #[derive(Debug, Default)]
@@ -411,123 +323,4 @@ fn ndmsg(address: IpAddr, dev: u32, state: u16, flags: u8) -> [u8; 12] {
 fn family(address: IpAddr) -> u8 {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     u8::try_from(family).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::link::Links;
-    use crate::netns::NetNs;
-
-    fn namespaces() -> Option<(NetNs, Links, NetNs, Links)> {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: needs root");
-            return None;
-        }
-        let (a, b) = (NetNs::unnamed().unwrap(), NetNs::unnamed().unwrap());
-        let (la, lb) = (Links::of(&a).unwrap(), Links::of(&b).unwrap());
-        Some((a, la, b, lb))
-    }
-
-    fn pair<'a>(ns: &'a NetNs) -> (End<'a>, End<'a>) {
-        use std::os::fd::AsFd;
-        let mac = Some(Mac([2, 0, 0, 0, 0, 1]));
-        (
-            End { name: "here", index: 0, mac: None, ns: None },
-            End { name: "eth0", index: 2, mac, ns: Some(ns.as_fd()) },
-        )
-    }
-
-    #[test]
-    fn a_pair_spans_two_namespaces_and_carries_addresses_and_routes() {
-        let Some((_a, la, b, lb)) = namespaces() else { return };
-        let (here, there) = pair(&b);
-        la.change(Batch::new().veth(&here, &there).up("here")).unwrap();
-        let eth0 = lb.find("eth0").unwrap().unwrap();
-        assert_eq!((eth0.index, eth0.up, eth0.mac), (2, false, Some(Mac([2, 0, 0, 0, 0, 1]))));
-
-        let four: IpNet = "10.0.0.7/32".parse().unwrap();
-        let six: IpNet = "fd00::7/128".parse().unwrap();
-        let hop4: IpAddr = "169.254.1.1".parse().unwrap();
-        let hop6: IpAddr = "fe80::1".parse().unwrap();
-        let default4: IpNet = "0.0.0.0/0".parse().unwrap();
-        let default6: IpNet = "::/0".parse().unwrap();
-        let mac = Mac([0xee; 6]);
-        let changes = || {
-            Batch::new()
-                .up("eth0")
-                .address(2, four)
-                .address(2, six)
-                .neighbour(2, hop4, mac)
-                .neighbour(2, hop6, mac)
-                .route(Route::via(default4, hop4, 2))
-                .route(Route::via(default6, hop6, 2))
-        };
-        lb.change(changes()).unwrap();
-        lb.change(changes()).unwrap();
-        let addresses = lb.addresses().unwrap();
-        assert!(addresses.contains(&(2, four)) && addresses.contains(&(2, six)), "{addresses:?}");
-        let routes = lb.routes().unwrap();
-        assert!(routes.contains(&(default4, Some(hop4), Some(2))), "{routes:?}");
-        assert!(routes.contains(&(default6, Some(hop6), Some(2))), "{routes:?}");
-
-        la.change(Batch::new().delete_link("here").delete_link("here")).unwrap();
-        assert_eq!(lb.find("eth0").unwrap(), None);
-    }
-
-    #[test]
-    fn the_first_failure_of_a_batch_is_told_in_words_and_the_rest_is_done() {
-        let Some((_a, la, b, lb)) = namespaces() else { return };
-        let (here, there) = pair(&b);
-        let error = la
-            .change(
-                Batch::new()
-                    .up("nothing")
-                    .veth(&here, &there)
-                    .address(99, "10.0.0.1/8".parse().unwrap()),
-            )
-            .unwrap_err();
-        assert!(
-            error.to_string().starts_with("cannot switch on the interface nothing: No such device"),
-            "{error}"
-        );
-        assert!(lb.find("eth0").unwrap().is_some());
-        let again = la.change(Batch::new().veth(&here, &there)).unwrap_err();
-        assert_eq!(again.errno(), Some(libc::EEXIST));
-    }
-
-    #[test]
-    fn a_batch_longer_than_the_socket_holds_is_answered_in_full() {
-        let Some((_a, la, b, _lb)) = namespaces() else { return };
-        let (here, there) = pair(&b);
-        la.change(Batch::new().veth(&here, &there).up("here")).unwrap();
-        let dev = la.index("here").unwrap();
-        let batch = (0..2000u32).fold(Batch::new(), |batch, n| {
-            let to = IpNet::from(IpAddr::from((0x0a00_0000 + n).to_be_bytes()));
-            batch.route(Route::link(to, dev))
-        });
-        la.change(batch).unwrap();
-        assert_eq!(
-            la.routes().unwrap().iter().filter(|(to, ..)| to.addr().is_ipv4()).count(),
-            2000
-        );
-    }
-
-    #[test]
-    fn a_bridge_takes_ports_and_an_any_address_route_makes_every_address_local() {
-        let Some((a, la, b, _lb)) = namespaces() else { return };
-        let (here, there) = pair(&b);
-        la.change(Batch::new().bridge("br0", Mac([2; 6])).bridge("br0", Mac([2; 6]))).unwrap();
-        let bridge = la.index("br0").unwrap();
-        let batch = Batch::new().veth(&here, &there).port("here", bridge).hairpin("here");
-        la.change(batch.up("here").up("br0")).unwrap();
-        assert_eq!(la.find("here").unwrap().unwrap().master, Some(bridge));
-
-        let any = Route {
-            kind: RouteKind::Local,
-            ..Route::link("0.0.0.0/0".parse::<IpNet>().unwrap(), 1)
-        };
-        la.change(Batch::new().route(any)).unwrap();
-        a.within(|| std::net::UdpSocket::bind("203.0.113.7:53")).unwrap().unwrap();
-    }
 }

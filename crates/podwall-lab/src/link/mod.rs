@@ -12,6 +12,9 @@
 mod batch;
 mod ready;
 mod socket;
+#[cfg(test)]
+mod tests;
+mod values;
 mod wire;
 
 use std::io;
@@ -21,7 +24,8 @@ use ipnet::IpNet;
 use nix::libc;
 use thiserror::Error;
 
-pub use batch::{Batch, End, Mac, Route, RouteKind};
+pub use batch::Batch;
+pub use values::{End, Mac, Route, RouteKind};
 
 use crate::netns::{NetNs, NetNsError};
 use socket::Socket;

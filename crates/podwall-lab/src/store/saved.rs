@@ -178,8 +178,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Families;
-    use crate::rpc::NetworkMode;
+    use crate::store::tests::mk_store;
 
     fn pod_labels(path: &Path) -> Vec<String> {
         let store = Store::load(path).unwrap().unwrap();
@@ -191,14 +190,7 @@ mod tests {
     fn what_is_saved_follows_every_change_of_an_object() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state.json");
-        let mut store = Store::new(LabConfig {
-            name: "t".into(),
-            nodes: vec!["node-1".into()],
-            network: NetworkMode::Ptp,
-            families: Families::V4,
-            externals: Vec::new(),
-            enforce: true,
-        });
+        let mut store = mk_store();
         let mut touched = Touched::default();
         let pod = |app: &str, port: u16| {
             checked(&serde_json::json!({"apiVersion": "v1", "kind": "Pod",

@@ -5,7 +5,8 @@
 use podwall_policy::object::{Name, Phase, Pod};
 use serde_json::{Value, json};
 
-use super::{Key, MADE, Store};
+use super::workloads::MADE;
+use super::{Key, Store, label_map};
 
 impl Store {
     /// The object as `get -o yaml` shows it: with what the lab decided.
@@ -66,8 +67,6 @@ impl Store {
     /// Nodes as objects.
     pub fn shown_node(&self, name: &str) -> Option<Value> {
         let node = self.cluster.nodes.get(name)?;
-        let labels: serde_json::Map<String, Value> =
-            node.labels.iter().map(|(k, v)| (k.to_owned(), json!(v))).collect();
         let addresses: Vec<Value> = node
             .addresses
             .iter()
@@ -75,7 +74,7 @@ impl Store {
             .collect();
         let cidrs: Vec<String> = node.pod_cidrs.iter().map(ToString::to_string).collect();
         Some(json!({"apiVersion": "v1", "kind": "Node",
-            "metadata": {"name": name, "labels": labels},
+            "metadata": {"name": name, "labels": label_map(&node.labels)},
             "spec": {"podCIDR": cidrs.first(), "podCIDRs": cidrs},
             "status": {"addresses": addresses,
                 "conditions": [{"type": "Ready", "status": "True"}]}}))

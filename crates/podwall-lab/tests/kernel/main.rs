@@ -8,11 +8,12 @@
 )]
 
 mod cluster;
+mod engine;
 mod exec;
 mod holder;
 mod network;
 mod runner;
 
 fn main() -> std::process::ExitCode {
-    runner::run(&[holder::CASES, network::CASES, exec::CASES])
+    runner::run(&[holder::CASES, network::CASES, exec::CASES, engine::CASES])
 }

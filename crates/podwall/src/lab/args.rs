@@ -147,14 +147,31 @@ pub(crate) struct Apply {
     pub namespace: String,
 }
 
+// No doc comment: clap would take it for the help of every verb that has these.
+// What is read of the objects of a kind.
 #[derive(Debug, Args)]
-pub(crate) struct Delete {
-    /// KIND NAME…, KIND/NAME…, or KIND with -l or --all
-    #[arg(value_name = "KIND[/NAME]")]
-    pub what: Vec<String>,
-    /// Remove the objects that these manifests name
-    #[arg(short = 'f', long = "filename", value_name = "PATH")]
-    pub files: Vec<PathBuf>,
+pub(crate) struct Listed {
+    /// Namespace
+    #[arg(short = 'n', long, default_value = "default", value_name = "NS")]
+    pub namespace: String,
+    /// Every namespace
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Objects with these labels
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+}
+
+impl Listed {
+    /// The one namespace that is meant; `None`: every one.
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        (!self.all_namespaces).then_some(&self.namespace)
+    }
+}
+
+// What is changed of the objects of a kind: no slip of the pen may mean all of them.
+#[derive(Debug, Args)]
+pub(crate) struct Chosen {
     /// Namespace
     #[arg(short = 'n', long, default_value = "default", value_name = "NS")]
     pub namespace: String,
@@ -164,6 +181,18 @@ pub(crate) struct Delete {
     /// All of the kind in the namespace
     #[arg(long)]
     pub all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// KIND NAME…, KIND/NAME…, or KIND with -l or --all
+    #[arg(value_name = "KIND[/NAME]")]
+    pub what: Vec<String>,
+    /// Remove the objects that these manifests name
+    #[arg(short = 'f', long = "filename", value_name = "PATH")]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub chosen: Chosen,
     /// A missing object is no error
     #[arg(long)]
     pub ignore_not_found: bool,
@@ -188,15 +217,8 @@ pub(crate) struct Get {
     /// KIND[,KIND…] [NAME…], KIND/NAME, or `all`
     #[arg(value_name = "KIND[/NAME]", required = true)]
     pub what: Vec<String>,
-    /// Namespace
-    #[arg(short = 'n', long, default_value = "default", value_name = "NS")]
-    pub namespace: String,
-    /// Every namespace
-    #[arg(short = 'A', long)]
-    pub all_namespaces: bool,
-    /// Objects with these labels
-    #[arg(short = 'l', long, value_name = "SELECTOR")]
-    pub selector: Option<String>,
+    #[command(flatten)]
+    pub listed: Listed,
     /// How to print
     #[arg(short = 'o', long, value_enum, default_value_t = GetOutput::Table)]
     pub output: GetOutput,
@@ -213,15 +235,8 @@ pub(crate) struct Describe {
     /// KIND [NAME…] or KIND/NAME
     #[arg(value_name = "KIND[/NAME]", required = true)]
     pub what: Vec<String>,
-    /// Namespace
-    #[arg(short = 'n', long, default_value = "default", value_name = "NS")]
-    pub namespace: String,
-    /// Every namespace
-    #[arg(short = 'A', long)]
-    pub all_namespaces: bool,
-    /// Objects with these labels
-    #[arg(short = 'l', long, value_name = "SELECTOR")]
-    pub selector: Option<String>,
+    #[command(flatten)]
+    pub listed: Listed,
 }
 
 #[derive(Debug, Args)]
@@ -229,15 +244,8 @@ pub(crate) struct Label {
     /// KIND NAME… KEY=VALUE… KEY-
     #[arg(value_name = "ARG", required = true)]
     pub what: Vec<String>,
-    /// Namespace
-    #[arg(short = 'n', long, default_value = "default", value_name = "NS")]
-    pub namespace: String,
-    /// Objects with these labels
-    #[arg(short = 'l', long, value_name = "SELECTOR")]
-    pub selector: Option<String>,
-    /// All of the kind in the namespace
-    #[arg(long)]
-    pub all: bool,
+    #[command(flatten)]
+    pub chosen: Chosen,
     /// Allow a value that is there to be changed
     #[arg(long)]
     pub overwrite: bool,

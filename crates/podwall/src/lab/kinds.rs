@@ -95,7 +95,11 @@ pub(crate) fn kind(word: &str) -> Result<&'static Kind> {
                 bail!("the lab has no kind {word:?}; did you mean {near}?");
             }
             let known: Vec<&str> = KINDS.iter().map(|k| k.resource).collect();
-            bail!("the lab has no kind {word:?}; it knows {}", known.join(", "))
+            bail!(
+                "the lab has no kind {word:?}; it knows {}; an object is named KIND NAME or \
+                 KIND/NAME, for example pod/{word}",
+                known.join(", ")
+            )
         }
     }
 }

@@ -14,7 +14,7 @@ use podwall_lab::worker::CONFIG_FILE;
 use podwall_manifest::Object;
 
 use super::args::{Exec, IpFamily, Network, Up};
-use super::{line, manifests, print_changes, read};
+use super::{kinds, line, manifests, print_changes, read};
 
 /// Makes a lab, or applies manifests to one that runs.
 pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
@@ -179,16 +179,54 @@ pub(crate) fn list() -> Result<ExitCode> {
 
 /// Runs a program in a pod; its exit code is ours.
 pub(crate) fn exec(lab: &str, args: &Exec) -> Result<ExitCode> {
-    let pod = args.pod.strip_prefix("pod/").or_else(|| args.pod.strip_prefix("pods/"));
-    let pod = pod.unwrap_or(&args.pod).to_owned();
-    let (namespace, pod) = match pod.split_once('/') {
-        Some((namespace, pod)) => (namespace.to_owned(), pod.to_owned()),
-        None => (args.namespace.clone(), pod),
-    };
     let dir = client::lab_dir(lab)?;
-    // Asked and hung up before anything forks.
-    let place: ExecPlace = Client::connect(lab)?.call(&Request::Exec { namespace, pod })?;
+    let mut client = Client::connect(lab)?;
+    let (namespace, pod) = pod_of(&mut client, &args.pod, &args.namespace)?;
+    let place: ExecPlace = client.call(&Request::Exec { namespace, pod })?;
+    // Hung up before anything forks.
+    drop(client);
     let Some(holder) = Holder::find(&dir) else { bail!("lab {lab} has just ended") };
     let status = exec::run(&holder, &place, &args.command)?;
     Ok(exec::exit_code(status))
+}
+
+/// The pod that a word means: `POD`, `pod/POD`, `NAMESPACE/POD`, or, as kubectl has it, a workload
+/// or Service (`deploy/NAME`, `svc/NAME`) for the first of its pods.
+fn pod_of(client: &mut Client, word: &str, namespace: &str) -> Result<(String, String)> {
+    let Some((before, name)) = word.split_once('/') else {
+        return Ok((namespace.to_owned(), word.to_owned()));
+    };
+    let Ok(kind) = kinds::kind(before) else { return Ok((before.to_owned(), name.to_owned())) };
+    if kind.kind == "Pod" {
+        return Ok((namespace.to_owned(), name.to_owned()));
+    }
+    let query = |kind: &str, name: Option<&str>, selector: Option<String>| Request::Get {
+        query: Query {
+            kind: kind.to_owned(),
+            namespace: Some(namespace.to_owned()),
+            name: name.map(ToOwned::to_owned),
+            selector,
+        },
+    };
+    if !kind.namespaced {
+        bail!("no program runs in {word}: say which pod");
+    }
+    let found: Vec<Shown> = client.call(&query(kind.kind, Some(name), None))?;
+    let spec = found.first().and_then(|shown| shown.object.get("spec"));
+    let selector = spec.and_then(|spec| spec.get("selector"));
+    let labels = selector.and_then(|it| it.get("matchLabels").or(Some(it))?.as_object());
+    let pairs: Vec<String> = labels
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?)))
+        .collect();
+    if pairs.is_empty() {
+        bail!("{word} selects no pods by label: say which pod");
+    }
+    let pods: Vec<Shown> = client.call(&query("Pod", None, Some(pairs.join(","))))?;
+    let first = pods.first().and_then(|pod| pod.object.pointer("/metadata/name")?.as_str());
+    match first {
+        Some(pod) => Ok((namespace.to_owned(), pod.to_owned())),
+        None => bail!("{word} has no pods"),
+    }
 }

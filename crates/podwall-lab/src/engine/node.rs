@@ -1,0 +1,143 @@
+//! How does one node's firewall follow the cluster?
+//!
+//! ```text
+//!   Touched ─▶ compiler ── Delta ──▶ data plane ──▶ the node's kernel
+//!              what should be        what is there
+//! ```
+//!
+//! A cluster's node has an agent; here it is this pair, one for each node. It remembers how far each
+//! half has come, so that a change which failed halfway is made up for by the next one.
+
+use std::sync::Arc;
+
+use podwall_compile::compiler::NodeCompiler;
+use podwall_compile::tables::Delta;
+use podwall_dataplane::{Config, DataPlane, Nftables};
+use podwall_policy::cluster::Cluster;
+use podwall_policy::policy::Tier;
+
+use super::EngineError;
+use crate::fabric::FabricError;
+use crate::netns::NetNs;
+use crate::store::Touched;
+
+/// The firewall of one node. Owned by the engine; what it wrote is the kernel's and outlives it.
+pub(super) struct NodeFirewall {
+    node: Arc<str>,
+    compiler: NodeCompiler,
+    /// Whether the compiler has been told of the cluster: a node can come later than its objects.
+    told: bool,
+    /// `None` in a lab without a firewall.
+    plane: Option<Nftables>,
+    /// Whether the kernel is known to hold the compiler's tables. Not so at first: an earlier
+    /// worker may have left others.
+    loaded: bool,
+}
+
+// === impl NodeFirewall ===
+
+impl NodeFirewall {
+    /// The firewall of a node's namespace; changes nothing there yet.
+    pub(super) fn open(node: &Arc<str>, ns: &NetNs, enforce: bool) -> Result<Self, EngineError> {
+        let open = || {
+            let opened = ns.within(|| Nftables::open(Config::default()));
+            opened.map_err(FabricError::from)?.map_err(failed(node))
+        };
+        Ok(Self {
+            node: Arc::clone(node),
+            compiler: NodeCompiler::new(Some(Arc::clone(node))),
+            told: false,
+            plane: enforce.then(open).transpose()?,
+            loaded: false,
+        })
+    }
+
+    /// Whether it knows nothing of the cluster yet, and has to be told of everything.
+    pub(super) fn is_new(&self) -> bool {
+        !self.told
+    }
+
+    /// Whether the kernel is known to hold what was compiled last.
+    pub(super) fn is_in_force(&self) -> bool {
+        self.loaded || self.plane.is_none()
+    }
+
+    /// Compiles what was touched and writes what that changes, in one transaction.
+    pub(super) fn follow(
+        &mut self,
+        cluster: &Cluster,
+        touched: &Touched,
+    ) -> Result<(), EngineError> {
+        self.compile(cluster, touched);
+        let delta = self.compiler.commit();
+        self.write(&delta).map_err(failed(&self.node))
+    }
+
+    /// Tells the compiler what changed.
+    fn compile(&mut self, cluster: &Cluster, touched: &Touched) {
+        let compiler = &mut self.compiler;
+        self.told = true;
+        for name in &touched.namespaces {
+            match cluster.namespaces.get(name) {
+                Some(namespace) => compiler.put_namespace(namespace.clone()),
+                None => compiler.remove_namespace(name),
+            }
+        }
+        for name in &touched.policies {
+            match cluster.policies.get(&(Tier::NetworkPolicy, name.clone())) {
+                Some(policy) => compiler.put_policy(policy.clone()),
+                None => compiler.remove_policy(Tier::NetworkPolicy, name),
+            }
+        }
+        for name in &touched.pods {
+            match cluster.pods.get(name) {
+                Some(pod) => compiler.put_pod(pod),
+                None => compiler.remove_pod(name),
+            }
+        }
+    }
+
+    /// Writes a change, or everything where the kernel may hold something else.
+    fn write(&mut self, delta: &Delta) -> Result<(), podwall_dataplane::Error> {
+        let Some(plane) = &mut self.plane else { return Ok(()) };
+        let tables = self.compiler.tables();
+        // Until the kernel has said yes, nobody knows what it holds: then the next write, or this
+        // one's second try, is of the whole.
+        let known = std::mem::replace(&mut self.loaded, false);
+        if !known {
+            plane.replace(tables)?;
+        } else if !delta.is_empty() {
+            plane.update(delta).or_else(|error| {
+                eprintln!("node {}: {error}; writing its whole tables", self.node);
+                plane.replace(tables)
+            })?;
+        }
+        self.loaded = true;
+        Ok(())
+    }
+
+    /// What the kernel was told, as text.
+    pub(super) fn ruleset(&self) -> String {
+        match &self.plane {
+            Some(plane) => {
+                format!("# node {}\n{}", self.node, plane.ruleset(self.compiler.tables()))
+            }
+            None => format!("# node {}: the firewall is off\n", self.node),
+        }
+    }
+
+    /// Compares the kernel with the model and repairs what differs; what was found.
+    pub(super) fn verify(&mut self) -> Result<Vec<String>, EngineError> {
+        let Some(plane) = &mut self.plane else { return Ok(Vec::new()) };
+        let tables = self.compiler.tables();
+        let drift = plane.verify(tables).map_err(failed(&self.node))?;
+        if !drift.is_empty() {
+            plane.replace(tables).map_err(failed(&self.node))?;
+        }
+        Ok(drift.iter().map(|d| format!("{}: {d}", self.node)).collect())
+    }
+}
+
+fn failed(node: &str) -> impl FnOnce(podwall_dataplane::Error) -> EngineError + '_ {
+    move |source| EngineError::DataPlane { node: node.to_owned(), source }
+}
