@@ -12,6 +12,7 @@
 //! over what the one before left, and at no moment is nothing enforced.
 
 pub mod bridge;
+mod choice;
 mod drift;
 pub mod ebpf;
 mod error;
@@ -20,6 +21,7 @@ mod nft;
 
 use podwall_compile::tables::{Delta, NodeTables};
 
+pub use crate::choice::{Choice, Chosen};
 pub use crate::drift::Drift;
 pub use crate::ebpf::Ebpf;
 pub use crate::error::Error;
@@ -52,6 +54,9 @@ pub trait DataPlane: Send {
     /// # Errors
     /// The kernel cannot be asked.
     fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error>;
+
+    /// What these tables are in the kernel, as text for people.
+    fn text(&self, tables: &NodeTables) -> String;
 
     /// Takes everything of ours out of the kernel: nothing is enforced any more. Nothing there is
     /// no error.

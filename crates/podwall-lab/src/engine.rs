@@ -60,6 +60,8 @@ pub struct Engine {
     /// engine, which cannot know when the last one was.
     asked_outside: BTreeSet<(Protocol, u16)>,
     state: PathBuf,
+    /// Where the nodes' eBPF programs are pinned; ends with the lab.
+    pins: PathBuf,
     started: u64,
     /// What the kernel may not know because following a change failed halfway.
     owed: Touched,
@@ -107,6 +109,7 @@ impl Engine {
             service_rules: None,
             asked_outside: BTreeSet::new(),
             state,
+            pins: inside.join("bpf"),
             started: now(),
             owed: Touched::default(),
         };
@@ -253,7 +256,8 @@ impl Engine {
         let nobody =
             Served { identity: Identity::Node(name.clone()), ports: BTreeSet::new(), dns: None };
         self.servers.ensure(&ns, &nobody).map_err(|errors| servers_error(&errors))?;
-        let firewall = NodeFirewall::open(name, &ns, self.store.config.enforce)?;
+        let choice = self.store.config.firewall().map_err(node::failed(name))?;
+        let firewall = NodeFirewall::open(name, &ns, choice, self.pins.join(&**name))?;
         self.service_rules = None; // it has none yet
         self.nodes.insert(name.to_string(), firewall);
         Ok(())

@@ -11,6 +11,7 @@
 
 use std::net::IpAddr;
 
+pub use podwall_dataplane::Choice;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -31,6 +32,20 @@ pub struct LabConfig {
     pub externals: Vec<IpAddr>,
     /// Whether the firewall is on: off shows what a CNI plugin without policies does.
     pub enforce: bool,
+    /// Which data plane enforces: `auto`, `ebpf`, `nftables`.
+    #[serde(default)]
+    pub dataplane: String,
+}
+
+impl LabConfig {
+    /// The data plane, if the firewall is on.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn firewall(&self) -> Result<Option<Choice>, podwall_dataplane::Error> {
+        let word = if self.dataplane.is_empty() { "auto" } else { &self.dataplane };
+        self.enforce.then(|| word.parse()).transpose()
+    }
 }
 
 /// How pods are attached to their node.

@@ -373,6 +373,7 @@ mod tests {
             families: Families::V4,
             externals: Vec::new(),
             enforce: true,
+            dataplane: String::new(),
         })
     }
 

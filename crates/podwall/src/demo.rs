@@ -82,6 +82,7 @@ fn show() -> Result<ExitCode> {
         families: Families::Dual,
         externals: Vec::new(),
         enforce: true,
+        dataplane: String::new(),
     };
     let holder = lifecycle::start(&name, &config, StartOptions { die_with_parent: true })?;
     let connected = Client::connect_or_start(&name, &holder);

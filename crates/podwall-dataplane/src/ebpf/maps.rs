@@ -47,13 +47,9 @@ fn make(table: Table, entries: usize) -> Result<MapHandle, Error> {
 }
 
 impl Copies {
-    /// New inner maps for a new outer map.
+    /// New inner maps for a new outer map, not installed yet.
     pub(crate) fn fresh(table: Table, outer: MapHandle, entries: usize) -> Result<Self, Error> {
-        let inner = [make(table, entries)?, make(table, entries)?];
-        let copies = Self { table, outer, inner };
-        copies.install(0)?;
-        copies.install(1)?;
-        Ok(copies)
+        Ok(Self { table, outer, inner: [make(table, entries)?, make(table, entries)?] })
     }
 
     /// The inner maps that an outer map has.

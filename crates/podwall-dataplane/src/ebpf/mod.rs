@@ -19,6 +19,7 @@ mod layout;
 mod maps;
 mod needs;
 mod pinned;
+mod text;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -83,6 +84,16 @@ impl Ebpf {
         Ok(Self { config, namespace, pinned: None, model: None })
     }
 
+    /// Whether this kernel loads the program for this process; some 20 ms. Nothing stays.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    pub fn check() -> Result<(), Error> {
+        needs::check()?;
+        libbpf_rs::set_print(None);
+        pinned::try_loading()
+    }
+
     /// Writes the copy that is not in force, puts it in force, and writes the other.
     fn write(pinned: &mut Pinned, edit: &Edit, flags: u64, anew: bool) -> Result<(), Error> {
         for round in 0..2 {
@@ -99,7 +110,7 @@ impl Ebpf {
                 }
             }
             if anew {
-                pinned.install(spare)?;
+                pinned.install(&[spare])?;
             }
             if round == 0 {
                 pinned.turn(flags)?;
@@ -187,6 +198,11 @@ impl DataPlane for Ebpf {
         }
         drift.sort();
         Ok(drift)
+    }
+
+    /// Which table has how many entries, and what the packets of each rule meet.
+    fn text(&self, tables: &NodeTables) -> String {
+        text::text(tables)
     }
 
     fn remove(&mut self) -> Result<(), Error> {

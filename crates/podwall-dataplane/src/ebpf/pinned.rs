@@ -77,6 +77,15 @@ pub(crate) fn ensure_bpffs(path: &Path) -> Result<(), Error> {
     if is_bpf(path) { Ok(()) } else { mount_on(path) }
 }
 
+/// Loads the program and lets go of it again.
+pub(crate) fn try_loading() -> Result<(), Error> {
+    ObjectBuilder::default()
+        .open_memory(PROGRAM)
+        .and_then(libbpf_rs::OpenObject::load)
+        .map(drop)
+        .map_err(cannot("load the eBPF program"))
+}
+
 /// Two programs that differ in a byte, or in what they were set up with, have different names.
 fn name(config: &Config) -> String {
     let mut hasher = FxHasher::default();
@@ -133,7 +142,9 @@ impl Pinned {
         }
         let control = handle("control")?;
         let directory = config.pins.join(name(config));
-        Ok(Self { directory, tables, control, object: Some(object) })
+        let new = Self { directory, tables, control, object: Some(object) };
+        new.install(&[0, 1])?;
+        Ok(new)
     }
 
     /// Pins the maps, attaches the program and pins the links. Whatever was attached before stays.
@@ -186,15 +197,14 @@ impl Pinned {
             .map_err(cannot("write map control"))
     }
 
-    /// Shows a copy's new tables to the program. The kernel waits for packets on their way, for
-    /// all tables at the same time.
-    pub(crate) fn install(&self, copy: usize) -> Result<(), Error> {
+    /// Shows copies' new tables to the program. For each the kernel waits until no packet looks at
+    /// the one before, so that all are shown at the same time.
+    pub(crate) fn install(&self, copies: &[usize]) -> Result<(), Error> {
         std::thread::scope(|scope| {
-            let threads: Vec<_> = self
-                .tables
-                .values()
-                .map(|copies| scope.spawn(move || copies.install(copy)))
-                .collect();
+            let tables = self.tables.values();
+            let all = tables.flat_map(|table| copies.iter().map(move |copy| (table, *copy)));
+            let threads: Vec<_> =
+                all.map(|(table, copy)| scope.spawn(move || table.install(copy))).collect();
             let ends = threads.into_iter().map(|thread| {
                 thread.join().unwrap_or_else(|_| Err(Error::Lost("a thread ended".to_owned())))
             });

@@ -131,11 +131,6 @@ impl Nftables {
         Ok(Self { config, socket, model: None, shape: Shape::default() })
     }
 
-    /// The rules that full tables would be enforced with, as text for people.
-    pub fn ruleset(&self, tables: &NodeTables) -> String {
-        Program::new(Shape::of(tables), self.config.log).to_string()
-    }
-
     /// One transaction.
     fn commit(
         &mut self,
@@ -223,6 +218,11 @@ impl DataPlane for Nftables {
             }
         }
         Err(Error::Busy { table: self.config.table.clone() })
+    }
+
+    /// The rules, and the sets without their elements.
+    fn text(&self, tables: &NodeTables) -> String {
+        Program::new(Shape::of(tables), self.config.log).to_string()
     }
 
     fn remove(&mut self) -> Result<(), Error> {

@@ -8,11 +8,12 @@
 //! A cluster's node has an agent; here it is this pair, one for each node. It remembers how far each
 //! half has come, so that a change which failed halfway is made up for by the next one.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use podwall_compile::compiler::NodeCompiler;
 use podwall_compile::tables::Delta;
-use podwall_dataplane::{Config, DataPlane, Nftables};
+use podwall_dataplane::{Choice, Config, DataPlane, ebpf};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::policy::Tier;
 
@@ -28,7 +29,7 @@ pub(super) struct NodeFirewall {
     /// Whether the compiler has been told of the cluster: a node can come later than its objects.
     told: bool,
     /// `None` in a lab without a firewall.
-    plane: Option<Nftables>,
+    plane: Option<Box<dyn DataPlane>>,
     /// Whether the kernel is known to hold the compiler's tables. Not so at first: an earlier
     /// worker may have left others.
     loaded: bool,
@@ -37,17 +38,24 @@ pub(super) struct NodeFirewall {
 // === impl NodeFirewall ===
 
 impl NodeFirewall {
-    /// The firewall of a node's namespace; changes nothing there yet.
-    pub(super) fn open(node: &Arc<str>, ns: &NetNs, enforce: bool) -> Result<Self, EngineError> {
-        let open = || {
-            let opened = ns.within(|| Nftables::open(Config::default()));
-            opened.map_err(FabricError::from)?.map_err(failed(node))
+    /// The firewall of a node's namespace, or none; enforces nothing there yet. eBPF programs are
+    /// pinned in `pins`.
+    pub(super) fn open(
+        node: &Arc<str>,
+        ns: &NetNs,
+        choice: Option<Choice>,
+        pins: PathBuf,
+    ) -> Result<Self, EngineError> {
+        let open = |choice: Choice| {
+            let config = ebpf::Config { pins, ..ebpf::Config::default() };
+            let opened = ns.within(|| choice.open(config, Config::default()));
+            opened.map_err(FabricError::from)?.map(|chosen| chosen.plane).map_err(failed(node))
         };
         Ok(Self {
             node: Arc::clone(node),
             compiler: NodeCompiler::new(Some(Arc::clone(node))),
             told: false,
-            plane: enforce.then(open).transpose()?,
+            plane: choice.map(open).transpose()?,
             loaded: false,
         })
     }
@@ -120,7 +128,8 @@ impl NodeFirewall {
     pub(super) fn ruleset(&self) -> String {
         match &self.plane {
             Some(plane) => {
-                format!("# node {}\n{}", self.node, plane.ruleset(self.compiler.tables()))
+                let tables = plane.text(self.compiler.tables());
+                format!("# node {}: {}\n{tables}", self.node, plane.name())
             }
             None => format!("# node {}: the firewall is off\n", self.node),
         }
@@ -138,6 +147,6 @@ impl NodeFirewall {
     }
 }
 
-fn failed(node: &str) -> impl FnOnce(podwall_dataplane::Error) -> EngineError + '_ {
+pub(super) fn failed(node: &str) -> impl FnOnce(podwall_dataplane::Error) -> EngineError + '_ {
     move |source| EngineError::DataPlane { node: node.to_owned(), source }
 }

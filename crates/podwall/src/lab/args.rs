@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use podwall_lab::rpc::Choice;
 
 /// `podwall lab …`
 #[derive(Debug, Args)]
@@ -135,6 +136,9 @@ pub(crate) struct Up {
     /// Leave the firewall off: what a CNI plugin without policies does
     #[arg(long)]
     pub no_enforce: bool,
+    /// What enforces: auto (eBPF where the kernel can), ebpf, nftables
+    #[arg(long, value_parser = clap::value_parser!(Choice), default_value_t = Choice::Auto, value_name = "WHICH")]
+    pub dataplane: Choice,
 }
 
 #[derive(Debug, Args)]

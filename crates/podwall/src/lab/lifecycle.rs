@@ -79,6 +79,7 @@ fn config(name: &str, objects: &[Object], args: &Up) -> LabConfig {
         families: families(args.ip_family),
         externals: args.external.clone(),
         enforce: !args.no_enforce,
+        dataplane: args.dataplane.to_string(),
     }
 }
 
