@@ -137,7 +137,7 @@ pub(crate) struct Up {
     #[arg(long)]
     pub no_enforce: bool,
     /// What enforces: auto (eBPF where the kernel can), ebpf, nftables
-    #[arg(long, value_parser = clap::value_parser!(Choice), default_value_t = Choice::Auto, value_name = "WHICH")]
+    #[arg(long, env = "PODWALL_DATAPLANE", default_value_t = Choice::Auto, value_name = "WHICH")]
     pub dataplane: Choice,
 }
 
