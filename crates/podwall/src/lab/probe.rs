@@ -211,9 +211,7 @@ pub(crate) fn mark(passed: Option<bool>) -> (&'static str, Style) {
 fn cell(finding: Option<&Finding>) -> (String, Style) {
     let (mark, style) = finding.map_or(NOTHING_TRIED, |f| mark(f.passed));
     match finding {
-        Some(finding) if !finding.agrees => {
-            (format!("!{mark}"), colour(AnsiColor::Magenta).bold())
-        }
+        Some(finding) if !finding.agrees => (format!("!{mark}"), colour(AnsiColor::Magenta).bold()),
         _ => (mark.to_owned(), style),
     }
 }
