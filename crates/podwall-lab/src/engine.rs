@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use podwall_policy::object::{Exposure, Name, Phase, Pod};
 use podwall_policy::port::Protocol;
@@ -42,6 +44,11 @@ pub use error::EngineError;
 use error::Failures;
 use node::NodeFirewall;
 use serving::servers_error;
+
+/// How often a takeover is tried again, and after what time: a worker that was killed lets go of its
+/// lock before it lets go of its pods' ports.
+const TAKEOVER_TRIES: u32 = 10;
+const TAKEOVER_PAUSE: Duration = Duration::from_millis(50);
 
 /// One lab at work. Owned by the worker, behind its lock.
 pub struct Engine {
@@ -119,7 +126,15 @@ impl Engine {
         }
         engine.remove_strays()?;
         engine.store.save(&engine.state)?;
-        match engine.take_steps(&touched) {
+        let mut done = engine.take_steps(&touched);
+        for _ in 0..TAKEOVER_TRIES {
+            if fresh || done.is_ok() {
+                break;
+            }
+            thread::sleep(TAKEOVER_PAUSE);
+            done = engine.take_steps(&touched);
+        }
+        match done {
             // Without a worker nobody could remove what stands in the way; so the lab goes on with
             // what the kernel has, and the next change tries the rest again.
             Err(error) if !fresh => {

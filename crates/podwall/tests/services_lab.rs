@@ -5,8 +5,6 @@
 //!        └── TCP, UDP, SCTP; before and under policies; engine ≡ packets, and each outcome occurs
 //! ```
 
-#![expect(clippy::unwrap_used, reason = "a test says by panic what is wrong")]
-
 #[cfg(test)]
 mod support;
 
