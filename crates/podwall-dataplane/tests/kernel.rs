@@ -255,8 +255,8 @@ fn full_tables() -> NodeTables {
 fn the_ruleset_reads_well() {
     let log = Some(Log { group: 7, per_second: 100, burst: 200 });
     let plane = Nftables::open(Config { log, ..Config::default() }).unwrap();
-    insta::assert_snapshot!("ruleset_full", plane.ruleset(&full_tables()));
-    insta::assert_snapshot!("ruleset_empty", plane.ruleset(&NodeTables::default()));
+    insta::assert_snapshot!("ruleset_full", plane.text(&full_tables()));
+    insta::assert_snapshot!("ruleset_empty", plane.text(&NodeTables::default()));
 }
 
 #[test]

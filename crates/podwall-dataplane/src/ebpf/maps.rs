@@ -14,8 +14,6 @@ use crate::Error;
 
 /// With fewer entries one call each is quicker than a batch.
 const BATCH: usize = 16;
-/// How many entries are read at a time.
-const READ: u32 = 4096;
 /// The smallest table; growing one waits for the kernel.
 const SMALLEST: usize = 1024;
 
@@ -137,8 +135,10 @@ impl Copies {
             }
             return Ok((keys, values));
         }
+        // All at once: a hash gives less than was asked for where the next bucket does not fit, and
+        // the library takes that for the end (libbpf-rs 0.27.2, `BatchedMapIter::next`).
         let batches = map
-            .lookup_batch(READ, MapFlags::ANY, MapFlags::ANY)
+            .lookup_batch(map.max_entries(), MapFlags::ANY, MapFlags::ANY)
             .map_err(cannot("read", self.table))?;
         for (key, value) in batches {
             keys.extend(key);

@@ -30,6 +30,7 @@ use podwall_compile::tables::{Delta, NodeTables};
 use self::edit::{Edit, Model};
 use self::layout::Table;
 use self::pinned::Pinned;
+use crate::nft::conntrack;
 use crate::{DataPlane, Drift, Error};
 
 /// How the eBPF data plane is set up.
@@ -78,7 +79,6 @@ impl Ebpf {
         // What goes wrong is in the errors; the library would print it, too.
         libbpf_rs::set_print(None);
         pinned::ensure_bpffs(&config.pins)?;
-        crate::nft::conntrack::switch_on()?;
         let path = Path::new("/proc/thread-self/ns/net");
         let namespace = File::open(path).map_err(pinned::file_error("open", path))?;
         Ok(Self { config, namespace, pinned: None, model: None })
@@ -134,6 +134,9 @@ impl DataPlane for Ebpf {
     fn replace(&mut self, tables: &NodeTables) -> Result<(), Error> {
         self.model = None;
         let (model, edit) = Model::new(tables);
+        // Both are gone after `remove`, the rule also after somebody's `nft flush ruleset`.
+        pinned::ensure_bpffs(&self.config.pins)?;
+        pinned::within(&self.namespace, conntrack::switch_on)?;
         if self.pinned.is_none() {
             self.pinned = Pinned::find(&self.config)?;
         }
@@ -168,6 +171,9 @@ impl DataPlane for Ebpf {
             return Ok(vec![Drift::NotThere { what: "the eBPF program".to_owned() }]);
         };
         let mut drift = pinned.missing_links();
+        if !pinned::within(&self.namespace, conntrack::is_on)? {
+            drift.push(Drift::NotThere { what: format!("table inet {}", conntrack::TABLE) });
+        }
         let (_, edit) = Model::new(tables);
         for copy in 0..2 {
             for (table, copies) in &pinned.tables {
@@ -209,7 +215,7 @@ impl DataPlane for Ebpf {
         self.pinned = None;
         self.model = None;
         pinned::remove_all(&self.config)?;
-        pinned::within(&self.namespace, crate::nft::conntrack::forget)
+        pinned::within(&self.namespace, conntrack::forget)
     }
 }
 

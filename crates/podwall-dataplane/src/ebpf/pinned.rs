@@ -214,10 +214,10 @@ impl Pinned {
 }
 
 /// Runs in a network namespace: links belong to that of the thread that makes them.
-pub(crate) fn within(
+pub(crate) fn within<T: Send>(
     namespace: &File,
-    work: impl FnOnce() -> Result<(), Error> + Send,
-) -> Result<(), Error> {
+    work: impl FnOnce() -> Result<T, Error> + Send,
+) -> Result<T, Error> {
     let inside = || {
         setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|e| Error::Socket {
             doing: "enter the network namespace again",
@@ -271,6 +271,9 @@ pub(crate) fn sweep(config: &Config) -> Result<(), Error> {
 
 /// Takes everything away.
 pub(crate) fn remove_all(config: &Config) -> Result<(), Error> {
+    if !config.pins.exists() {
+        return Ok(());
+    }
     for entry in fs::read_dir(&config.pins).map_err(file_error("read", &config.pins))?.flatten() {
         remove(&entry.path())?;
     }

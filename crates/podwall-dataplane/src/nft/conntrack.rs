@@ -8,11 +8,13 @@
 //! (`nf_ct_netns_get`). Where nobody else does, this rule asks.
 
 use super::batch::{Batch, Outcome, Step};
+use super::dump;
 use super::ir::{Chain, Expr, Field, Rule, Test, state};
 use crate::Error;
 use crate::netlink::socket::Socket;
 
-const TABLE: &str = "podwall-conntrack";
+/// The table of that rule.
+pub(crate) const TABLE: &str = "podwall-conntrack";
 
 /// Has conntrack follow the connections of the calling thread's network namespace, of both families.
 ///
@@ -31,6 +33,14 @@ pub(crate) fn switch_on() -> Result<(), Error> {
         Step::Flush("unused"),
         Step::NewRule("unused", asks),
     ])
+}
+
+/// Whether the rule's table is there.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub(crate) fn is_on() -> Result<bool, Error> {
+    Ok(dump::table(&mut Socket::open()?, TABLE)?.is_some())
 }
 
 /// Takes the rule away; nothing there is no error.

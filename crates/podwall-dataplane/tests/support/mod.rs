@@ -52,7 +52,7 @@ pub fn skipped() -> bool {
 pub struct Net {
     file: File,
     /// Where its eBPF programs are pinned.
-    pins: PathBuf,
+    pub pins: PathBuf,
 }
 
 impl Net {

@@ -1,0 +1,173 @@
+//! Is what eBPF holds what it should be: after changes, when tables grow, after damage, when pieces
+//! are missing?
+
+#![allow(clippy::unwrap_used, reason = "a helper of tests stops the test")]
+
+mod support;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use podwall_compile::tables::{Delta, NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey};
+use podwall_dataplane::{DataPlane, Drift, Error};
+use podwall_policy::address::AddressRange;
+use podwall_policy::policy::Direction;
+use podwall_policy::port::{PortRange, Protocol};
+use support::Net;
+use support::random::{Dice, delta, tables};
+
+const ALLOW: Verdict = Verdict { allow: true, rule: None };
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn addresses() -> (Vec<IpAddr>, Vec<IpAddr>) {
+    let local = ["10.0.0.5", "10.0.0.6", "10.0.0.9", "fd00::5", "fd00::9"].map(ip).to_vec();
+    let others = ["10.0.0.7", "10.0.1.1", "192.0.2.1", "fd00::7", "2001:db8::1"].map(ip);
+    let all = [&local[..], &others].concat();
+    (local, all)
+}
+
+fn some_tables(seed: u64) -> NodeTables {
+    let (local, all) = addresses();
+    tables(&mut Dice(seed), &local, &all)
+}
+
+/// The directory of the one program that is pinned.
+fn pinned(net: &Net) -> PathBuf {
+    let mut programs = std::fs::read_dir(&net.pins).unwrap();
+    let path = programs.next().unwrap().unwrap().path();
+    assert!(programs.next().is_none(), "two programs");
+    path
+}
+
+/// One copy of a table.
+fn table(net: &Net, name: &str, copy: u32) -> MapHandle {
+    let outer = MapHandle::from_pinned_path(pinned(net).join(name)).unwrap();
+    let id = outer.lookup(&copy.to_ne_bytes(), MapFlags::ANY).unwrap().unwrap();
+    MapHandle::from_map_id(u32::from_ne_bytes(id.try_into().unwrap())).unwrap()
+}
+
+#[test]
+fn after_every_change_both_copies_hold_what_the_tables_say() {
+    if support::skipped() {
+        return;
+    }
+    let net = Net::new();
+    let mut plane = net.ebpf();
+    let (local, all) = addresses();
+    let mut dice = Dice(77);
+    let mut now = NodeTables::default();
+    plane.replace(&now).unwrap();
+    for round in 0..400 {
+        let next = tables(&mut dice, &local, &all);
+        if round % 20 == 19 {
+            plane.replace(&next).unwrap();
+        } else {
+            plane.update(&delta(&now, &next)).unwrap();
+        }
+        now = next;
+        assert_eq!(plane.verify(&now).unwrap(), [], "round {round}");
+    }
+    let mut other = now.clone();
+    other.peers.insert(ip("203.0.113.9"), PeerId(9));
+    let missing = |copy| Drift::Missing { entry: format!("peers4 cb007109 (copy {copy})") };
+    assert_eq!(plane.verify(&other).unwrap(), [missing(0), missing(1)]);
+}
+
+/// Also a regression test: entries were lost where a table was copied in several batches.
+#[test]
+fn tables_grow_with_their_content() {
+    if support::skipped() {
+        return;
+    }
+    let net = Net::new();
+    let mut plane = net.ebpf();
+    let mut now = NodeTables::default();
+    plane.replace(&now).unwrap();
+    for round in 0..6_u32 {
+        let mut next = now.clone();
+        for n in round * 1500..(round + 1) * 1500 {
+            let v4 = Ipv4Addr::from_bits(0x0b00_0000 + n);
+            let v6 = Ipv6Addr::from_bits((0xfd00_u128 << 112) + u128::from(n));
+            next.peers.insert(v4.into(), PeerId(n));
+            next.peers.insert(v6.into(), PeerId(n));
+            next.subjects.insert((Direction::Ingress, v4.into()), SubjectId(n));
+            next.subjects.insert((Direction::Egress, v6.into()), SubjectId(n));
+            next.blocks.insert(
+                AddressRange::one(Ipv4Addr::from_bits(0x1000_0000 + 2 * n).into()),
+                PeerId(n),
+            );
+            let first = u16::try_from(n).unwrap();
+            let range = PortRange { first, last: first + 100 };
+            for ports in [PortKey::Port(Protocol::TCP, first), PortKey::Range(Protocol::UDP, range)]
+            {
+                let key = VerdictKey { subject: SubjectId(1), peer: PeerId(n), ports };
+                next.verdicts.insert(key, ALLOW);
+            }
+        }
+        plane.update(&delta(&now, &next)).unwrap();
+        now = next;
+        assert_eq!(plane.verify(&now).unwrap(), [], "round {round}");
+    }
+}
+
+#[test]
+fn damage_is_named_and_put_right() {
+    if support::skipped() {
+        return;
+    }
+    let net = Net::new();
+    let mut plane = net.ebpf();
+    let tables = some_tables(5);
+    plane.replace(&tables).unwrap();
+    let damages: [(&str, &dyn Fn()); 5] = [
+        ("podwall-conntrack", &|| drop(net.nft("flush ruleset\n"))),
+        ("peers4", &|| {
+            let map = table(&net, "peers4", 0);
+            map.update(&[198, 51, 100, 1], &7_u32.to_ne_bytes(), MapFlags::ANY).unwrap();
+        }),
+        ("local4", &|| {
+            let map = table(&net, "local4", 1);
+            let key = map.keys().next().unwrap();
+            map.delete(&key).unwrap();
+        }),
+        ("rows", &|| {
+            let map = table(&net, "rows", 0);
+            let key = map.keys().next().unwrap();
+            map.update(&key, &[0; 12], MapFlags::ANY).unwrap();
+        }),
+        ("link-2-4", &|| std::fs::remove_file(pinned(&net).join("link-2-4")).unwrap()),
+    ];
+    for (name, damage) in damages {
+        damage();
+        let drift = plane.verify(&tables).unwrap();
+        let words = drift.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let whole = name.starts_with("link") && words.contains("is not there");
+        assert!(words.contains(name) || whole, "{name}: {words}");
+        plane = net.ebpf();
+        plane.replace(&tables).unwrap();
+        assert_eq!(plane.verify(&tables).unwrap(), [], "{name}");
+    }
+}
+
+#[test]
+fn nothing_is_changed_before_a_full_load_and_nothing_stays_after_removal() {
+    if support::skipped() {
+        return;
+    }
+    let net = Net::new();
+    let mut plane = net.ebpf();
+    assert!(matches!(plane.update(&Delta::default()), Err(Error::NotLoaded)));
+    let missing = plane.verify(&NodeTables::default()).unwrap();
+    assert!(matches!(missing[..], [Drift::NotThere { .. }]), "{missing:?}");
+    plane.replace(&some_tables(3)).unwrap();
+    assert!(pinned(&net).join("link-10-1").exists());
+    plane.remove().unwrap();
+    assert!(!net.pins.exists());
+    plane.remove().unwrap();
+    plane.replace(&some_tables(4)).unwrap();
+    assert_eq!(plane.verify(&some_tables(4)).unwrap(), []);
+}
