@@ -520,3 +520,26 @@ fn crc32c(bytes: &[u8]) -> u32 {
         })
     })
 }
+
+/// Has a socket send hop-by-hop and destination options, one of them longer than eight bytes, in
+/// front of every IPv6 packet.
+pub fn extension_headers(socket: &UdpSocket) {
+    // Both begin with the next header, which the kernel fills in, and the length beyond the first
+    // eight bytes in units of eight; then options: PadN (RFC 8200 §4.2).
+    let short = [0, 0, 1, 4, 0, 0, 0, 0];
+    let long = [0, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    for (option, bytes) in [(libc::IPV6_HOPOPTS, &short[..]), (libc::IPV6_DSTOPTS, &long[..])] {
+        let length = libc::socklen_t::try_from(bytes.len()).unwrap();
+        // SAFETY: the kernel reads `length` bytes, which the slice has.
+        let done = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_IPV6,
+                option,
+                bytes.as_ptr().cast(),
+                length,
+            )
+        };
+        assert_eq!(done, 0, "{}", Errno::last());
+    }
+}
