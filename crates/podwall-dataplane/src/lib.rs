@@ -13,15 +13,18 @@
 
 pub mod bridge;
 mod choice;
+mod denied;
 mod drift;
 pub mod ebpf;
 mod error;
+mod namespace;
 mod netlink;
 mod nft;
 
 use podwall_compile::tables::{Delta, NodeTables};
 
 pub use crate::choice::{Choice, Chosen};
+pub use crate::denied::{Denials, Denied};
 pub use crate::drift::Drift;
 pub use crate::ebpf::Ebpf;
 pub use crate::error::Error;
@@ -54,6 +57,13 @@ pub trait DataPlane: Send {
     /// # Errors
     /// The kernel cannot be asked.
     fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error>;
+
+    /// Follows packets that are dropped from now on, as far as the kernel reports them. One
+    /// follower at a time gets all of them.
+    ///
+    /// # Errors
+    /// Nothing is loaded yet, reports were not asked for, or the kernel refuses.
+    fn denials(&mut self) -> Result<Denials, Error>;
 
     /// What these tables are in the kernel, as text for people.
     fn text(&self, tables: &NodeTables) -> String;

@@ -15,6 +15,7 @@
 //! neither packets nor changes ever wait.
 
 mod edit;
+mod events;
 mod layout;
 mod maps;
 mod needs;
@@ -22,16 +23,16 @@ mod pinned;
 mod text;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use podwall_compile::tables::{Delta, NodeTables};
 
 use self::edit::{Edit, Model};
 use self::layout::Table;
 use self::pinned::Pinned;
+use crate::namespace::Namespace;
 use crate::nft::conntrack;
-use crate::{DataPlane, Drift, Error};
+use crate::{DataPlane, Denials, Drift, Error};
 
 /// How the eBPF data plane is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +58,7 @@ impl Default for Config {
 pub struct Ebpf {
     config: Config,
     /// The namespace in which it was opened, where programs are attached.
-    namespace: File,
+    namespace: Namespace,
     /// `None` before the first full load.
     pinned: Option<Pinned>,
     /// What the kernel holds; `None` before the first full load and after a failed change.
@@ -79,8 +80,7 @@ impl Ebpf {
         // What goes wrong is in the errors; the library would print it, too.
         libbpf_rs::set_print(None);
         pinned::ensure_bpffs(&config.pins)?;
-        let path = Path::new("/proc/thread-self/ns/net");
-        let namespace = File::open(path).map_err(pinned::file_error("open", path))?;
+        let namespace = Namespace::current()?;
         Ok(Self { config, namespace, pinned: None, model: None })
     }
 
@@ -136,7 +136,7 @@ impl DataPlane for Ebpf {
         let (model, edit) = Model::new(tables);
         // Both are gone after `remove`, the rule also after somebody's `nft flush ruleset`.
         pinned::ensure_bpffs(&self.config.pins)?;
-        pinned::within(&self.namespace, conntrack::switch_on)?;
+        self.namespace.run(conntrack::switch_on)?;
         if self.pinned.is_none() {
             self.pinned = Pinned::find(&self.config)?;
         }
@@ -171,7 +171,7 @@ impl DataPlane for Ebpf {
             return Ok(vec![Drift::NotThere { what: "the eBPF program".to_owned() }]);
         };
         let mut drift = pinned.missing_links();
-        if !pinned::within(&self.namespace, conntrack::is_on)? {
+        if !self.namespace.run(conntrack::is_on)? {
             drift.push(Drift::NotThere { what: format!("table inet {}", conntrack::TABLE) });
         }
         let (_, edit) = Model::new(tables);
@@ -206,6 +206,11 @@ impl DataPlane for Ebpf {
         Ok(drift)
     }
 
+    fn denials(&mut self) -> Result<Denials, Error> {
+        let pinned = self.pinned.as_ref().ok_or(Error::NotLoaded)?;
+        events::follow(pinned.events())
+    }
+
     /// Which table has how many entries, and what the packets of each rule meet.
     fn text(&self, tables: &NodeTables) -> String {
         text::text(tables)
@@ -215,7 +220,7 @@ impl DataPlane for Ebpf {
         self.pinned = None;
         self.model = None;
         pinned::remove_all(&self.config)?;
-        pinned::within(&self.namespace, conntrack::forget)
+        self.namespace.run(conntrack::forget)
     }
 }
 

@@ -7,7 +7,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,6 @@ use libbpf_rs::{
     NFPROTO_IPV4, NFPROTO_IPV6, NetfilterOpts, Object, ObjectBuilder,
 };
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use rustc_hash::FxHasher;
 
@@ -26,6 +25,7 @@ use super::Config;
 use super::edit::Model;
 use super::layout::{LAYOUT, Table};
 use super::maps::Copies;
+use crate::namespace::Namespace;
 use crate::{Drift, Error};
 
 /// The program, as it was compiled with this crate.
@@ -53,7 +53,7 @@ fn cannot(doing: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Error {
     move |source| Error::Bpf { doing, answer: source }
 }
 
-pub(crate) fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::File { doing, path, source }
 }
@@ -148,7 +148,7 @@ impl Pinned {
     }
 
     /// Pins the maps, attaches the program and pins the links. Whatever was attached before stays.
-    pub(crate) fn attach(&mut self, namespace: &File) -> Result<(), Error> {
+    pub(crate) fn attach(&mut self, namespace: &Namespace) -> Result<(), Error> {
         let Some(mut object) = self.object.take() else { return Ok(()) };
         remove(&self.directory)?;
         fs::create_dir_all(&self.directory).map_err(file_error("make", &self.directory))?;
@@ -159,7 +159,7 @@ impl Pinned {
             }
         }
         let directory = &self.directory;
-        within(namespace, move || {
+        namespace.run(move || {
             for program in object.progs_mut() {
                 for family in [NFPROTO_IPV4, NFPROTO_IPV6] {
                     for (hook, priority) in HOOKS {
@@ -171,6 +171,11 @@ impl Pinned {
             }
             Ok(())
         })
+    }
+
+    /// Where the ring buffer of events is.
+    pub(crate) fn events(&self) -> PathBuf {
+        self.directory.join("events")
     }
 
     /// The links that are not there.
@@ -211,22 +216,6 @@ impl Pinned {
             ends.fold(Ok(()), Result::and)
         })
     }
-}
-
-/// Runs in a network namespace: links belong to that of the thread that makes them.
-pub(crate) fn within<T: Send>(
-    namespace: &File,
-    work: impl FnOnce() -> Result<T, Error> + Send,
-) -> Result<T, Error> {
-    let inside = || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|e| Error::Socket {
-            doing: "enter the network namespace again",
-            source: e.into(),
-        })?;
-        work()
-    };
-    std::thread::scope(|scope| scope.spawn(inside).join())
-        .unwrap_or_else(|_| Err(Error::Lost("a thread ended".to_owned())))
 }
 
 fn attach_at(

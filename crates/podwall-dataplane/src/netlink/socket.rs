@@ -11,6 +11,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -158,6 +159,23 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// Waits for messages that nobody asked for; returns when one datagram came, or after a while.
+    pub(crate) fn listen(
+        &mut self,
+        patience: Duration,
+        mut read: impl FnMut(&Message<'_>),
+    ) -> Result<(), Error> {
+        let limit = TimeVal::new(0, i64::from(patience.subsec_micros()).max(1));
+        setsockopt(&self.fd, ReceiveTimeout, &limit).map_err(|errno| Error::Socket {
+            doing: "limit the wait for netlink",
+            source: errno.into(),
+        })?;
+        if let Some(len) = self.receive(MsgFlags::empty())? {
+            Messages(&self.buffer[..len]).for_each(|message| read(&message));
+        }
+        Ok(())
     }
 
     /// Throws away what an earlier, broken-off exchange left.

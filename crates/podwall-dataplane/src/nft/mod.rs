@@ -43,6 +43,7 @@ mod dump;
 mod encode;
 mod ir;
 mod load;
+mod log;
 mod program;
 mod set;
 
@@ -54,8 +55,9 @@ use self::diff::{changes, drift};
 use self::load::{Found, rewrite};
 use self::program::{Program, Shape};
 use self::set::Element;
+use crate::namespace::Namespace;
 use crate::netlink::socket::Socket;
-use crate::{DataPlane, Drift, Error};
+use crate::{DataPlane, Denials, Drift, Error};
 
 /// Catch-all elements came with 5.13; incoming interfaces in postrouting with 5.7.
 const NEEDED: (u32, u32) = (5, 13);
@@ -98,6 +100,7 @@ pub struct Log {
 /// the kernel. The kernel's state outlives it.
 pub struct Nftables {
     config: Config,
+    namespace: Namespace,
     socket: Socket,
     /// What the kernel holds; `None` before the first full load and after a lost answer.
     model: Option<NodeTables>,
@@ -128,7 +131,13 @@ impl Nftables {
         }
         check_kernel()?;
         let socket = Socket::open()?;
-        Ok(Self { config, socket, model: None, shape: Shape::default() })
+        Ok(Self {
+            config,
+            namespace: Namespace::current()?,
+            socket,
+            model: None,
+            shape: Shape::default(),
+        })
     }
 
     /// One transaction.
@@ -218,6 +227,15 @@ impl DataPlane for Nftables {
             }
         }
         Err(Error::Busy { table: self.config.table.clone() })
+    }
+
+    fn denials(&mut self) -> Result<Denials, Error> {
+        let Some(log) = self.config.log else {
+            return Err(Error::Config(
+                "this data plane was opened without a log: nothing reports what it drops".into(),
+            ));
+        };
+        log::follow(&self.namespace, log.group)
     }
 
     /// The rules, and the sets without their elements.

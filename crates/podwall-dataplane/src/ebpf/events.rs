@@ -1,0 +1,74 @@
+//! How do dropped packets come out of the ring buffer?
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use libbpf_rs::{MapHandle, RingBufferBuilder};
+use nix::time::{ClockId, clock_gettime};
+use podwall_policy::policy::Direction;
+use podwall_policy::port::Protocol;
+
+use crate::Error;
+use crate::denied::{Denials, Denied};
+
+/// Bytes of `struct event`.
+const SIZE: usize = 64;
+
+/// Follows the ring buffer that is pinned there. It has one reader: what two would read, each would
+/// have a part of.
+pub(crate) fn follow(pinned: PathBuf) -> Result<Denials, Error> {
+    let cannot = |answer| Error::Bpf { doing: "read the ring buffer of events".to_owned(), answer };
+    Denials::from_thread(move |sender| {
+        let map = MapHandle::from_pinned_path(pinned).map_err(cannot)?;
+        let mut builder = RingBufferBuilder::new();
+        let read = move |bytes: &[u8]| {
+            if let Some(event) = event(bytes) {
+                let _ = sender.send(event); // nobody listens any more
+            }
+            0
+        };
+        builder.add(&map, read).map_err(cannot)?;
+        let ring = builder.build().map_err(cannot)?;
+        // What was dropped before somebody asked is not news, and old.
+        Ok(move |patience: Duration| match ring.poll(patience) {
+            Err(error) if error.kind() != libbpf_rs::ErrorKind::Interrupted => Err(cannot(error)),
+            _ => Ok(()),
+        })
+    })
+}
+
+fn event(bytes: &[u8]) -> Option<Denied> {
+    let bytes: &[u8; SIZE] = bytes.try_into().ok()?;
+    let number = |at: usize| -> Option<u64> {
+        bytes.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes)
+    };
+    let port = |at: usize| -> Option<u16> {
+        bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+    };
+    let address = |at: usize| -> Option<IpAddr> {
+        let all: [u8; 16] = bytes.get(at..at + 16)?.try_into().ok()?;
+        let [a, b, c, d, ..] = all;
+        Some(if bytes[24] == 4 {
+            Ipv4Addr::new(a, b, c, d).into()
+        } else {
+            Ipv6Addr::from(all).into()
+        })
+    };
+    Some(Denied {
+        when: clock(number(0)?),
+        direction: if bytes[26] == 1 { Direction::Ingress } else { Direction::Egress },
+        src: address(32)?,
+        dst: address(48)?,
+        protocol: Protocol(bytes[25]),
+        src_port: port(20)?,
+        port: port(22)?,
+    })
+}
+
+/// The time of day of a moment counted in nanoseconds since the machine started.
+fn clock(since_boot: u64) -> SystemTime {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    let ago = now.saturating_sub(Duration::from_nanos(since_boot));
+    SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
+}

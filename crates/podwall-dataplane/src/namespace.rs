@@ -1,0 +1,43 @@
+//! How does work get into the network namespace of a data plane?
+//!
+//! ```text
+//!   open ──▶ Namespace::current          any thread ── run ──▶ a thread that enters it
+//! ```
+//!
+//! Sockets and links belong to the namespace of the thread that makes them, and threads of a worker
+//! are anywhere.
+
+use std::fs::File;
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::Error;
+
+/// A network namespace, held open.
+pub(crate) struct Namespace(File);
+
+impl Namespace {
+    /// The calling thread's.
+    pub(crate) fn current() -> Result<Self, Error> {
+        let doing = "open the network namespace of this thread";
+        File::open("/proc/thread-self/ns/net")
+            .map(Self)
+            .map_err(|source| Error::Socket { doing, source })
+    }
+
+    /// Works inside, on a thread of its own.
+    pub(crate) fn run<T: Send>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send,
+    ) -> Result<T, Error> {
+        let inside = || {
+            let doing = "enter the network namespace again";
+            setns(&self.0, CloneFlags::CLONE_NEWNET)
+                .map_err(|errno| Error::Socket { doing, source: errno.into() })?;
+            work()
+        };
+        thread::scope(|scope| scope.spawn(inside).join())
+            .unwrap_or_else(|_| Err(Error::Lost("a thread ended".to_owned())))
+    }
+}
