@@ -43,8 +43,10 @@ struct Terminal {
 
 impl Terminal {
     fn new(lab: &Lab) -> Self {
-        let mut child = Command::new("script")
-            .args(["-q", "-e", "-c", "exec sh -i", "/dev/null"])
+        // Whoever runs tests in the background of a script has them ignore Ctrl-C, which everything
+        // that they start inherits.
+        let mut child = Command::new("env")
+            .args(["--default-signal", "script", "-q", "-e", "-c", "exec sh -i", "/dev/null"])
             .env("SHELL", "/bin/sh")
             .env("PS1", "> ")
             .env_remove("ENV")
@@ -101,6 +103,20 @@ impl Terminal {
                 Ok(bytes) => self.all.push_str(&String::from_utf8_lossy(&bytes)),
                 Err(_) => panic!("{words:?} is not shown in\n{}", self.all),
             }
+        }
+    }
+
+    /// Waits until the shell's list of jobs has these words.
+    #[track_caller]
+    fn until_listed(&mut self, words: &str) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            self.line("jobs; echo lis\"\"ted");
+            if self.wait_for("listed\r\n").contains(words) {
+                return;
+            }
+            assert!(Instant::now() < end, "{words:?} is not listed in\n{}", self.all);
+            thread::sleep(Duration::from_millis(20));
         }
     }
 
@@ -184,8 +200,9 @@ fn a_program_stops_and_goes_on_as_a_job_of_the_callers_shell() {
     terminal.wait_for("read:once");
     terminal.keys(CTRL_Z);
     terminal.wait_for("Stopped");
-    // In the background it may not read, so it stops again (or is stopped still when `fg` comes).
+    // In the background it may not read, so it stops again.
     terminal.line("bg");
+    terminal.until_listed("tty input");
     terminal.line("fg");
     terminal.line("twice");
     terminal.wait_for("read:twice");

@@ -164,6 +164,11 @@ impl Terminal {
 
     /// Stops as the program has stopped, and goes on when the shell says so.
     fn stop(&mut self, relay: Pid, signal: Signal) {
+        // In the background it reached for the terminal, and `fg` has come meanwhile: to stop now
+        // would be to stop what the shell has just let go on.
+        if matches!(signal, Signal::SIGTTIN | Signal::SIGTTOU) && !self.given && foreground() {
+            return self.go_on(relay);
+        }
         if self.given {
             self.theirs = tcgetattr(io::stdin()).ok();
         }
