@@ -35,7 +35,7 @@ use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns, unshare};
 use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrIn6, bind, recv, sendto};
 use nix::unistd::Pid;
 use podwall_compile::tables::Packet;
-use podwall_dataplane::{Config, DataPlane, Ebpf, Nftables, ebpf};
+use podwall_dataplane::{Config, DataPlane, Ebpf, Log, Nftables, ebpf};
 use podwall_policy::address::Family;
 use podwall_policy::port::Protocol;
 
@@ -133,7 +133,11 @@ impl Net {
     /// A data plane of a kind in this namespace, like that of a process that has just started.
     pub fn plane(&self, kind: Kind) -> Box<dyn DataPlane> {
         match kind {
-            Kind::Nftables => Box::new(self.nftables()),
+            Kind::Nftables => {
+                let log = Some(Log { group: 4242, per_second: 1000, burst: 1000 });
+                let config = Config { log, ..Config::default() };
+                Box::new(self.run(|| Nftables::open(config).unwrap()))
+            }
             Kind::Ebpf => Box::new(self.ebpf()),
         }
     }
@@ -172,6 +176,10 @@ pub enum Kind {
 
 impl Kind {
     pub const BOTH: [Self; 2] = [Self::Ebpf, Self::Nftables];
+
+    pub fn is_ebpf(self) -> bool {
+        self == Self::Ebpf
+    }
 }
 
 /// Every wiring with every kind of data plane.
