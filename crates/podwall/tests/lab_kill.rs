@@ -256,7 +256,9 @@ fn a_killed_command_does_not_disturb_enforcement() {
             2 => &["up", "-f", file],
             _ => &["exec", "a", "--", "sleep", "5"],
         };
-        let mut child = Command::new(env!("CARGO_BIN_EXE_podwall"))
+        // Under nohup a program in a pod rightly survives its command; here it must not.
+        let mut child = Command::new("env")
+            .args(["--default-signal=HUP", env!("CARGO_BIN_EXE_podwall")])
             .args(["lab", "--lab", &lab.name])
             .args(args)
             .stdout(Stdio::null())
