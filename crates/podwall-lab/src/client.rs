@@ -192,17 +192,11 @@ impl Client {
         request: &Request,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<T, ClientError> {
-        let mut line = serde_json::to_vec(request).map_err(|e| self.broken(&e))?;
-        line.push(b'\n');
-        self.stream.get_mut().write_all(&line).map_err(|e| self.broken(&e))?;
-        let mut answer = String::new();
+        self.ask(request)?;
         loop {
-            answer.clear();
-            if self.stream.read_line(&mut answer).map_err(|e| self.broken(&e))? == 0 {
-                return Err(self.broken(&"end of stream"));
-            }
-            match serde_json::from_str(&answer).map_err(|e| self.broken(&e))? {
+            match self.event()? {
                 Event::Progress { done, total } => progress(done, total),
+                Event::Item { .. } => {}
                 Event::Reply { body } => {
                     return serde_json::from_value(body).map_err(|e| self.broken(&e));
                 }
@@ -212,6 +206,43 @@ impl Client {
                 Event::Error { message, .. } => return Err(ClientError::Refused { message }),
             }
         }
+    }
+
+    /// Asks for something that goes on: hands each item to `take` until that says that it is enough.
+    /// The connection is of no further use then.
+    pub fn follow<T: DeserializeOwned>(
+        &mut self,
+        request: &Request,
+        mut take: impl FnMut(T) -> bool,
+    ) -> Result<(), ClientError> {
+        self.ask(request)?;
+        loop {
+            match self.event()? {
+                Event::Item { body } => {
+                    if !take(serde_json::from_value(body).map_err(|e| self.broken(&e))?) {
+                        return Ok(());
+                    }
+                }
+                Event::Progress { .. } => {}
+                Event::Reply { .. } => return Ok(()),
+                Event::Error { message, .. } => return Err(ClientError::Refused { message }),
+            }
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<(), ClientError> {
+        let mut line = serde_json::to_vec(request).map_err(|e| self.broken(&e))?;
+        line.push(b'\n');
+        self.stream.get_mut().write_all(&line).map_err(|e| self.broken(&e))
+    }
+
+    /// The next line of the answer.
+    fn event(&mut self) -> Result<Event, ClientError> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line).map_err(|e| self.broken(&e))? == 0 {
+            return Err(self.broken(&"end of stream"));
+        }
+        serde_json::from_str(&line).map_err(|e| self.broken(&e))
     }
 
     fn broken(&self, reason: &dyn std::fmt::Display) -> ClientError {

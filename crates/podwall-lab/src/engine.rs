@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use podwall_policy::port::Protocol;
 use crate::bench::Bench;
 use crate::dns::{DnsData, DnsServer};
 use crate::fabric::{Fabric, FabricError, PodPlug};
+use crate::flows::{Hub, Report};
 use crate::netns::NetNs;
 use crate::rpc::LabConfig;
 use crate::serve::identity::Identity;
@@ -72,6 +74,7 @@ pub struct Engine {
     started: u64,
     /// What the kernel may not know because following a change failed halfway.
     owed: Touched,
+    hub: Hub,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +122,7 @@ impl Engine {
             pins: inside.join("bpf"),
             started: now(),
             owed: Touched::default(),
+            hub: Hub::default(),
         };
         let mut touched = engine.everything();
         if fresh {
@@ -257,6 +261,19 @@ impl Engine {
         }
         failures.note(self.serve_outside());
         failures.result()
+    }
+
+    /// Everything that any node drops from now on.
+    pub(crate) fn flows(&mut self) -> Result<Receiver<Report>, EngineError> {
+        for (name, firewall) in &mut self.nodes {
+            if self.hub.reads(name) {
+                continue;
+            }
+            if let Some(denials) = firewall.denials()? {
+                self.hub.read(name.as_str().into(), denials);
+            }
+        }
+        Ok(self.hub.follow())
     }
 
     fn ensure_node(&mut self, name: &Arc<str>) -> Result<(), EngineError> {

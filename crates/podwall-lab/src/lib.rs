@@ -21,6 +21,7 @@ pub mod dns;
 pub mod engine;
 pub mod exec;
 pub mod fabric;
+pub mod flows;
 pub mod holder;
 pub mod link;
 pub mod netns;

@@ -1,6 +1,8 @@
 //! What does each request do?
 
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use podwall_manifest::Typed;
 use podwall_policy::label::{Labels, METADATA_NAME};
@@ -8,6 +10,7 @@ use podwall_policy::selector::Selector;
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, EngineError};
+use crate::flows::Flow;
 use crate::rpc::{Change, Deleted, Manifest, ProbeRequest, Query, Request, Shown};
 use crate::store::{Key, Put, Stored, Touched, checked, key_of};
 use crate::trial;
@@ -24,7 +27,7 @@ pub(crate) fn handle(engine: &mut Engine, request: &Request) -> Result<Value, En
         Request::Exec { namespace, pod } => Ok(json!(engine.exec_place(namespace, pod)?)),
         Request::Tables { node } => Ok(json!(engine.tables(node)?)),
         Request::Verify => Ok(json!(engine.verify()?)),
-        Request::Hello | Request::Retire | Request::Probe(_) => Ok(Value::Null),
+        Request::Hello | Request::Retire | Request::Probe(_) | Request::Flows => Ok(Value::Null),
     }
 }
 
@@ -291,3 +294,31 @@ pub(crate) fn probe(
     let findings = bench.run(&trials, request.patience_ms, progress)?;
     Ok(json!(findings))
 }
+
+/// Tells of denied packets until `tell` says that nobody listens. While there are none it is asked
+/// now and then with nothing.
+pub(crate) fn flows(
+    engine: &Arc<Mutex<Engine>>,
+    tell: &mut dyn FnMut(Option<Value>) -> bool,
+) -> Result<Value, EngineError> {
+    let reports = lock(engine).flows()?;
+    if !tell(None) {
+        return Ok(Value::Null);
+    }
+    loop {
+        let more = match reports.recv_timeout(STILL_THERE) {
+            Ok(report) => {
+                let flow = Flow::new(lock(engine).store().cluster(), &report);
+                tell(Some(json!(flow)))
+            }
+            Err(RecvTimeoutError::Timeout) => tell(None),
+            Err(RecvTimeoutError::Disconnected) => false,
+        };
+        if !more {
+            return Ok(Value::Null);
+        }
+    }
+}
+
+/// How often to see whether somebody still listens.
+const STILL_THERE: Duration = Duration::from_millis(500);

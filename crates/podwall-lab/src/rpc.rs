@@ -147,6 +147,8 @@ pub enum Request {
     },
     /// Send packets.
     Probe(ProbeRequest),
+    /// Follow denied packets; ends when the command hangs up.
+    Flows,
     /// The tables in force on a node, as text.
     Tables {
         /// The node.
@@ -166,6 +168,11 @@ pub enum Event {
         done: u64,
         /// Of how many.
         total: u64,
+    },
+    /// One of many answers.
+    Item {
+        /// Its shape depends on the request.
+        body: Value,
     },
     /// The request's answer; the last line.
     Reply {

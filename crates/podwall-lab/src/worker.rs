@@ -117,6 +117,16 @@ fn converse(engine: &Arc<Mutex<Engine>>, stream: UnixStream) -> io::Result<()> {
                 send(&mut out, &Event::Reply { body: Value::Null })?;
                 std::process::exit(0);
             }
+            Ok(Request::Flows) => {
+                let told = requests::flows(engine, &mut |flow| {
+                    let event = match flow {
+                        Some(body) => Event::Item { body },
+                        None => Event::Progress { done: 0, total: 0 },
+                    };
+                    send(&mut out, &event).is_ok()
+                });
+                outcome(told)
+            }
             Ok(request) => {
                 let mut progress = |done, total| {
                     let _ = send(&mut out, &Event::Progress { done, total });
@@ -148,6 +158,11 @@ fn answer(
         Request::Probe(probe) => requests::probe(engine, probe, progress),
         other => requests::handle(&mut lock(engine), other),
     };
+    outcome(result)
+}
+
+/// The last line of an answer.
+fn outcome(result: Result<Value, EngineError>) -> Event {
     match result {
         Ok(body) => Event::Reply { body },
         Err(error) => Event::Error {

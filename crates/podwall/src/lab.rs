@@ -18,6 +18,7 @@ use serde_json::Value;
 
 pub(crate) mod args;
 mod describe;
+mod flows;
 mod kinds;
 pub(crate) mod lifecycle;
 pub(crate) mod probe;
@@ -57,6 +58,7 @@ fn verb(args: &LabArgs) -> Result<ExitCode> {
         Verb::Label(label) => self::label(&mut Client::connect(lab)?, label),
         Verb::Run(run) => run_pod(&mut Client::connect(lab)?, run),
         Verb::Probe(probe) => probe::probe(&mut Client::connect(lab)?, probe),
+        Verb::Flows(flows) => flows::flows(&mut Client::connect(lab)?, flows),
         Verb::Tables(tables) => self::tables(&mut Client::connect(lab)?, tables),
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use podwall_compile::compiler::NodeCompiler;
 use podwall_compile::tables::Delta;
-use podwall_dataplane::{Choice, Config, DataPlane, ebpf};
+use podwall_dataplane::{Choice, Config, DataPlane, Denials, Log, ebpf};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::policy::Tier;
 
@@ -35,6 +35,9 @@ pub(super) struct NodeFirewall {
     loaded: bool,
 }
 
+/// What nftables reports of the packets that it drops: enough for a person to read.
+const LOG: Log = Log { group: 4242, per_second: 100, burst: 100 };
+
 // === impl NodeFirewall ===
 
 impl NodeFirewall {
@@ -48,7 +51,8 @@ impl NodeFirewall {
     ) -> Result<Self, EngineError> {
         let open = |choice: Choice| {
             let config = ebpf::Config { pins, ..ebpf::Config::default() };
-            let opened = ns.within(|| choice.open(config, Config::default()));
+            let nftables = Config { log: Some(LOG), ..Config::default() };
+            let opened = ns.within(|| choice.open(config, nftables));
             opened.map_err(FabricError::from)?.map(|chosen| chosen.plane).map_err(failed(node))
         };
         Ok(Self {
@@ -122,6 +126,12 @@ impl NodeFirewall {
         }
         self.loaded = true;
         Ok(())
+    }
+
+    /// Follows what it drops; `None` in a lab without a firewall.
+    pub(super) fn denials(&mut self) -> Result<Option<Denials>, EngineError> {
+        let plane = self.plane.as_mut();
+        plane.map(|plane| plane.denials()).transpose().map_err(failed(&self.node))
     }
 
     /// What the kernel was told, as text.

@@ -43,6 +43,9 @@ pub(crate) enum Verb {
     /// Send packets and compare them with what the engine says
     #[command(after_long_help = PROBE_EXAMPLES)]
     Probe(Probe),
+    /// Follow denied packets as they come: who, whom, and by which policies
+    #[command(after_long_help = FLOWS_EXAMPLES)]
+    Flows(Flows),
     /// Show what a node's kernel holds, or compare it with the model
     Tables(Tables),
     /// List labs
@@ -89,6 +92,14 @@ Examples:
   podwall lab probe -o json > result.json
 
 Exit code 0: packets did what the engine says. 1: they differ somewhere. 2: could not be tried.";
+
+const FLOWS_EXAMPLES: &str = "\
+Examples:
+  podwall lab flows                             until Ctrl-C
+  podwall lab flows db-pod -o json              one JSON object a line, for one pod
+  podwall lab flows --count 1                   wait for the first
+
+The kernel reports some dozens a second of each pod and counts the rest.";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Network {
@@ -334,6 +345,30 @@ pub(crate) struct Probe {
     /// The family to use where pods have both; dual tries each
     #[arg(long, value_enum)]
     pub ip_family: Option<IpFamily>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Flows {
+    /// Only packets from or to this pod
+    #[arg(value_name = "POD")]
+    pub pod: Option<String>,
+    /// Namespace of a pod without one
+    #[arg(short = 'n', long, default_value = "default", value_name = "NS")]
+    pub namespace: String,
+    /// End after so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value_t = FlowsOutput::Text)]
+    pub output: FlowsOutput,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum FlowsOutput {
+    /// A line for people
+    Text,
+    /// A JSON object a line
+    Json,
 }
 
 #[derive(Debug, Args)]
