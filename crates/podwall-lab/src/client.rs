@@ -208,22 +208,28 @@ impl Client {
         }
     }
 
-    /// Asks for something that goes on: hands each item to `take` until that says that it is enough.
-    /// The connection is of no further use then.
+    /// Asks for something that goes on: hands each item to `take` until that says that it is enough,
+    /// and `None` when it begins and while there is nothing. The connection is of no further use
+    /// then.
     pub fn follow<T: DeserializeOwned>(
         &mut self,
         request: &Request,
-        mut take: impl FnMut(T) -> bool,
+        mut take: impl FnMut(Option<T>) -> bool,
     ) -> Result<(), ClientError> {
         self.ask(request)?;
         loop {
             match self.event()? {
                 Event::Item { body } => {
-                    if !take(serde_json::from_value(body).map_err(|e| self.broken(&e))?) {
+                    let item = serde_json::from_value(body).map_err(|e| self.broken(&e))?;
+                    if !take(Some(item)) {
                         return Ok(());
                     }
                 }
-                Event::Progress { .. } => {}
+                Event::Progress { .. } => {
+                    if !take(None) {
+                        return Ok(());
+                    }
+                }
                 Event::Reply { .. } => return Ok(()),
                 Event::Error { message, .. } => return Err(ClientError::Refused { message }),
             }

@@ -105,8 +105,7 @@ impl Flow {
         let [src, dst] = [denied.src, denied.dst].map(|address| Party::at(cluster, address));
         let packet = Packet { src, dst, family: Family::of(denied.src) };
         let side = side(cluster, &packet, denied.direction);
-        let isolated_by: Vec<String> =
-            side.isolated_by.iter().map(|policy| policy.name.to_string()).collect();
+        let isolated_by: Vec<String> = side.isolated_by.iter().map(ToString::to_string).collect();
         let (whose, way) = match denied.direction {
             Direction::Egress => (src, "egress"),
             Direction::Ingress => (dst, "ingress"),

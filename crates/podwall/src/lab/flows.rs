@@ -31,12 +31,17 @@ pub(crate) fn flows(client: &mut Client, args: &Flows) -> Result<ExitCode> {
         left = left.map(|left| left.saturating_sub(1));
         Ok(left != Some(0))
     };
-    let mut ended = Ok(());
-    client.follow(&Request::Flows, |flow: Flow| match print(&flow) {
-        Ok(more) => more,
-        Err(error) => {
-            ended = Err(error);
-            false
+    let (mut begun, mut ended) = (false, Ok(()));
+    client.follow(&Request::Flows, |flow: Option<Flow>| {
+        if !std::mem::replace(&mut begun, true) {
+            eprintln!("following denied packets; Ctrl-C ends");
+        }
+        match flow.map_or(Ok(true), |flow| print(&flow)) {
+            Ok(more) => more,
+            Err(error) => {
+                ended = Err(error);
+                false
+            }
         }
     })?;
     ended?;
