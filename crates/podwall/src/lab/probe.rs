@@ -112,6 +112,8 @@ fn report(findings: &[Finding], seconds: f64) -> String {
 fn words(finding: &Finding) -> String {
     if finding.detail.is_empty() {
         finding.packets.clone()
+    } else if finding.detail.starts_with(&finding.packets) {
+        finding.detail.clone() // "answered by pod default/web in 0.4 ms"
     } else {
         format!("{} ({})", finding.packets, finding.detail)
     }
