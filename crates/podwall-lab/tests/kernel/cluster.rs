@@ -33,6 +33,7 @@ fn config(network: NetworkMode, families: Families) -> LabConfig {
         families,
         externals: Vec::new(),
         enforce: false,
+        dataplane: String::new(),
     }
 }
 

@@ -61,6 +61,8 @@ fn open(inside: &Path) -> Engine {
         families: Families::V4,
         externals: Vec::new(),
         enforce: true,
+        // What stands in the way here is a table of nftables.
+        dataplane: "nftables".to_owned(),
     };
     Engine::open(&config, inside).expect("open")
 }
