@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
 use podwall_compile::tables::{Delta, NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey};
@@ -13,50 +13,38 @@ use podwall_dataplane::{Config, DataPlane, Drift, Error, Log, Nftables};
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::policy::Direction;
 use podwall_policy::port::{PortRange, Protocol};
-use support::random::{Dice, delta, tables};
+use support::random::{Dice, addresses, delta, ip, some_tables, tables};
 use support::{Kind, Net};
-
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-fn addresses() -> (Vec<IpAddr>, Vec<IpAddr>) {
-    let local: Vec<IpAddr> =
-        ["10.0.0.5", "10.0.0.6", "10.0.0.9", "fd00::5", "fd00::9"].map(ip).to_vec();
-    let others = ["10.0.0.7", "10.0.1.1", "192.0.2.1", "fd00::7", "2001:db8::1"].map(ip);
-    let all = [&local[..], &others].concat();
-    (local, all)
-}
-
-fn some_tables(seed: u64) -> NodeTables {
-    let (local, all) = addresses();
-    tables(&mut Dice(seed), &local, &all)
-}
 
 #[test]
 fn after_every_change_the_kernel_holds_what_the_model_says() {
     if support::skipped() {
         return;
     }
-    let net = Net::new();
-    let mut plane = net.nftables();
-    let (local, all) = addresses();
-    let mut dice = Dice(77);
-    let mut now = NodeTables::default();
-    plane.replace(&now).unwrap();
-    for round in 0..400 {
-        let next = tables(&mut dice, &local, &all);
-        if round % 20 == 19 {
-            plane.replace(&next).unwrap();
-        } else {
-            plane.update(&delta(&now, &next)).unwrap();
+    let missing = |entry: &str| Drift::Missing { entry: entry.to_owned() };
+    for (kind, drift) in [
+        (Kind::Nftables, vec![missing("element 203.0.113.9 : class 9 of peer4")]),
+        (Kind::Ebpf, [0, 1].map(|n| missing(&format!("peers4 cb007109 (copy {n})"))).to_vec()),
+    ] {
+        let net = Net::new();
+        let mut plane = net.plane(kind);
+        let (local, all) = addresses();
+        let mut dice = Dice(77);
+        let mut now = NodeTables::default();
+        plane.replace(&now).unwrap();
+        for round in 0..400 {
+            let next = tables(&mut dice, &local, &all);
+            if round % 20 == 19 {
+                plane.replace(&next).unwrap();
+            } else {
+                plane.update(&delta(&now, &next)).unwrap();
+            }
+            now = next;
+            assert_eq!(plane.verify(&now).unwrap(), [], "{kind:?}, round {round}");
+            let mut other = now.clone();
+            other.peers.insert(ip("203.0.113.9"), PeerId(9));
+            assert_eq!(plane.verify(&other).unwrap(), drift);
         }
-        now = next;
-        assert_eq!(plane.verify(&now).unwrap(), [], "round {round}");
-        let mut other = now.clone();
-        other.peers.insert(ip("203.0.113.9"), PeerId(9));
-        let entry = "element 203.0.113.9 : class 9 of peer4".to_owned();
-        assert_eq!(plane.verify(&other).unwrap(), [Drift::Missing { entry }]);
     }
 }
 
@@ -177,7 +165,7 @@ fn a_refused_element_is_named_and_leaves_the_old_state() {
     let mut peers = vec![(ip("10.9.9.9"), Some(PeerId(4)))];
     peers.extend(
         (0..3000u32).map(|i| (ip("11.0.0.0"), i)).map(|(_, i)| {
-            (IpAddr::from(std::net::Ipv4Addr::from(0x0b00_0000 + i)), Some(PeerId(3)))
+            (IpAddr::from(Ipv4Addr::from(0x0b00_0000 + i)), Some(PeerId(3)))
         }),
     );
     // Overlaps what is there, which the contract rules out.
@@ -286,7 +274,7 @@ fn inside_a_user_namespace() {
     // More than a send buffer without rights holds.
     let mut large = full_tables();
     for index in 0..40_000u32 {
-        large.peers.insert(std::net::Ipv4Addr::from(0x0b00_0000 + index).into(), PeerId(index));
+        large.peers.insert(Ipv4Addr::from(0x0b00_0000 + index).into(), PeerId(index));
     }
     plane.replace(&large).unwrap();
     assert_eq!(plane.verify(&large).unwrap(), []);

@@ -136,3 +136,22 @@ pub fn delta(from: &NodeTables, to: &NodeTables) -> Delta {
     }
     delta
 }
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Addresses of local pods, and all that are known.
+pub fn addresses() -> (Vec<IpAddr>, Vec<IpAddr>) {
+    let local: Vec<IpAddr> =
+        ["10.0.0.5", "10.0.0.6", "10.0.0.9", "fd00::5", "fd00::9"].map(ip).to_vec();
+    let others = ["10.0.0.7", "10.0.1.1", "192.0.2.1", "fd00::7", "2001:db8::1"].map(ip);
+    let all = [&local[..], &others].concat();
+    (local, all)
+}
+
+/// Tables that are always the same for a seed.
+pub fn some_tables(seed: u64) -> NodeTables {
+    let (local, all) = addresses();
+    tables(&mut Dice(seed), &local, &all)
+}
