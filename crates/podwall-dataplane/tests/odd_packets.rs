@@ -30,35 +30,44 @@ fn one_port(world: &World) -> NodeTables {
     tables
 }
 
-/// Sends a datagram to a port of pod 2 and, behind it, a small one to the allowed port; whether the
-/// first arrived. The second one always does, so that nothing waits for silence.
-fn arrives(world: &World, sender: &UdpSocket, family: Family, port: u16, length: usize) -> bool {
-    let address = |port| SocketAddr::new(world.endpoints[2].address(family), port);
-    let bind = |port| world.endpoints[2].net.run(|| UdpSocket::bind(address(port)).unwrap());
-    let (receiver, fence) = (bind(port), bind(if port == ALLOWED { DENIED } else { ALLOWED }));
-    let seen = if port == ALLOWED { &receiver } else { &fence };
-    seen.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    sender.send_to(&vec![7; length], address(port)).unwrap();
-    sender.send_to(b"fence", address(ALLOWED)).unwrap();
-    let mut buffer = vec![0; 65536];
-    let mut arrived = false;
-    loop {
-        let got = seen.recv(&mut buffer).unwrap();
-        if &buffer[..got] == b"fence" {
-            break;
-        }
-        arrived |= got == length;
-    }
-    if port != ALLOWED {
-        receiver.set_nonblocking(true).unwrap();
-        arrived |= receiver.recv(&mut buffer).is_ok();
-    }
-    arrived
+/// A sender in pod 1, and pod 2's sockets for both ports. They stay open: a process that another
+/// test starts holds a copy for a moment, in which the port could not be taken again.
+struct Pair {
+    sender: UdpSocket,
+    allowed: UdpSocket,
+    denied: UdpSocket,
 }
 
-fn sender(world: &World, family: Family) -> UdpSocket {
-    let from = SocketAddr::new(world.endpoints[1].address(family), 0);
-    world.endpoints[1].net.run(|| UdpSocket::bind(from).unwrap())
+impl Pair {
+    fn new(world: &World, family: Family) -> Self {
+        let bind = |index: usize, port| {
+            let address = SocketAddr::new(world.endpoints[index].address(family), port);
+            world.endpoints[index].net.run(|| UdpSocket::bind(address).unwrap())
+        };
+        let (sender, allowed, denied) = (bind(1, 0), bind(2, ALLOWED), bind(2, DENIED));
+        allowed.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        denied.set_nonblocking(true).unwrap();
+        Self { sender, allowed, denied }
+    }
+
+    /// Sends a datagram to a port and, behind it, a small one to the allowed port; whether the first
+    /// arrived. The second one always does, so that nothing waits for silence.
+    fn arrives(&self, port: u16, length: usize) -> bool {
+        let to = |receiver: &UdpSocket| receiver.local_addr().unwrap();
+        let first = if port == ALLOWED { &self.allowed } else { &self.denied };
+        self.sender.send_to(&vec![7; length], to(first)).unwrap();
+        self.sender.send_to(b"fence", to(&self.allowed)).unwrap();
+        let mut buffer = vec![0; 65536];
+        let mut arrived = false;
+        loop {
+            let got = self.allowed.recv(&mut buffer).unwrap();
+            if &buffer[..got] == b"fence" {
+                break;
+            }
+            arrived |= got == length;
+        }
+        arrived | self.denied.recv(&mut buffer).is_ok()
+    }
 }
 
 #[test]
@@ -71,10 +80,10 @@ fn every_fragment_goes_the_way_of_the_first() {
         let mut plane = world.node().plane(kind);
         plane.replace(&one_port(&world)).unwrap();
         for family in Family::BOTH {
-            let sender = sender(&world, family);
+            let pair = Pair::new(&world, family);
             // Eight fragments, and a single one at the very end.
             for length in [10_000, 1_500] {
-                let to = |port| arrives(&world, &sender, family, port, length);
+                let to = |port| pair.arrives(port, length);
                 assert!(to(ALLOWED), "{wiring:?} {kind:?} {family} {length}");
                 assert!(!to(DENIED), "{wiring:?} {kind:?} {family} {length}");
             }
@@ -91,10 +100,10 @@ fn extension_headers_hide_no_port() {
         let world = World::new(wiring, 2);
         let mut plane = world.node().plane(kind);
         plane.replace(&one_port(&world)).unwrap();
+        let pair = Pair::new(&world, Family::V6);
+        extension_headers(&pair.sender);
         for length in [64, 10_000] {
-            let sender = sender(&world, Family::V6);
-            extension_headers(&sender);
-            let to = |port| arrives(&world, &sender, Family::V6, port, length);
+            let to = |port| pair.arrives(port, length);
             assert!(to(ALLOWED), "{wiring:?} {kind:?} {length}");
             assert!(!to(DENIED), "{wiring:?} {kind:?} {length}");
         }
