@@ -164,9 +164,9 @@ fn a_refused_element_is_named_and_leaves_the_old_state() {
     plane.replace(&tables).unwrap();
     let mut peers = vec![(ip("10.9.9.9"), Some(PeerId(4)))];
     peers.extend(
-        (0..3000u32).map(|i| (ip("11.0.0.0"), i)).map(|(_, i)| {
-            (IpAddr::from(Ipv4Addr::from(0x0b00_0000 + i)), Some(PeerId(3)))
-        }),
+        (0..3000u32)
+            .map(|i| (ip("11.0.0.0"), i))
+            .map(|(_, i)| (IpAddr::from(Ipv4Addr::from(0x0b00_0000 + i)), Some(PeerId(3)))),
     );
     // Overlaps what is there, which the contract rules out.
     let blocks_added = vec![(block(20, 30), PeerId(2)), (block(5, 15), PeerId(2))];
