@@ -32,7 +32,7 @@ lint: ## what CI says of style
 fmt: ## format the sources
 	$(CARGO) fmt --all
 
-fuzz: ## ten minutes of random input for the manifest reader and for the evaluator
+fuzz: ## ten minutes of random input for each reader of input and the evaluator
 	@scripts/fuzz
 
 docs: ## man pages and completions, in target/docs
