@@ -5,11 +5,12 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use nix::sched::{CloneFlags, unshare};
 use podwall_compile::tables::{Delta, NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey};
-use podwall_dataplane::{Config, DataPlane, Nftables};
+use podwall_dataplane::{Choice, Config, DataPlane, ebpf};
 use podwall_policy::address::AddressRange;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::{PortRange, Protocol};
@@ -54,22 +55,42 @@ fn bench(c: &mut Criterion) {
         return;
     }
     unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-    let mut plane = Nftables::open(Config::default()).expect("nftables");
     let tables = large();
-    let mut group = c.benchmark_group("nftables, 100,000 peers, 20,000 verdicts");
+    for choice in [Choice::Nftables, Choice::Ebpf] {
+        let pins = PathBuf::from(format!("/sys/fs/bpf/podwall-bench-{}", std::process::id()));
+        let open = || {
+            let config = ebpf::Config { pins: pins.clone(), ..ebpf::Config::default() };
+            choice.open(config, Config::default()).expect("a data plane").plane
+        };
+        bench_plane(c, choice, &tables, &open);
+        open().remove().expect("remove");
+    }
+}
+
+fn bench_plane(
+    c: &mut Criterion,
+    choice: Choice,
+    tables: &NodeTables,
+    open: &dyn Fn() -> Box<dyn DataPlane>,
+) {
+    let mut plane = open();
+    let mut group = c.benchmark_group(format!("{choice}, 100,000 peers, 20,000 verdicts"));
     group.sample_size(20);
     group.bench_function("load into an empty kernel", |b| {
         b.iter_batched(
-            || Nftables::open(Config::default()).and_then(|mut p| p.remove()),
-            |_| plane.replace(&tables).expect("replace"),
+            || {
+                open().remove().expect("remove");
+                open()
+            },
+            |mut fresh| fresh.replace(tables).expect("replace"),
             criterion::BatchSize::PerIteration,
         );
     });
     group.bench_function("take over, all the same", |b| {
-        b.iter(|| plane.replace(black_box(&tables)).expect("replace"));
+        b.iter(|| plane.replace(black_box(tables)).expect("replace"));
     });
     group.bench_function("verify", |b| {
-        b.iter(|| plane.verify(black_box(&tables)).expect("verify"));
+        b.iter(|| plane.verify(black_box(tables)).expect("verify"));
     });
     let mut class = 0;
     group.bench_function("one peer changes its class", |b| {
