@@ -103,6 +103,10 @@ fn damage_is_named_and_put_right() {
         let words = drift.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         let whole = name.starts_with("link") && words.contains("is not there");
         assert!(words.contains(name) || whole, "{name}: {words}");
+        // The process that had pinned it, and then one that has just started.
+        plane.replace(&tables).unwrap();
+        assert_eq!(plane.verify(&tables).unwrap(), [], "{name}");
+        damage();
         plane = net.ebpf();
         plane.replace(&tables).unwrap();
         assert_eq!(plane.verify(&tables).unwrap(), [], "{name}");

@@ -137,9 +137,8 @@ impl DataPlane for Ebpf {
         // Both are gone after `remove`, the rule also after somebody's `nft flush ruleset`.
         pinned::ensure_bpffs(&self.config.pins)?;
         self.namespace.run(conntrack::switch_on)?;
-        if self.pinned.is_none() {
-            self.pinned = Pinned::find(&self.config)?;
-        }
+        // Looked for again each time: somebody may have taken away what this process had pinned.
+        self.pinned = Pinned::find(&self.config)?;
         if let Some(pinned) = &mut self.pinned {
             Self::write(pinned, &edit, flags(&edit), true)?;
         } else {
@@ -211,7 +210,7 @@ impl DataPlane for Ebpf {
         events::follow(pinned.events())
     }
 
-    /// Which table has how many entries, and what the packets of each rule meet.
+    /// Which table has how many entries, and which they are.
     fn text(&self, tables: &NodeTables) -> String {
         text::text(tables)
     }

@@ -150,7 +150,15 @@ impl Pinned {
     /// Pins the maps, attaches the program and pins the links. Whatever was attached before stays.
     pub(crate) fn attach(&mut self, namespace: &Namespace) -> Result<(), Error> {
         let Some(mut object) = self.object.take() else { return Ok(()) };
-        remove(&self.directory)?;
+        // A program of which a piece is missing goes on with the rest until this one is attached;
+        // then it is swept away.
+        let mut old = self.directory.clone().into_os_string();
+        old.push("-old"); // a bpffs takes no dots in names
+        let old = PathBuf::from(old);
+        remove(&old)?;
+        if self.directory.exists() {
+            fs::rename(&self.directory, &old).map_err(file_error("rename", &self.directory))?;
+        }
         fs::create_dir_all(&self.directory).map_err(file_error("make", &self.directory))?;
         for mut map in object.maps_mut() {
             let name = map.name().to_string_lossy().into_owned();

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 
+use super::encode;
 use crate::Error;
 use crate::denied::{Denials, Denied};
 use crate::namespace::Namespace;
@@ -58,8 +59,7 @@ pub(crate) fn follow(namespace: &Namespace, group: u16) -> Result<Denials, Error
 fn bind(socket: &mut Socket, group: u16) -> Result<(), Error> {
     let seq = socket.next_seq();
     let mut writer = Writer::default();
-    // NLM_F_REQUEST, NLM_F_ACK
-    writer.begin(CONFIG, 1 | 4, seq, 0, group);
+    writer.begin(CONFIG, encode::NLM_F_REQUEST | encode::NLM_F_ACK, seq, 0, group);
     writer.put(CFG_CMD, &[CMD_BIND]);
     let [a, b, c, d] = COPIED.to_be_bytes();
     writer.put(CFG_MODE, &[a, b, c, d, COPY_PACKET, 0]);
