@@ -454,3 +454,19 @@ fn holds(title: &str, scenario: &Scenario, packets: &[Packet], family: &str) -> 
     }
     held
 }
+
+/// A regression test: a new lab's switch floods what it has not learned yet, and a packet for a pod
+/// was said to have arrived outside.
+#[test]
+fn the_first_packets_of_a_lab_arrive_nowhere_else() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::up("first", &["--ip-family", "v4"]);
+    let pods = (1..=3).map(|n| {
+        format!("{{apiVersion: v1, kind: Pod, metadata: {{name: p{n}}}, spec: {{nodeName: node-{n}, containers: [{{name: c, image: none}}]}}}}\n---\n")
+    });
+    let policy = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: closed}, spec: {podSelector: {}}}";
+    lab.apply(&(pods.collect::<String>() + policy));
+    all_agree("the first packets", &lab.probe_json(&[]));
+}

@@ -174,8 +174,10 @@ impl Watch {
         match self.view {
             View::Interfaces => {
                 let (length, from) = recvfrom::<LinkAddr>(fd, buffer)?;
-                let outgoing = from.is_some_and(|from| from.pkttype() == libc::PACKET_OUTGOING);
-                Ok((length, outgoing))
+                let kind = from.map(|from| from.pkttype());
+                // A switch that does not know yet where an address is gives the packet to everybody.
+                let length = if kind == Some(libc::PACKET_OTHERHOST) { 0 } else { length };
+                Ok((length, kind == Some(libc::PACKET_OUTGOING)))
             }
             View::StackV4 | View::StackV6(_) => {
                 Ok((recv(fd, buffer, MsgFlags::MSG_DONTWAIT)?, false))
