@@ -303,17 +303,20 @@ impl Holder {
         terminal: Option<Terminal>,
         work: impl FnOnce() -> i32,
     ) -> Result<ExitStatus, HolderError> {
-        let (read, write) =
-            pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| HolderError::Fork(e.into()))?;
+        let new_pipe =
+            || pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| HolderError::Fork(e.into()));
+        let (read, write) = new_pipe()?;
+        // Nobody but the relay keeps the writing end: the other shows that it has ended.
+        let relay_lives = new_pipe()?;
         let caller = Pid::this();
         let relay = match fork_single().map_err(HolderError::Fork)? {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {
                 drop(read);
-                self.relay(caller, write, terminal.as_ref(), work)
+                self.relay(caller, write, relay_lives, terminal.as_ref(), work)
             }
         };
-        drop(write);
+        drop((write, relay_lives));
         let _quiet = IgnoreTerminal::start();
         let status = match terminal {
             Some(terminal) => terminal.wait(relay),
@@ -335,12 +338,14 @@ impl Holder {
         &self,
         caller: Pid,
         report: OwnedFd,
+        relay_lives: (OwnedFd, OwnedFd),
         terminal: Option<&Terminal>,
         work: impl FnOnce() -> i32,
     ) -> ! {
         if let Some(terminal) = terminal {
             terminal.become_relay();
         }
+        let (lives, life) = relay_lives;
         let enter = || -> io::Result<ForkResult> {
             self.enter().map_err(|error| match error {
                 HolderError::Enter { source, .. } => source,
@@ -356,13 +361,19 @@ impl Holder {
             Ok(ForkResult::Child) => {
                 let _ = set_pdeathsig(Signal::SIGHUP);
                 drop(report);
+                drop(life);
+                // The signal is not sent for a relay that died before it was asked for, and
+                // `getppid` is 0 either way: the relay is outside of this pid namespace.
+                if process::exited(lives.as_fd(), 0) {
+                    exit_now(1);
+                }
                 if let Some(terminal) = terminal {
                     terminal.become_program();
                 }
                 exit_now(guarded(work))
             }
             Ok(ForkResult::Parent { child }) => {
-                drop(report);
+                drop((report, lives));
                 ignore_signal(Signal::SIGINT);
                 ignore_signal(Signal::SIGQUIT);
                 if terminal.is_some() {

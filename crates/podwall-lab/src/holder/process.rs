@@ -229,7 +229,8 @@ impl fmt::Display for Process {
     }
 }
 
-/// Whether the process of a pidfd has ended, waiting for it up to `milliseconds`.
+/// Whether the process of a pidfd has ended, or the last writer of a pipe, waiting for it up to
+/// `milliseconds`.
 pub(super) fn exited(pidfd: BorrowedFd<'_>, milliseconds: u16) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
     matches!(poll(&mut fds, PollTimeout::from(milliseconds)), Ok(n) if n > 0)

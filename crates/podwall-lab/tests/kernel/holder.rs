@@ -25,6 +25,7 @@ pub(crate) const CASES: &[Case] = &[
     ("the_callers_pipes_are_not_held", pipes),
     ("exit_codes_and_signals_come_through", codes),
     ("a_detached_process_outlives_its_caller_and_ends_with_the_lab", detached),
+    ("a_caller_killed_at_any_moment_leaves_no_work_running", killed_caller),
     ("a_start_killed_at_any_moment_leaves_nothing_that_cannot_be_cleared", killed_at_start),
 ];
 
@@ -235,6 +236,33 @@ fn detached(temp: &Path) {
     let parent = fs::read_to_string(&note).expect("read");
     assert!(["1", "2", "3"].contains(&parent.as_str()), "{parent}");
     fs::remove_file(&note).expect("remove");
+    holder.stop().expect("stop");
+}
+
+/// The work went on if the relay died between the fork of the work and its wish to hear of it.
+fn killed_caller(temp: &Path) {
+    let holder = start(&temp.join("labs/a"));
+    for round in 0..400 {
+        let caller = child(|| {
+            let work = || loop {
+                nix::unistd::pause();
+            };
+            let _ = holder.run(work);
+        });
+        // The window lies where the fork happens, a few hundred microseconds after the start.
+        std::thread::sleep(Duration::from_micros(round * 7 % 1200));
+        kill(caller, Signal::SIGKILL).expect("kill");
+        waitpid(caller, None).expect("wait");
+    }
+    let namespace = |who: &str| fs::read_link(format!("/proc/{who}/ns/pid")).ok();
+    let inside = namespace(&holder.pid().to_string());
+    let working = || {
+        let all = fs::read_dir("/proc").expect("proc").flatten();
+        let pids = all.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| namespace(&pid.to_string()) == inside && *pid != holder.pid().as_raw())
+            .count()
+    };
+    eventually("no work is left", || working() == 0);
     holder.stop().expect("stop");
 }
 
