@@ -1,0 +1,253 @@
+//! From the call that changes something to the first packet that follows it: how long?
+//!
+//! ```text
+//!   one processor     change ─ compile ─ kernel ──────┐
+//!   another           packet packet packet packet packet packet     each: did it arrive?
+//!                            └── time ──────────────────┘ the first that follows
+//! ```
+//!
+//! A packet is sent every few microseconds, and whether it has arrived is known when the call
+//! returns, since it goes the whole path within it. So the time is seen from outside; the engine is
+//! not asked. The changed policies have the sizes of the cluster's own.
+
+use std::net::{SocketAddrV4, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use podwall_compile::compiler::NodeCompiler;
+use podwall_compile::testing::dice::Dice;
+use podwall_dataplane::DataPlane;
+use podwall_policy::label::Labels;
+use podwall_policy::policy::Tier;
+
+use super::Options;
+use crate::cluster::{self, NODES, Peers, Plan, Seat, Shape};
+use crate::engine::{self, Engine};
+use crate::load::{cpus, pin};
+use crate::results::{Point, Target};
+use crate::rounds::progress;
+use crate::site::Site;
+use crate::stats::{Estimate, quantile};
+
+const PART: &str = "ready";
+/// The probe's port, which no policy of the cluster names.
+const PORT: u16 = 7001;
+/// A change that no packet follows is an error.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is changed.
+const KINDS: [&str; 3] = ["policy", "label of a pod", "address of a pod"];
+
+pub(crate) fn run(options: &Options) -> Result<Vec<Point>> {
+    let mut points = Vec::new();
+    let pods = options.largest().pods;
+    let sizes: Vec<usize> = options.policies.iter().copied().filter(|n| *n >= 10).collect();
+    for policies in sizes {
+        let shape = Shape { pods, policies };
+        for engine in [Engine::Ebpf, Engine::Nftables] {
+            if !options.engines.contains(&engine) {
+                continue;
+            }
+            let mut node = Node::new(engine, &shape, options, points.len())?;
+            let bar =
+                progress(options.changes * KINDS.len(), &format!("{engine}, {policies} policies"));
+            for (kind, name) in KINDS.iter().enumerate() {
+                let mut times = Vec::new();
+                for _ in 0..options.changes.div_ceil(2) {
+                    times.extend(node.there_and_back(kind).with_context(|| (*name).to_owned())?);
+                    bar.inc(2);
+                }
+                for (word, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+                    let value = quantile(&times, share) * 1e3;
+                    let value = Estimate { median: value, low: value, high: value };
+                    let target = (word == "p99").then_some(Target::AtMost(5.0));
+                    points.push(
+                        Point::new(PART, &format!("change of a {name}"), "ms", value, times.len())
+                            .engine(engine)
+                            .at("policies", policies)
+                            .at("addresses", pods)
+                            .at("quantile", word)
+                            .target(target),
+                    );
+                }
+            }
+            bar.finish_and_clear();
+        }
+    }
+    Ok(points)
+}
+
+/// A node that follows changes, and the probe that sees it.
+struct Node {
+    compiler: NodeCompiler,
+    plane: Box<dyn DataPlane>,
+    dice: Dice,
+    shape: Shape,
+    probe: Probe,
+    number: usize,
+    _site: Site,
+}
+
+impl Node {
+    fn new(engine: Engine, shape: &Shape, options: &Options, id: usize) -> Result<Self> {
+        let site = Site::new()?;
+        let pins = options.pins.join(format!("ready-{id}"));
+        let mut plane = engine::open(engine, &site.nodes[0], &pins)?;
+        let mut compiler = NodeCompiler::new(Some(NODES[0].into()));
+        compiler.put_cluster(&cluster::cluster(shape));
+        compiler.commit();
+        plane.replace(compiler.tables())?;
+        let probe = Probe::start(&site)?;
+        let (dice, shape, number) = (Dice::seeded(id as u64), *shape, shape.policies);
+        Ok(Self { compiler, plane, dice, shape, probe, number, _site: site })
+    }
+
+    /// Opens the way for the probe and closes it again; the two times, in seconds.
+    fn there_and_back(&mut self, kind: usize) -> Result<[f64; 2]> {
+        let plan = self.plan();
+        let policy = cluster::policy(&plan);
+        let name = policy.name.clone();
+        let client = cluster::pod(0);
+        let mut other = client.clone();
+        if kind == 1 {
+            other.labels = [("id", "nobody")].into_iter().collect::<Labels>();
+        }
+        if kind > 0 {
+            // The policy is there before; the pod comes to meet it.
+            self.compiler.remove_pod(&client.name);
+            if kind == 1 {
+                self.compiler.put_pod(&other);
+            }
+            self.compiler.put_policy(policy.clone());
+            self.follow()?;
+        }
+        let open = self.timed(true, |compiler| match kind {
+            0 => compiler.put_policy(policy),
+            _ => compiler.put_pod(&client),
+        })?;
+        let closed = self.timed(false, |compiler| match kind {
+            0 => compiler.remove_policy(Tier::NetworkPolicy, &name),
+            1 => compiler.put_pod(&other),
+            _ => compiler.remove_pod(&client.name),
+        })?;
+        if kind > 0 {
+            self.compiler.remove_policy(Tier::NetworkPolicy, &name);
+            self.compiler.put_pod(&client);
+            self.follow()?;
+        }
+        Ok([open, closed])
+    }
+
+    /// A policy of the cluster's sizes that lets the client to the near server, on every port.
+    fn plan(&mut self) -> Plan {
+        self.number += 1;
+        let mut plan = cluster::plan(&mut self.dice, &self.shape, self.number);
+        plan.namespace = 0;
+        plan.pairs.retain(|pair| *pair < 127);
+        // The client's pair and the servers': it is isolated in both directions.
+        for pair in [0, 1] {
+            if !plan.pairs.contains(&pair) {
+                plan.pairs.push(pair);
+            }
+            match &mut plan.peers {
+                Peers::Pairs(pairs) if !pairs.contains(&pair) => pairs.push(pair),
+                Peers::Apps(apps) if !apps.contains(&0) => apps.push(0),
+                _ => {}
+            }
+        }
+        (plan.port, plan.ingress, plan.egress) = (None, true, true);
+        plan
+    }
+
+    fn follow(&mut self) -> Result<()> {
+        let delta = self.compiler.commit();
+        Ok(self.plane.update(&delta)?)
+    }
+
+    fn timed(&mut self, opens: bool, change: impl FnOnce(&mut NodeCompiler)) -> Result<f64> {
+        self.probe.expect(!opens)?;
+        let start = Instant::now();
+        change(&mut self.compiler);
+        self.follow()?;
+        self.probe.first(start, opens)
+    }
+}
+
+/// Packets from the client to the near server, one after another.
+struct Probe {
+    /// Changes of what became of packets: when the packet was sent, and whether it arrived.
+    turns: Receiver<(Instant, bool)>,
+    now: Arc<Mutex<(Instant, bool)>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Probe {
+    fn start(site: &Site) -> Result<Self> {
+        let receiver = site.pod(Seat::Near)?.within(|| UdpSocket::bind(("0.0.0.0", PORT)))??;
+        receiver.set_nonblocking(true)?;
+        let sender = site.pod(Seat::Client)?.within(|| UdpSocket::bind(("0.0.0.0", 0)))??;
+        sender.connect(SocketAddrV4::new(Seat::Near.address(), PORT))?;
+        let all = cpus();
+        let cpu = *all.get(1).or(all.first()).context("no processor")?;
+        let (found, turns) = channel();
+        let now = Arc::new(Mutex::new((Instant::now(), false)));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (shared, ended) = (Arc::clone(&now), Arc::clone(&stop));
+        std::thread::Builder::new().name("probe".into()).spawn(move || -> Result<()> {
+            pin(cpu)?;
+            let mut last = None;
+            let mut byte = [0; 8];
+            while !ended.load(Ordering::Relaxed) {
+                let sent = Instant::now();
+                // A full queue or a route that comes and goes is a packet that did not arrive.
+                let _ = sender.send(&byte);
+                let arrived = receiver.recv(&mut byte).is_ok();
+                if let Ok(mut now) = shared.lock() {
+                    *now = (sent, arrived);
+                }
+                if last.replace(arrived) != Some(arrived) && found.send((sent, arrived)).is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Self { turns, now, stop })
+    }
+
+    /// Waits until packets sent from now on arrive, or do not.
+    fn expect(&self, arrives: bool) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let now = self.now.lock().ok().context("the probe has ended")?.to_owned();
+            if now.0 > start && now.1 == arrives {
+                while self.turns.try_recv().is_ok() {}
+                return Ok(());
+            }
+            if start.elapsed() > PATIENCE {
+                bail!("packets {} before the change", if arrives { "do not pass" } else { "pass" });
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// The first packet after `start` that arrives, or does not; seconds.
+    fn first(&self, start: Instant, arrives: bool) -> Result<f64> {
+        loop {
+            let (sent, arrived) =
+                self.turns.recv_timeout(PATIENCE).context("no packet follows the change")?;
+            if arrived == arrives {
+                ensure!(sent >= start, "a packet followed the change before it was made");
+                return Ok(sent.duration_since(start).as_secs_f64());
+            }
+        }
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
