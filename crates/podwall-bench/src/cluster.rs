@@ -126,9 +126,11 @@ impl Peers {
     /// The numbers of the pods that are meant, in a cluster of `pods`.
     pub(crate) fn numbers(&self, pods: usize) -> Vec<usize> {
         match self {
-            Self::Pairs(pairs) => {
-                pairs.iter().flat_map(|pair| [2 * pair, 2 * pair + 1]).filter(|n| *n < pods).collect()
-            }
+            Self::Pairs(pairs) => pairs
+                .iter()
+                .flat_map(|pair| [2 * pair, 2 * pair + 1])
+                .filter(|n| *n < pods)
+                .collect(),
             Self::Apps(apps) => {
                 let all = apps.iter().flat_map(|app| (app * APP)..((app + 1) * APP));
                 all.filter(|n| *n < pods).collect()
@@ -197,13 +199,12 @@ pub(crate) fn plan(dice: &mut Dice, shape: &Shape, number: usize) -> Plan {
     };
     let pairs = sample(dice, from, size, local);
     let peers = match peers {
-        few if few <= 64 => {
-            Peers::Pairs(sample(dice, 0, shape.pods / 2, few.div_ceil(2)))
-        }
+        few if few <= 64 => Peers::Pairs(sample(dice, 0, shape.pods / 2, few.div_ceil(2))),
         many => Peers::Apps(sample(dice, 0, shape.pods.div_ceil(APP), many.div_ceil(APP))),
     };
     let byte = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
-    let block = Ipv4Addr::new(byte(dice.between(11, 90)), byte(dice.below(256)), byte(dice.below(256)), 0);
+    let block =
+        Ipv4Addr::new(byte(dice.between(11, 90)), byte(dice.below(256)), byte(dice.below(256)), 0);
     let kind = dice.below(10);
     Plan {
         number,
@@ -356,9 +357,9 @@ mod tests {
                         port: PORT,
                         from_node: false,
                     };
-                    let passes = NODES.iter().all(|node| {
-                        compile(&cluster, Some(node)).decide(&packet).passes()
-                    });
+                    let passes = NODES
+                        .iter()
+                        .all(|node| compile(&cluster, Some(node)).decide(&packet).passes());
                     assert_eq!(passes, expected, "{source:?} to {server:?}, {policies} policies");
                 }
             }

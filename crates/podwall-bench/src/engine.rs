@@ -46,7 +46,6 @@ impl Engine {
     pub(crate) const ALL: [Self; 5] =
         [Self::Conntrack, Self::Ebpf, Self::Nftables, Self::Linear, Self::Queue];
 
-
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Conntrack => "conntrack",
@@ -79,8 +78,7 @@ pub(crate) struct Wanted<'a> {
 
 /// An engine at work on one node, until the process ends.
 pub(crate) enum Installed {
-    /// What holds a data plane's descriptors.
-    Plane(#[expect(dead_code, reason = "held, not asked")] Box<dyn DataPlane>),
+    Plane(Box<dyn DataPlane>),
     /// What the kernel has by itself.
     Rules,
 }
@@ -101,7 +99,12 @@ pub(crate) fn open(engine: Engine, node: &NetNs, pins: &Path) -> Result<Box<dyn 
 
 impl Engine {
     /// Makes a node enforce.
-    pub(crate) fn install(self, node: &NetNs, wanted: &Wanted<'_>, pins: &Path) -> Result<Installed> {
+    pub(crate) fn install(
+        self,
+        node: &NetNs,
+        wanted: &Wanted<'_>,
+        pins: &Path,
+    ) -> Result<Installed> {
         let installed = match self {
             Self::Conntrack => {
                 run_nft(node, "table inet bench { chain tracked { ct state new accept; }; }")?;
@@ -133,6 +136,16 @@ impl Engine {
             }
         };
         Ok(installed)
+    }
+}
+
+impl Installed {
+    /// Takes out of the kernel what would stay there without the path.
+    pub(crate) fn take_down(self) -> Result<()> {
+        match self {
+            Self::Plane(mut plane) => Ok(plane.remove()?),
+            Self::Rules => Ok(()),
+        }
     }
 }
 

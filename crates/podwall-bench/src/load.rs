@@ -1,14 +1,14 @@
 //! How is a path loaded, and how fast does it go?
 //!
 //! ```text
-//!   one thread, one processor:   client's sockets ──▶ path ──▶ server's sockets ──▶ path ──▶ …
+//!   one processor:   client's sockets ──▶ path ──▶ server's sockets ──▶ path ──▶ …
 //! ```
 //!
 //! Sockets belong to the namespace in which they were made and work from any thread, so one thread
-//! plays both ends. A packet that it sends goes the whole path, hooks included, before the call
-//! returns (a veth hands over in the same processor's soft interrupt). So nobody sleeps or wakes,
-//! the scheduler has no say, and what is left is what packets cost: more of it is policy than a
-//! user would ever see.
+//! can play both ends, and does where nothing else is said. A packet that it sends goes the whole
+//! path, hooks included, before the call returns (a veth hands over in the same processor's soft
+//! interrupt). So nobody sleeps or wakes, the scheduler has no say, and what is left is what packets
+//! cost: more of it is policy than a user would ever see.
 
 mod connect;
 mod established;
@@ -29,7 +29,7 @@ pub(crate) use pin::{cpus, pin};
 /// What is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Load {
-    /// TCP: connect, request, response, close; connections a second.
+    /// TCP between two threads: connect, request, response, close; connections a second.
     Connections,
     /// One byte there and one back on one TCP connection; round trips a second.
     RoundTrips,
@@ -125,9 +125,7 @@ impl Ends {
             Load::Connections => connect::connections(listener, self.server, time),
             Load::RoundTrips => established::round_trips(listener, self.server, time),
             Load::Streams(count) => established::streams(listener, self.server, count, time),
-            Load::Datagrams | Load::Flood => {
-                established::datagrams(receiver, self.server, time)
-            }
+            Load::Datagrams | Load::Flood => established::datagrams(receiver, self.server, time),
         }
     }
 }

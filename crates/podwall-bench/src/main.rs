@@ -67,8 +67,11 @@ enum What {
 
 #[derive(Args, Clone, Debug)]
 struct Flags {
-    /// How often paths are compared.
-    #[arg(long, default_value_t = 60)]
+    /// How often all paths are built anew.
+    #[arg(long, default_value_t = 4)]
+    builds: usize,
+    /// How often paths are compared, of each build.
+    #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// How long each at a time, in milliseconds.
     #[arg(long, default_value_t = 60)]
@@ -85,7 +88,7 @@ struct Flags {
     /// How many single changes of each kind are timed.
     #[arg(long, default_value_t = 400)]
     changes: usize,
-    /// A look in a minute or two: a quarter of the rounds, a tenth of the cluster.
+    /// A look in a minute or two: one build, a tenth of the cluster.
     #[arg(long)]
     quick: bool,
     /// Where results go.
@@ -109,8 +112,7 @@ fn main() -> Result<()> {
         What::Report { out } => return report::write(&out),
         What::Once { engine, pods, policies } => {
             let pins = site::private_mounts()?;
-            let once =
-                parts::sync::once(engine_named(&engine)?, &Shape { pods, policies }, &pins)?;
+            let once = parts::sync::once(engine_named(&engine)?, &Shape { pods, policies }, &pins)?;
             println!("{}", serde_json::to_string(&once)?);
             return Ok(());
         }
@@ -165,7 +167,8 @@ fn options(flags: &Flags) -> Result<Options> {
         all.iter().copied().filter(|n| *n <= limit).collect()
     };
     Ok(Options {
-        rounds: (flags.rounds / share).max(1),
+        builds: if flags.quick { 1 } else { flags.builds.max(1) },
+        rounds: flags.rounds.max(1),
         slice: Duration::from_millis(flags.slice.max(1)),
         policies: most(&flags.policies, 1000),
         addresses: most(&flags.addresses, 10_000),

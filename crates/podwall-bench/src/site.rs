@@ -81,9 +81,11 @@ impl Site {
         let far = End { name: "eth0", index: 0, mac: Some(POD_MAC), ns: Some(pod.as_fd()) };
         links[home].change(Batch::new().veth(&near, &far).up(&port))?;
         let dev = links[home].index(&port)?;
-        links[home].change(
-            Batch::new().route(Route::link(host, dev)).neighbour(dev, host.addr(), POD_MAC),
-        )?;
+        links[home].change(Batch::new().route(Route::link(host, dev)).neighbour(
+            dev,
+            host.addr(),
+            POD_MAC,
+        ))?;
         let uplink = links[1 - home].index("eth0")?;
         let via = Route::via(host, NODE[home].into(), uplink);
         links[1 - home].change(Batch::new().route(via))?;

@@ -33,7 +33,8 @@ pub(super) fn ruleset(wanted: &Wanted<'_>) -> String {
             );
         }
         let protocols = ["meta l4proto tcp", "meta l4proto { tcp, udp }"][plan.protocols() - 1];
-        let port = plan.port.map(|port| format!("{protocols} th dport {port} ")).unwrap_or_default();
+        let port =
+            plan.port.map(|port| format!("{protocols} th dport {port} ")).unwrap_or_default();
         for (wants, direction, side) in
             [(plan.ingress, "in", "saddr"), (plan.egress, "out", "daddr")]
         {
@@ -55,11 +56,14 @@ pub(super) fn ruleset(wanted: &Wanted<'_>) -> String {
     }
     let mut jumps = String::new();
     for ((pod, direction), policies) in &chains {
-        let _ = writeln!(text, "chain pod-{pod}-{direction} {{\nct state established,related return");
+        let _ =
+            writeln!(text, "chain pod-{pod}-{direction} {{\nct state established,related return");
         for policy in policies {
             let _ = writeln!(text, "jump policy-{policy}-{direction}");
         }
-        text.push_str("meta mark and 0x10000 == 0 drop\nmeta mark set meta mark and 0xfffeffff\n}\n");
+        text.push_str(
+            "meta mark and 0x10000 == 0 drop\nmeta mark set meta mark and 0xfffeffff\n}\n",
+        );
     }
     // Every local pod has its rules, isolated or not.
     for pod in (0..2 * LOCAL).filter(|pod| pod % 2 == wanted.node) {

@@ -82,14 +82,8 @@ pub(super) fn datagrams(receiver: &UdpSocket, server: SocketAddrV4, time: Durati
     let (mut sent, mut arrived) = (0usize, 0usize);
     let start = Instant::now();
     while start.elapsed() < time {
-        let results = sendmmsg(
-            sender.as_raw_fd(),
-            &mut headers,
-            &slices,
-            &nowhere,
-            [],
-            MsgFlags::empty(),
-        )?;
+        let results =
+            sendmmsg(sender.as_raw_fd(), &mut headers, &slices, &nowhere, [], MsgFlags::empty())?;
         sent += results.count();
         let mut into: Vec<[IoSliceMut<'_>; 1]> =
             buffers.iter_mut().map(|b| [IoSliceMut::new(b)]).collect();

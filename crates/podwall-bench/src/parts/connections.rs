@@ -2,12 +2,11 @@
 
 use anyhow::Result;
 
-use super::{Built, Options, PATHS, bar, bases, build_all, paths};
+use super::{Column, Lot, Measured, Options, against, bases, measure};
 use crate::cluster::Shape;
 use crate::engine::Engine;
 use crate::load::Load;
 use crate::results::{Point, Target};
-use crate::rounds::compare;
 use crate::stats::{estimate, ratio};
 
 const PART: &str = "connections";
@@ -36,42 +35,33 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Point>> {
 }
 
 fn sweep(options: &Options, shapes: &[Shape], axis: &str) -> Result<Vec<Point>> {
-    let built = build_all(options, shapes)?;
+    let lots = [Lot { what: "new connections", load: Load::Connections }];
+    let measured = measure(options, shapes, &lots)?;
     let mut points = Vec::new();
-    for (path, to) in PATHS {
-        let paths = paths(&built, to)?;
-        let bar = bar(options, &format!("connections, {path}, by {axis}"));
-        let rates = compare(&paths, Load::Connections, options.rounds(), &bar)?;
-        bar.finish_and_clear();
-        let bases = bases(&built, &rates);
-        for (built, rates) in built.iter().zip(&rates) {
-            let what = format!("new connections by {axis}");
+    for Measured { what, path, columns } in &measured {
+        let bases = bases(columns);
+        for column in columns {
+            let rates = &column.rates;
+            let what = format!("{what} by {axis}");
             let mut point = Point::new(PART, &what, "connections/s", estimate(rates), rates.len())
-                .engine(built.engine)
+                .engine(column.engine)
                 .at("path", path)
-                .target(target(built));
-            if built.engine == Engine::Conntrack {
-                // One of the two against the other: what cannot be told apart.
-                let other = bases.iter().find(|base| **base != rates.as_slice());
+                .target(target(column));
+            if column.engine == Engine::Conntrack {
                 point = point.at("policies", 0);
-                if let Some(other) = other {
-                    point = point.ratio(ratio(rates, &[other]));
-                }
             } else {
-                point = point
-                    .at("policies", built.shape.policies)
-                    .at("addresses", built.shape.pods)
-                    .ratio(ratio(rates, &bases));
+                point =
+                    point.at("policies", column.shape.policies).at("addresses", column.shape.pods);
             }
-            points.push(point);
+            points.push(point.ratio(ratio(rates, &against(column, &bases))));
         }
-        points.extend(flatness(path, axis, &built, &rates));
+        points.extend(flatness(path, &format!("{what}, most {axis} against fewest"), columns));
     }
     Ok(points)
 }
 
-fn target(built: &Built) -> Option<Target> {
-    match built.engine {
+fn target(column: &Column) -> Option<Target> {
+    match column.engine {
         Engine::Ebpf => Some(Target::AtLeast(0.98)),
         Engine::Nftables => Some(Target::AtLeast(0.96)),
         _ => None,
@@ -79,32 +69,20 @@ fn target(built: &Built) -> Option<Target> {
 }
 
 /// The largest against the smallest that has a policy at all.
-fn flatness(path: &str, axis: &str, built: &[Built], rates: &[Vec<f64>]) -> Vec<Point> {
+fn flatness(path: &str, what: &str, columns: &[Column]) -> Vec<Point> {
     let mut points = Vec::new();
-    for engine in Engine::ALL {
-        let mut of: Vec<(&Built, &Vec<f64>)> = built
-            .iter()
-            .zip(rates)
-            .filter(|(b, _)| b.engine == engine && b.shape.policies > 0)
-            .collect();
-        of.sort_by_key(|(b, _)| (b.shape.pods, b.shape.policies));
-        let [(_, first), .., (_, last)] = of.as_slice() else { continue };
-        if engine == Engine::Conntrack {
-            continue;
-        }
+    for engine in Engine::ALL.into_iter().filter(|engine| *engine != Engine::Conntrack) {
+        let mut of: Vec<&Column> =
+            columns.iter().filter(|c| c.engine == engine && c.shape.policies > 0).collect();
+        of.sort_by_key(|column| (column.shape.pods, column.shape.policies));
+        let [first, .., last] = of.as_slice() else { continue };
         let own = matches!(engine, Engine::Ebpf | Engine::Nftables);
         points.push(
-            Point::new(
-                PART,
-                &format!("most {axis} against fewest"),
-                "connections/s",
-                estimate(last),
-                last.len(),
-            )
-            .engine(engine)
-            .at("path", path)
-            .ratio(ratio(last, &[first]))
-            .target(own.then_some(Target::AtLeast(0.98))),
+            Point::new(PART, what, "connections/s", estimate(&last.rates), last.rates.len())
+                .engine(engine)
+                .at("path", path)
+                .ratio(ratio(&last.rates, &[&first.rates]))
+                .target(own.then_some(Target::AtLeast(0.98))),
         );
     }
     points

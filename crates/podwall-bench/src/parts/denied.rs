@@ -6,11 +6,12 @@
 
 use anyhow::{Context as _, Result};
 
-use super::{Compiled, Options, bar, build, load_cpu};
+use super::{Compiled, Options, build, load_cpu};
 use crate::cluster::Seat;
 use crate::engine::Engine;
 use crate::load::{self, Load, Loader};
 use crate::results::{Point, Target};
+use crate::rounds::progress;
 use crate::stats::{estimate, ratio};
 
 const PART: &str = "denied";
@@ -24,7 +25,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Point>> {
     engines.push(Engine::Rule);
     let mut paths = Vec::new();
     for engine in engines {
-        let built = build(engine, &compiled, &options.pins, paths.len())?;
+        let built = build(engine, &compiled, &options.pins)?;
         let wanted = Loader::new(&built.site, Seat::Client, Seat::Near, good)?;
         let flood = Loader::flooder(&built.site, Seat::Stranger, Seat::Near, bad)?;
         paths.push((built, wanted, flood));
@@ -32,7 +33,7 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Point>> {
     let mut alone = vec![Vec::new(); paths.len()];
     let mut without = vec![Vec::new(); paths.len()];
     let mut beside = vec![Vec::new(); paths.len()];
-    let bar = bar(options, "flood of denied SYNs");
+    let bar = progress(options.rounds, "flood of denied SYNs");
     for round in 0..options.rounds {
         for turn in 0..paths.len() {
             let index = (round + turn) % paths.len();
@@ -63,9 +64,13 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Point>> {
             );
         }
         points.push(
-            point("new connections beside a flood, against without", "connections/s", &beside[index])
-                .ratio(ratio(&beside[index], &[&without[index]]))
-                .target(target),
+            point(
+                "new connections beside a flood, against without",
+                "connections/s",
+                &beside[index],
+            )
+            .ratio(ratio(&beside[index], &[&without[index]]))
+            .target(target),
         );
         points.push(
             point(

@@ -125,7 +125,8 @@ mod tests {
 
     #[test]
     fn numbers_are_read_at_a_glance() {
-        let table = [(1_234_567.8, "1,234,568"), (12.34, "12.3"), (0.9871, "0.987"), (-4.0, "-4.00")];
+        let table =
+            [(1_234_567.8, "1,234,568"), (12.34, "12.3"), (0.9871, "0.987"), (-4.0, "-4.00")];
         for (value, expected) in table {
             assert_eq!(number(value), expected);
         }

@@ -39,8 +39,10 @@ pub(super) fn draw(out: &Path, parts: &BTreeMap<String, Part>) -> Result<Vec<Plo
         }
         for (what, path, points) in groups {
             let Some(axis) = axis_of(&points) else { continue };
-            let title =
-                [what.as_str(), path.as_str()].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>();
+            let title = [what.as_str(), path.as_str()]
+                .into_iter()
+                .filter(|t| !t.is_empty())
+                .collect::<Vec<_>>();
             let title = title.join(", ");
             let file = format!("{}.svg", slug(&format!("{name} {title}")));
             curves(&out.join(&file), &title, axis, &points)
@@ -149,9 +151,7 @@ fn curves(
         chart
             .draw_series(LineSeries::new(line.iter().map(place), colour.stroke_width(2)))?
             .label(name.clone())
-            .legend(move |(x, y)| {
-                PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3))
-            });
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3)));
         chart.draw_series(line.iter().map(|(x, e)| {
             ErrorBar::new_vertical(x + shift, e.low, e.median, e.high, colour.filled(), 6)
         }))?;

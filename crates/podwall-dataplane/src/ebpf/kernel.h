@@ -15,6 +15,7 @@ struct sk_buff {
 	unsigned long _nfct; /* pointer to the connection; the low three bits are its state */
 	__u16 mac_header;    /* 0xffff: none */
 	__u16 network_header;
+	unsigned char *head; /* the packet's bytes */
 };
 
 struct nf_hook_state {
@@ -42,6 +43,7 @@ enum {
 	NFPROTO_IPV4 = 2,
 	NFPROTO_IPV6 = 10,
 	CT_STATE = 7,
+	CT_ESTABLISHED = 0,
 	CT_RELATED = 1,
 	CT_ESTABLISHED_REPLY = 3,
 	CT_RELATED_REPLY = 4,

@@ -37,7 +37,8 @@ const HOOKS: [(i32, i32); 2] = [(NF_INET_LOCAL_IN, 0), (NF_INET_POST_ROUTING, 95
 const PRIORITIES: i32 = 4;
 
 /// Maps that there is one of, by their names in the program.
-const SINGLE: [&str; 5] = ["control", "rule_packets", "default_packets", "events", "limits"];
+const SINGLE: [&str; 6] =
+    ["control", "rule_packets", "default_packets", "events", "limits", "passed"];
 
 /// A program with its maps, pinned or about to be.
 pub(crate) struct Pinned {

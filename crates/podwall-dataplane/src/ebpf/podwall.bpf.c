@@ -138,6 +138,22 @@ struct {
 	__uint(value_size, sizeof(struct limit));
 } limits SEC(".maps");
 
+/* Connections of which a packet was let through, by where the kernel keeps them.
+ *
+ * A packet of a connection that stands passes without lookups if nothing has changed since one was
+ * judged: the tag names the connection's address and the number of the last change. It cannot name
+ * another connection that got the address later: that one's first packet is judged, whatever stands
+ * here, and if it passed under the same number, the others of its direction would, too. A tag is one
+ * word, written at once. */
+#define PASSED_BITS 15
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << PASSED_BITS);
+	__type(key, __u32);
+	__type(value, __u64);
+} passed SEC(".maps");
+
 /* At most so many events per subject and window; the rest is only counted. */
 const volatile __u64 events_per_window = 32;
 const volatile __u64 window_length = 100 * 1000 * 1000;
@@ -433,16 +449,41 @@ static __always_inline int passes(struct packet *packet, __u32 subject, __u64 ve
 	return 0;
 }
 
+/* The place and the tag of a connection; 0 if there is none, or none that says which one it is. The
+ * kernel's objects begin at multiples of 64 and lie in one region, whose upper bits are those of a packet's data. */
+static __always_inline volatile __u64 *standing(const struct bpf_nf_ctx *ctx, __u64 control, __u64 *tag)
+{
+	const struct sk_buff *skb = ctx->skb;
+	__u64 connection = skb->_nfct & ~(__u64)CT_STATE;
+	__u32 slot = connection >> 6 & ((1 << PASSED_BITS) - 1);
+
+	*tag = connection >> (6 + PASSED_BITS) << 32 | (__u32)control;
+	if (!(__u32)control || !connection || connection & 63 ||
+	    connection >> (38 + PASSED_BITS) != (__u64)skb->head >> (38 + PASSED_BITS))
+		return 0;
+	return bpf_map_lookup_elem(&passed, &slot);
+}
+
 SEC("netfilter")
 int podwall(struct bpf_nf_ctx *ctx)
 {
 	__u32 zero = 0, ct = ctx->skb->_nfct & CT_STATE;
 	struct packet packet = {};
 	struct bpf_dynptr data;
-	volatile __u64 *word;
+	volatile __u64 *word, *place;
+	__u64 tag;
 
 	if (ct == CT_ESTABLISHED_REPLY)
 		return NF_ACCEPT;
+	word = bpf_map_lookup_elem(&control, &zero);
+	if (!word)
+		return NF_DROP;
+	/* To the node itself only egress is asked, so those do not count for others. */
+	if (ct == CT_ESTABLISHED && ctx->state->hook == NF_INET_POST_ROUTING) {
+		place = standing(ctx, *word, &tag);
+		if (place && *place == tag)
+			return NF_ACCEPT;
+	}
 	packet.is_v6 = ctx->state->pf == NFPROTO_IPV6;
 	packet.to_node = ctx->state->hook == NF_INET_LOCAL_IN;
 	packet.from_node = !packet.to_node && made_here(ctx);
@@ -459,12 +500,9 @@ int podwall(struct bpf_nf_ctx *ctx)
 	if (packet.is_v6 && packet.protocol == 58 && packet.hop_limit == 255 &&
 	    packet.icmp_type >= 133 && packet.icmp_type <= 137)
 		return NF_ACCEPT;
-	word = bpf_map_lookup_elem(&control, &zero);
-	if (!word)
-		return NF_DROP;
 	for (int i = 0; i < RETRIES; i++) {
 		__u32 from = OPEN, to = OPEN;
-		__u64 before = *word, egress, ingress = 0;
+		__u64 before = *word, egress, ingress = VERDICT(2, NO_RULE);
 
 		egress = ask(&packet, 0, before, &from);
 		if (!packet.to_node && !packet.from_node)
@@ -472,8 +510,15 @@ int podwall(struct bpf_nf_ctx *ctx)
 		barrier();
 		if (*word != before)
 			continue;
-		return passes(&packet, from, egress, 0, before) &&
-		       passes(&packet, to, ingress, 1, before) ? NF_ACCEPT : NF_DROP;
+		if (!passes(&packet, from, egress, 0, before) ||
+		    !passes(&packet, to, ingress, 1, before))
+			return NF_DROP;
+		if (packet.to_node || ct == CT_RELATED || ct == CT_RELATED_REPLY)
+			return NF_ACCEPT;
+		place = standing(ctx, before, &tag);
+		if (place && *place != tag)
+			*place = tag;
+		return NF_ACCEPT;
 	}
 	/* Eight changes while one packet was looked at: nobody can do that; so it is not let through. */
 	return NF_DROP;
