@@ -8,11 +8,13 @@
 //!   ns-12 …    pods of other nodes, 100 to a namespace, as many as are asked for
 //! ```
 //!
-//! Policies have the sizes that were published of a large real cluster: a policy selects 6 local
-//! pods in the median and 13 in the mean, names 2 and 35 peer pods, one CIDR and one port; the
-//! heaviest is 127 × 3,578. The numbers are drawn from log-normal distributions with these medians
-//! and means. Nothing else is random: the same seed gives the same cluster. A policy selects the
-//! same number of pods on both nodes, so both have the same work.
+//! Pods come as replicas: three of one `app` on each node, whose labels are the same. Policies select
+//! apps of their namespace, and name apps of another, a whole namespace, or several. Their sizes are
+//! those that were published of a real cluster of 13,678 policies: a policy selects 6 local pods in
+//! the median and 13 in the mean, names 2 and 35 peer pods, one CIDR and one port; the heaviest is
+//! 127 × 3,578. They are drawn from log-normal distributions with these medians and means. The same
+//! seed gives the same cluster. A policy selects as many pods on either node, so both have the same
+//! work.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -39,8 +41,14 @@ const HEAVIEST: (usize, usize) = (127, 3578);
 const FIRST: usize = HEAVIEST.0;
 /// Pairs in the other namespaces of the two nodes.
 const OTHERS: usize = 12;
-/// Pods with one `app` label.
-const APP: usize = 200;
+/// Pods of another node's namespace.
+const REMOTE: usize = 100;
+/// Replicas of an app that are on one node.
+const REPLICAS: usize = 3;
+
+/// The apps of the measured pods, in the first namespace.
+pub(crate) const CLIENTS: usize = 0;
+pub(crate) const SERVERS: usize = 1;
 
 /// The port on which the servers answer, for TCP and UDP.
 pub(crate) const PORT: u16 = 7000;
@@ -96,9 +104,8 @@ pub(crate) struct Plan {
     /// Its number, and the namespace of the pods that it selects.
     pub number: usize,
     pub namespace: usize,
-    /// The pairs that it selects.
-    pub pairs: Vec<usize>,
-    /// The pairs, or the `app`s where there are many, that it names as peers.
+    /// The apps that it selects.
+    pub apps: Vec<usize>,
     pub peers: Peers,
     /// A block of the outside.
     pub block: Option<(Ipv4Addr, u8)>,
@@ -118,25 +125,65 @@ impl Plan {
 /// Whom a policy names.
 #[derive(Clone, Debug)]
 pub(crate) enum Peers {
-    Pairs(Vec<usize>),
-    Apps(Vec<usize>),
+    /// Apps of a namespace.
+    Apps(usize, Vec<usize>),
+    /// All pods of namespaces.
+    Namespaces(Vec<usize>),
 }
 
 impl Peers {
     /// The numbers of the pods that are meant, in a cluster of `pods`.
     pub(crate) fn numbers(&self, pods: usize) -> Vec<usize> {
-        match self {
-            Self::Pairs(pairs) => pairs
-                .iter()
-                .flat_map(|pair| [2 * pair, 2 * pair + 1])
-                .filter(|n| *n < pods)
-                .collect(),
-            Self::Apps(apps) => {
-                let all = apps.iter().flat_map(|app| (app * APP)..((app + 1) * APP));
-                all.filter(|n| *n < pods).collect()
+        let mut numbers = match self {
+            Self::Apps(namespace, apps) => {
+                apps.iter().flat_map(|app| pods_of(*namespace, *app)).collect()
             }
+            Self::Namespaces(all) => all.iter().flat_map(|n| members(*n)).collect::<Vec<_>>(),
+        };
+        numbers.retain(|number| *number < pods);
+        numbers
+    }
+}
+
+/// The numbers of a namespace's pods.
+fn members(namespace: usize) -> std::ops::Range<usize> {
+    match namespace {
+        0 => 0..2 * FIRST,
+        n if n < local_namespaces() => {
+            let from = 2 * (FIRST + (n - 1) * OTHERS);
+            from..(from + 2 * OTHERS).min(2 * LOCAL)
+        }
+        n => {
+            let from = 2 * LOCAL + (n - local_namespaces()) * REMOTE;
+            from..from + REMOTE
         }
     }
+}
+
+/// The app of a pod. Of the two nodes, neighbours in number are of different ones.
+fn app_of(number: usize) -> usize {
+    let index = number - members(namespace_of(number)).start;
+    if number < 2 * LOCAL {
+        let pair = index / 2;
+        pair / (REPLICAS * REPLICAS) * REPLICAS + pair % REPLICAS
+    } else {
+        index / REPLICAS
+    }
+}
+
+fn pods_of(namespace: usize, app: usize) -> impl Iterator<Item = usize> {
+    members(namespace).filter(move |number| app_of(*number) == app)
+}
+
+/// How many apps a namespace has.
+fn apps_in(namespace: usize) -> usize {
+    members(namespace).map(app_of).max().map_or(0, |last| last + 1)
+}
+
+/// The pods of an app that are on one of the two nodes.
+pub(crate) fn local_pods(plan: &Plan, node: usize) -> Vec<usize> {
+    let all = plan.apps.iter().flat_map(|app| pods_of(plan.namespace, *app));
+    all.filter(|number| number % 2 == node).collect()
 }
 
 /// The address of a pod.
@@ -154,7 +201,7 @@ fn namespace_of(number: usize) -> usize {
     } else if number < 2 * LOCAL {
         1 + (pair - FIRST) / OTHERS
     } else {
-        local_namespaces() + (number - 2 * LOCAL) / 100
+        local_namespaces() + (number - 2 * LOCAL) / REMOTE
     }
 }
 
@@ -169,8 +216,8 @@ pub(crate) fn plans(shape: &Shape) -> Vec<Plan> {
     let first = Plan {
         number: 0,
         namespace: 0,
-        pairs: vec![0, 1],
-        peers: Peers::Pairs(vec![0, 1]),
+        apps: vec![CLIENTS, SERVERS],
+        peers: Peers::Apps(0, vec![CLIENTS, SERVERS]),
         block: None,
         port: Some(PORT),
         ingress: true,
@@ -187,20 +234,19 @@ pub(crate) fn plan(dice: &mut Dice, shape: &Shape, number: usize) -> Plan {
     } else {
         (log_normal(dice, 6.0, 13.0, HEAVIEST.0).max(1), log_normal(dice, 2.0, 35.0, HEAVIEST.1))
     };
-    // A pair has one pod on each node.
+    let apps = local.div_ceil(REPLICAS);
     let pair = if local > OTHERS { dice.below(FIRST) } else { dice.below(LOCAL) };
     let namespace = namespace_of(2 * pair);
-    let (from, size) = match namespace {
-        0 => (0, FIRST),
-        n => {
-            let from = FIRST + (n - 1) * OTHERS;
-            (from, OTHERS.min(LOCAL - from))
-        }
-    };
-    let pairs = sample(dice, from, size, local);
+    let apps = sample(dice, 0, apps_in(namespace), apps);
+    let other = namespace_of(dice.below(shape.pods));
     let peers = match peers {
-        few if few <= 64 => Peers::Pairs(sample(dice, 0, shape.pods / 2, few.div_ceil(2))),
-        many => Peers::Apps(sample(dice, 0, shape.pods.div_ceil(APP), many.div_ceil(APP))),
+        few if few <= REMOTE / 2 => {
+            Peers::Apps(other, sample(dice, 0, apps_in(other), few.div_ceil(REPLICAS)))
+        }
+        many => {
+            let last = namespace_of(shape.pods - 1);
+            Peers::Namespaces(sample(dice, 0, last + 1, many.div_ceil(REMOTE)))
+        }
     };
     let byte = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
     let block =
@@ -209,7 +255,7 @@ pub(crate) fn plan(dice: &mut Dice, shape: &Shape, number: usize) -> Plan {
     Plan {
         number,
         namespace,
-        pairs,
+        apps,
         peers,
         block: Some((block, 24)),
         port: u16::try_from(dice.between(1, 30_000)).ok(),
@@ -272,10 +318,7 @@ pub(crate) fn namespaces(shape: &Shape) -> impl Iterator<Item = (String, Labels)
 
 /// A pod by its number.
 pub(crate) fn pod(number: usize) -> Pod {
-    let labels: Labels =
-        [("id", format!("i{}", number / 2)), ("app", format!("a{}", number / APP))]
-            .into_iter()
-            .collect();
+    let labels: Labels = [("app", format!("a{}", app_of(number)))].into_iter().collect();
     let mut pod = Pod::new(format!("ns-{}", namespace_of(number)), format!("pod-{number}"), labels);
     let node = if number < 2 * LOCAL { number % 2 } else { number / LOCAL };
     pod.node = Some(format!("node-{node}").into());
@@ -285,19 +328,23 @@ pub(crate) fn pod(number: usize) -> Pod {
 
 /// A plan as a NetworkPolicy.
 pub(crate) fn policy(plan: &Plan) -> Policy {
-    let among = |key: &str, letter: char, numbers: &[usize]| {
-        let values = numbers.iter().map(|n| Arc::from(format!("{letter}{n}"))).collect();
+    let among = |key: &str, word: &str, numbers: &[usize]| {
+        let values = numbers.iter().map(|n| Arc::from(format!("{word}{n}"))).collect();
         Selector::everything().and(key, Operator::In(values))
     };
-    let pods = match &plan.peers {
-        Peers::Pairs(pairs) => among("id", 'i', pairs),
-        Peers::Apps(apps) => among("app", 'a', apps),
+    let named = |namespaces: &[usize]| {
+        NamespaceScope::Matching(among("kubernetes.io/metadata.name", "ns-", namespaces))
     };
-    let mut peers = Vec::new();
-    if !matches!(&plan.peers, Peers::Pairs(pairs) if pairs.is_empty()) {
-        let namespaces = NamespaceScope::Matching(Selector::everything());
-        peers.push(Peer::Pods(PodScope { namespaces, pods }));
-    }
+    let scope = match &plan.peers {
+        Peers::Apps(_, apps) if apps.is_empty() => None,
+        Peers::Apps(namespace, apps) => {
+            Some(PodScope { namespaces: named(&[*namespace]), pods: among("app", "a", apps) })
+        }
+        Peers::Namespaces(all) => {
+            Some(PodScope { namespaces: named(all), pods: Selector::everything() })
+        }
+    };
+    let mut peers: Vec<Peer> = scope.into_iter().map(Peer::Pods).collect();
     if let Some((address, length)) = plan.block
         && let Ok(cidr) = format!("{address}/{length}").parse()
     {
@@ -312,7 +359,7 @@ pub(crate) fn policy(plan: &Plan) -> Policy {
     let mut policy = Policy::network_policy(
         format!("ns-{}", plan.namespace),
         format!("policy-{}", plan.number),
-        among("id", 'i', &plan.pairs),
+        among("app", "a", &plan.apps),
     );
     policy.ingress = plan.ingress.then(|| vec![rule.clone()]);
     policy.egress = plan.egress.then(|| vec![rule]);
@@ -335,13 +382,14 @@ mod tests {
             let mean = sizes.iter().sum::<usize>() as f64 / sizes.len() as f64;
             (sizes[sizes.len() / 2], mean, *sizes.last().unwrap())
         };
-        let (median, mean, most) = spread(plans.iter().map(|plan| plan.pairs.len()).collect());
+        let local = plans.iter().map(|plan| local_pods(plan, 0).len()).collect();
+        let (median, mean, most) = spread(local);
         assert!((5..=7).contains(&median) && (9.0..15.0).contains(&mean), "{median} {mean}");
         assert_eq!(most, 127);
         let peers = plans.iter().map(|plan| plan.peers.numbers(shape.pods).len()).collect();
         let (median, mean, most) = spread(peers);
         assert!((2..=4).contains(&median) && (25.0..45.0).contains(&mean), "{median} {mean}");
-        assert_eq!(most, 3600);
+        assert!((3200..=3600).contains(&most), "{most}");
     }
 
     #[test]

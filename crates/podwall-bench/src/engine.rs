@@ -124,7 +124,7 @@ impl Engine {
                 run_nft(
                     node,
                     &format!(
-                        "table ip bench {{ chain drop {{ type filter hook postrouting priority \
+                        "table ip bench {{ chain denied {{ type filter hook postrouting priority \
                          90; ct state new ip saddr {stranger} drop; }}; }}"
                     ),
                 )?;

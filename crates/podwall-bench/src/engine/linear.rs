@@ -49,8 +49,8 @@ pub(super) fn ruleset(wanted: &Wanted<'_>) -> String {
                 );
             }
             text.push_str("}\n");
-            for pair in &plan.pairs {
-                chains.entry((2 * pair + wanted.node, direction)).or_default().push(number);
+            for pod in cluster::local_pods(plan, wanted.node) {
+                chains.entry((pod, direction)).or_default().push(number);
             }
         }
     }

@@ -24,7 +24,7 @@ use podwall_policy::label::Labels;
 use podwall_policy::policy::Tier;
 
 use super::Options;
-use crate::cluster::{self, NODES, Peers, Plan, Seat, Shape};
+use crate::cluster::{self, CLIENTS, NODES, Peers, Plan, SERVERS, Seat, Shape};
 use crate::engine::{self, Engine};
 use crate::load::{cpus, pin};
 use crate::results::{Point, Target};
@@ -113,7 +113,7 @@ impl Node {
         let client = cluster::pod(0);
         let mut other = client.clone();
         if kind == 1 {
-            other.labels = [("id", "nobody")].into_iter().collect::<Labels>();
+            other.labels = [("app", "nobody")].into_iter().collect::<Labels>();
         }
         if kind > 0 {
             // The policy is there before; the pod comes to meet it.
@@ -145,18 +145,20 @@ impl Node {
     fn plan(&mut self) -> Plan {
         self.number += 1;
         let mut plan = cluster::plan(&mut self.dice, &self.shape, self.number);
+        let ours = [CLIENTS, SERVERS];
+        let add = |apps: &mut Vec<usize>| {
+            apps.extend(ours.into_iter().filter(|app| !apps.contains(app)).collect::<Vec<_>>());
+        };
         plan.namespace = 0;
-        plan.pairs.retain(|pair| *pair < 127);
-        // The client's pair and the servers': it is isolated in both directions.
-        for pair in [0, 1] {
-            if !plan.pairs.contains(&pair) {
-                plan.pairs.push(pair);
+        add(&mut plan.apps);
+        match &mut plan.peers {
+            // As many of ours as there were of others.
+            Peers::Apps(namespace, apps) => {
+                *namespace = 0;
+                add(apps);
             }
-            match &mut plan.peers {
-                Peers::Pairs(pairs) if !pairs.contains(&pair) => pairs.push(pair),
-                Peers::Apps(apps) if !apps.contains(&0) => apps.push(0),
-                _ => {}
-            }
+            Peers::Namespaces(all) if !all.contains(&0) => all.push(0),
+            Peers::Namespaces(_) => {}
         }
         (plan.port, plan.ingress, plan.egress) = (None, true, true);
         plan
