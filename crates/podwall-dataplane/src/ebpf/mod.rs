@@ -29,6 +29,7 @@ use podwall_compile::tables::{Delta, NodeTables};
 
 use self::edit::{Edit, Model};
 use self::layout::Table;
+pub use self::needs::Missing;
 use self::pinned::Pinned;
 use crate::namespace::Namespace;
 use crate::nft::conntrack;
@@ -90,7 +91,6 @@ impl Ebpf {
     /// What is missing, in words.
     pub fn check() -> Result<(), Error> {
         needs::check()?;
-        libbpf_rs::set_print(None);
         pinned::try_loading()
     }
 

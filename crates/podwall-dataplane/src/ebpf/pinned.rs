@@ -25,6 +25,7 @@ use super::Config;
 use super::edit::Model;
 use super::layout::{LAYOUT, Table};
 use super::maps::Copies;
+use super::needs;
 use crate::namespace::Namespace;
 use crate::{Drift, Error};
 
@@ -68,23 +69,23 @@ pub(crate) fn ensure_bpffs(path: &Path) -> Result<(), Error> {
     let is_bpf = |path: &Path| statfs(path).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC);
     let mount_on = |path: &Path| {
         mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-            .map_err(|e| file_error("mount a bpffs on", path)(e.into()))
+            .map_err(|errno| needs::mount(path, errno.into()))
     };
     let usual = Path::new(USUAL);
     if path.starts_with(usual) && !is_bpf(usual) {
         mount_on(usual)?;
     }
     fs::create_dir_all(path).map_err(file_error("make", path))?;
-    if is_bpf(path) { Ok(()) } else { mount_on(path) }
+    if !is_bpf(path) {
+        mount_on(path)?;
+    }
+    Ok(())
 }
 
 /// Loads the program and lets go of it again.
 pub(crate) fn try_loading() -> Result<(), Error> {
-    ObjectBuilder::default()
-        .open_memory(PROGRAM)
-        .and_then(libbpf_rs::OpenObject::load)
-        .map(drop)
-        .map_err(cannot("load the eBPF program"))
+    let open = || ObjectBuilder::default().open_memory(PROGRAM);
+    needs::loading(|| open().and_then(libbpf_rs::OpenObject::load).map(drop))
 }
 
 /// Two programs that differ in a byte, or in what they were set up with, have different names.
@@ -129,7 +130,7 @@ impl Pinned {
                 map.set_max_entries(config.counters).map_err(cannot("size the counters"))?;
             }
         }
-        let object = open.load().map_err(cannot("load the eBPF program"))?;
+        let object = needs::loading(|| open.load())?;
         let handle = |name: &str| -> Result<MapHandle, Error> {
             let map = object.maps().find(|map| map.name() == name);
             let map =

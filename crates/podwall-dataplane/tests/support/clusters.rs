@@ -11,7 +11,7 @@ use podwall_policy::cluster::Cluster;
 use podwall_policy::label::Labels;
 use podwall_policy::object::{Name, Pod};
 use podwall_policy::policy::{Peer, Policy, Tier};
-use podwall_policy::port::{PortMatch, PortRange};
+use podwall_policy::port::{PortMatch, PortRange, Protocol};
 use podwall_policy::selector::Selector;
 
 /// The node whose packets are tried.
@@ -28,6 +28,11 @@ pub fn start(dice: &mut Dice, wide: bool) -> Cluster {
     for mut pod in pods {
         fit(dice, &mut pod);
         cluster.put_pod(pod);
+    }
+    let policies: Vec<Policy> = cluster.policies.values().cloned().collect();
+    for mut policy in policies {
+        more_names(dice, &mut policy);
+        cluster.put_policy(policy);
     }
     if wide {
         for _ in 0..WIDE_PODS {
@@ -62,7 +67,26 @@ pub fn change(dice: &mut Dice, cluster: &Cluster, wide: bool) -> Change {
             fit(dice, &mut pod);
             Change::PutPod(pod)
         }
+        Change::PutPolicy(mut policy) => {
+            more_names(dice, &mut policy);
+            Change::PutPolicy(policy)
+        }
         other => other,
+    }
+}
+
+/// More rules that name ports only, for more than a peer or two.
+fn more_names(dice: &mut Dice, policy: &mut Policy) {
+    for rule in policy.ingress.iter_mut().chain(&mut policy.egress).flatten() {
+        if dice.chance(40) && !rule.ports.is_empty() {
+            for port in &mut rule.ports {
+                port.protocol = *dice.pick(&[Protocol::TCP, Protocol::TCP, Protocol::UDP]);
+                port.port = PortMatch::Named(Arc::from(*dice.pick(&["http", "dns", "aux"])));
+            }
+            if dice.chance(30) {
+                rule.peers.clear();
+            }
+        }
     }
 }
 
@@ -145,15 +169,15 @@ fn small_block(dice: &mut Dice) -> IpBlock {
     IpBlock::new(cidr, except)
 }
 
-/// A port that some rule names, or a neighbour of it.
-pub fn named_port(dice: &mut Dice, cluster: &Cluster) -> Option<u16> {
-    let policies: Vec<&Arc<str>> = cluster.policies.keys().map(|(_, name)| &name.name).collect();
-    if policies.is_empty() {
-        return None;
+/// A port that some rule names, or a neighbour of it; or one that a pod declares.
+pub fn known_port(dice: &mut Dice, cluster: &Cluster) -> Option<u16> {
+    if dice.chance(40) {
+        let ports: Vec<_> = cluster.pods.values().flat_map(|pod| &pod.ports).collect();
+        return (!ports.is_empty()).then(|| dice.pick(&ports).number);
     }
-    let policy = cluster.policies.values().nth(dice.below(policies.len()))?;
-    let rules: Vec<_> = policy.ingress.iter().chain(&policy.egress).flatten().collect();
-    let specs: Vec<_> = rules.iter().flat_map(|rule| &rule.ports).collect();
+    let policy = cluster.policies.values().nth(dice.below(cluster.policies.len()))?;
+    let rules = policy.ingress.iter().chain(&policy.egress).flatten();
+    let specs: Vec<_> = rules.flat_map(|rule| &rule.ports).collect();
     if specs.is_empty() {
         return None;
     }
