@@ -38,7 +38,7 @@ pub enum Missing {
     #[error("it needs BTF, and this kernel has no {TYPES} (CONFIG_DEBUG_INFO_BTF)")]
     Types,
     /// The process has not the rights.
-    #[error("it needs root, {0}")]
+    #[error("it needs root{0}")]
     Root(&'static str),
     /// No bpffs can be mounted.
     #[error("it needs a bpffs, and none can be mounted on {}: {source}", path.display())]
@@ -97,9 +97,8 @@ impl Facts {
             numbers != ["0", "0", "4294967295"]
         };
         if !self.uid_map.is_empty() && own_users(&self.uid_map) {
-            return Err(Missing::Root(
-                "and root of a user namespace is not enough (labs of ordinary users are in one)",
-            ));
+            let why = "; a user namespace's root, as in ordinary users' labs, is not enough";
+            return Err(Missing::Root(why));
         }
         let has = |rights, bit| rights & bit != 0;
         match self.rights {
@@ -107,7 +106,7 @@ impl Facts {
                 if !has(rights, CAP_SYS_ADMIN)
                     && !(has(rights, CAP_BPF) && has(rights, CAP_NET_ADMIN)) =>
             {
-                Err(Missing::Root("or CAP_BPF and CAP_NET_ADMIN"))
+                Err(Missing::Root(", or CAP_BPF and CAP_NET_ADMIN"))
             }
             _ => Ok(()),
         }
@@ -311,8 +310,8 @@ mod tests {
         let inside = Facts { uid_map: "0       1000          1".to_owned(), ..root() };
         assert_eq!(
             words(possible("6.8.0", true, &inside).unwrap_err()),
-            "ebpf is not possible here: it needs root, and root of a user namespace is not enough \
-             (labs of ordinary users are in one); take --dataplane auto or nftables"
+            "ebpf is not possible here: it needs root; a user namespace's root, as in ordinary \
+             users' labs, is not enough; take --dataplane auto or nftables"
         );
     }
 
