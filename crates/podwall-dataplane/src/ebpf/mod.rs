@@ -138,7 +138,7 @@ impl DataPlane for Ebpf {
         pinned::ensure_bpffs(&self.config.pins)?;
         self.namespace.run(conntrack::switch_on)?;
         // Looked for again each time: somebody may have taken away what this process had pinned.
-        self.pinned = Pinned::find(&self.config)?;
+        self.pinned = Pinned::find(&self.config);
         if let Some(pinned) = &mut self.pinned {
             Self::write(pinned, &edit, flags(&edit), true)?;
         } else {
@@ -166,7 +166,7 @@ impl DataPlane for Ebpf {
     }
 
     fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
-        let Some(pinned) = Pinned::find(&self.config)? else {
+        let Some(pinned) = Pinned::find(&self.config) else {
             return Ok(vec![Drift::NotThere { what: "the eBPF program".to_owned() }]);
         };
         let mut drift = pinned.missing_links();
