@@ -258,9 +258,8 @@ fn draw(
     reached: &mut Reached,
 ) -> Result<Drawn, Box<(Shot, String)>> {
     let own = OWN.map(|text| text.parse::<IpAddr>().unwrap());
-    let on_node = |pod: &&podwall_policy::object::Pod| {
-        pod.is_subject() && pod.node.as_deref() == Some(NODE)
-    };
+    let on_node =
+        |pod: &&podwall_policy::object::Pod| pod.is_subject() && pod.node.as_deref() == Some(NODE);
     let local: Vec<IpAddr> =
         cluster.pods.values().filter(on_node).flat_map(|pod| pod.ips.clone()).collect();
     let address = |dice: &mut Dice| match dice.below(10) {

@@ -221,9 +221,10 @@ fn verifiers_words(log: &str) -> Option<String> {
     let log = log.split("-- END PROG LOAD LOG").next()?;
     let is_figure = |line: &&str| {
         let listing = line.split_once(':').is_some_and(|(before, _)| {
-            before.split_whitespace().next().is_some_and(|word| {
-                word.chars().all(|c| c.is_ascii_digit()) && !word.is_empty()
-            })
+            before
+                .split_whitespace()
+                .next()
+                .is_some_and(|word| word.chars().all(|c| c.is_ascii_digit()) && !word.is_empty())
         });
         listing
             || line.is_empty()
@@ -334,7 +335,11 @@ mod tests {
         for (facts, by) in [
             (Facts { lockdown, ..root() }, "kernel lockdown (confidentiality"),
             (
-                Facts { lockdown: "[none] integrity".into(), modules: "bpf,selinux".into(), ..root() },
+                Facts {
+                    lockdown: "[none] integrity".into(),
+                    modules: "bpf,selinux".into(),
+                    ..root()
+                },
                 "a security module (bpf,selinux) or a seccomp filter",
             ),
             (Facts { unprivileged: "2".into(), ..root() }, "kernel.unprivileged_bpf_disabled is 2"),

@@ -103,9 +103,8 @@ impl Pinned {
     /// whatever of it is attached goes on until a new program is.
     pub(crate) fn find(config: &Config) -> Option<Self> {
         let directory = config.pins.join(name(config));
-        let programs: Option<BTreeSet<u32>> = Self::link_paths(&directory)
-            .map(|path| program_of(&path))
-            .collect();
+        let programs: Option<BTreeSet<u32>> =
+            Self::link_paths(&directory).map(|path| program_of(&path)).collect();
         let [program] = programs?.into_iter().collect::<Vec<_>>()[..] else { return None };
         let reads = maps_of(program)?;
         let open = |name: &str| {
@@ -295,9 +294,13 @@ pub(crate) fn remove_all(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
+/// All that is in a directory, but for the two files (`maps.debug`, `progs.debug`) that the kernel
+/// itself puts at the root of each bpffs and nobody can take away. No other name there has a dot
+/// (`bpf_lookup` in kernel/bpf/inode.c).
 fn entries(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let found = fs::read_dir(directory).map_err(file_error("read", directory))?;
-    Ok(found.flatten().map(|entry| entry.path()).collect())
+    let is_kernels = |path: &PathBuf| path.extension().is_some();
+    Ok(found.flatten().map(|entry| entry.path()).filter(|path| !is_kernels(path)).collect())
 }
 
 /// Unpins a program, or whatever it is: links first, so that nothing decides without its maps.
@@ -321,7 +324,8 @@ fn remove(path: &Path) -> Result<(), Error> {
 /// says of a map, read as a link's, has numbers where a link has pointers.
 fn program_of(link: &Path) -> Option<u32> {
     let link = Link::open(link).ok()?;
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_fd().as_raw_fd())).ok()?;
+    let info =
+        fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_fd().as_raw_fd())).ok()?;
     let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     if field("link_type:")? != "netfilter" {
         return None;
@@ -330,7 +334,10 @@ fn program_of(link: &Path) -> Option<u32> {
 }
 
 /// The numbers of the maps that a program reads; `None` if it cannot be asked.
-#[expect(unsafe_code, reason = "the library asks for the maps of all programs of the machine or none")]
+#[expect(
+    unsafe_code,
+    reason = "the library asks for the maps of all programs of the machine or none"
+)]
 fn maps_of(program: u32) -> Option<Vec<u32>> {
     // SAFETY: takes a number; the descriptor is checked and owned by nobody else.
     let fd = unsafe { libbpf_sys::bpf_prog_get_fd_by_id(program) };
@@ -348,8 +355,9 @@ fn maps_of(program: u32) -> Option<Vec<u32>> {
     let mut size = u32::try_from(size_of_val(&info)).ok()?;
     // SAFETY: the kernel writes `size` bytes, which `info` has, and as many numbers as it is told
     // there is room for.
-    let done =
-        unsafe { libbpf_sys::bpf_prog_get_info_by_fd(fd.as_raw_fd(), &raw mut info, &raw mut size) };
+    let done = unsafe {
+        libbpf_sys::bpf_prog_get_info_by_fd(fd.as_raw_fd(), &raw mut info, &raw mut size)
+    };
     if done != 0 {
         return None;
     }

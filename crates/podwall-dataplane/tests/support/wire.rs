@@ -362,9 +362,8 @@ fn frames(interface: &str, protocol: u16) -> OwnedFd {
 fn option(fd: &OwnedFd, level: i32, name: i32, value: i32) {
     let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap();
     // SAFETY: the kernel reads `length` bytes, which the number has.
-    let done = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), length)
-    };
+    let done =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), length) };
     assert_eq!(done, 0, "{}", Errno::last());
 }
 

@@ -156,7 +156,12 @@ impl NodeFirewall {
             Some(plane) => {
                 let tables = plane.text(self.compiler.tables());
                 let why = self.instead.as_ref().map(|why| format!(" ({why})"));
-                format!("# node {}: {}{}\n{tables}", self.node, plane.name(), why.unwrap_or_default())
+                format!(
+                    "# node {}: {}{}\n{tables}",
+                    self.node,
+                    plane.name(),
+                    why.unwrap_or_default()
+                )
             }
             None => format!("# node {}: the firewall is off\n", self.node),
         }

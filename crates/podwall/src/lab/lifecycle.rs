@@ -9,7 +9,9 @@ use podwall_lab::client::{self, Client, Found};
 use podwall_lab::exec;
 use podwall_lab::holder::{Holder, StartOptions};
 use podwall_lab::plan::Families;
-use podwall_lab::rpc::{Change, DataPlaneInForce, ExecPlace, Hello, LabConfig, NetworkMode, Query, Request, Shown};
+use podwall_lab::rpc::{
+    Change, DataPlaneInForce, ExecPlace, Hello, LabConfig, NetworkMode, Query, Request, Shown,
+};
 use podwall_lab::worker::CONFIG_FILE;
 use podwall_manifest::Object;
 
