@@ -100,14 +100,12 @@ impl Facts {
             let why = "; a user namespace's root, as in ordinary users' labs, is not enough";
             return Err(Missing::Root(why));
         }
-        let has = |rights, bit| rights & bit != 0;
+        let enough = |rights: u64| {
+            let both = CAP_BPF | CAP_NET_ADMIN;
+            rights & CAP_SYS_ADMIN != 0 || rights & both == both
+        };
         match self.rights {
-            Some(rights)
-                if !has(rights, CAP_SYS_ADMIN)
-                    && !(has(rights, CAP_BPF) && has(rights, CAP_NET_ADMIN)) =>
-            {
-                Err(Missing::Root(", or CAP_BPF and CAP_NET_ADMIN"))
-            }
+            Some(rights) if !enough(rights) => Err(Missing::Root(", or CAP_BPF and CAP_NET_ADMIN")),
             _ => Ok(()),
         }
     }
@@ -175,6 +173,7 @@ static LOG: Mutex<String> = Mutex::new(String::new());
 /// One loads at a time: the library has one place for what it prints.
 static LOADING: Mutex<()> = Mutex::new(());
 
+#[expect(clippy::needless_pass_by_value, reason = "what the library calls")]
 fn keep(_: PrintLevel, text: String) {
     let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
     // A verifier's log can have megabytes; what matters stands at its end.
