@@ -1,6 +1,6 @@
 //! Does a lab say what enforces in it, and why it is not what somebody would have expected?
 
-#![expect(clippy::unwrap_used, reason = "a test says by panic what is wrong")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says by panic what is wrong")]
 
 mod support;
 
