@@ -53,6 +53,17 @@ pub struct Chosen {
     pub instead: Option<Error>,
 }
 
+impl Chosen {
+    /// Why it is not eBPF although that was preferred, as `auto` says it: the next step that the
+    /// error names has been taken.
+    pub fn reason(&self) -> Option<String> {
+        self.instead.as_ref().map(|error| match error {
+            Error::NoEbpf(missing) => format!("ebpf is not possible here: {missing}"),
+            other => format!("ebpf is not possible here: {other}"),
+        })
+    }
+}
+
 impl Choice {
     /// Opens the data plane in the calling thread's network namespace. `auto` gives the same on
     /// every call as long as kernel and privileges stay the same.
@@ -63,6 +74,7 @@ impl Choice {
         let instead = match self {
             Self::Nftables => None,
             Self::Ebpf => {
+                Ebpf::check()?;
                 return Ok(Chosen { plane: Box::new(Ebpf::open(ebpf)?), instead: None });
             }
             Self::Auto => match Ebpf::check().and_then(|()| Ebpf::open(ebpf)) {

@@ -20,6 +20,9 @@ pub enum Error {
          namespace (run as root, or inside `unshare -rn`)"
     )]
     Permission,
+    /// The eBPF data plane is not possible here.
+    #[error("ebpf is not possible here: {0}; take --dataplane auto or nftables")]
+    NoEbpf(#[from] crate::ebpf::Missing),
     /// The kernel refused something about eBPF.
     #[error("cannot {doing}: {answer:#}")]
     Bpf {

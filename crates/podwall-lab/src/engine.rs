@@ -28,7 +28,7 @@ use crate::dns::{DnsData, DnsServer};
 use crate::fabric::{Fabric, FabricError, PodPlug};
 use crate::flows::{Hub, Report};
 use crate::netns::NetNs;
-use crate::rpc::LabConfig;
+use crate::rpc::{DataPlaneInForce, LabConfig};
 use crate::serve::identity::Identity;
 use crate::serve::{self, Served, ServerSet};
 use crate::service_nat::ServiceRule;
@@ -390,6 +390,11 @@ impl Engine {
         }
         self.pending.remove(name);
         Ok(())
+    }
+
+    /// The data plane of each node; none in a lab without a firewall.
+    pub fn dataplanes(&self) -> Vec<DataPlaneInForce> {
+        self.nodes.values().filter_map(NodeFirewall::in_force).collect()
     }
 
     /// What a node's kernel was told, as text.

@@ -223,6 +223,20 @@ pub struct Hello {
     pub version: String,
     /// The lab.
     pub config: LabConfig,
+    /// What enforces, by node; none if the firewall is off.
+    #[serde(default)]
+    pub dataplanes: Vec<DataPlaneInForce>,
+}
+
+/// What enforces on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataPlaneInForce {
+    /// The node.
+    pub node: String,
+    /// `ebpf` or `nftables`.
+    pub dataplane: String,
+    /// Why it is not `ebpf` although `auto` prefers that.
+    pub instead: Option<String>,
 }
 
 /// The answer to [`Request::Exec`]: where a program has to run. Paths are valid inside the lab's

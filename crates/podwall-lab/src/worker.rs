@@ -150,8 +150,9 @@ fn answer(
 ) -> Event {
     let result = match request {
         Request::Hello => {
-            let config = lock(engine).store().config.clone();
-            Ok(json!(Hello { version: version(), config }))
+            let engine = lock(engine);
+            let (config, dataplanes) = (engine.store().config.clone(), engine.dataplanes());
+            Ok(json!(Hello { version: version(), config, dataplanes }))
         }
         Request::Retire => Ok(Value::Null),
         // Packets take their time; other commands go on meanwhile.

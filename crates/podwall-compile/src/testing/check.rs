@@ -11,7 +11,7 @@ use podwall_policy::flow::{Flow, Party};
 use podwall_policy::matching::Match;
 use podwall_policy::object::Namespace;
 use podwall_policy::policy::{Action, Direction, Tier};
-use podwall_policy::port::{PortMatch, PortSpec};
+use podwall_policy::port::{PortMatch, PortSpec, Protocol};
 use podwall_policy::reason::Reason;
 
 use super::random::{PROTOCOLS, interesting_ports};
@@ -71,45 +71,101 @@ pub fn check(
     cluster: &Cluster,
     node: Option<&str>,
     tables: &NodeTables,
-    (src, dst): (IpAddr, IpAddr),
+    addresses: (IpAddr, IpAddr),
     coverage: &mut Coverage,
 ) -> Result<(), String> {
-    let family = Family::of(src);
-    let flow = Flow { src: Party::at(cluster, src), dst: Party::at(cluster, dst), family };
-    let own_node = |party: Party<'_>| match party {
-        Party::Pod(pod) => pod.node.clone(),
-        _ => None,
-    };
-    let from_node = match (flow.src, node) {
-        (Party::Node(from), Some(node)) => *from.name == *node,
-        (Party::Node(from), None) => own_node(flow.dst).is_some_and(|node| node == from.name),
-        _ => false,
-    };
-    let local = |party: Party<'_>| {
-        party.subject().is_some_and(|pod| node.is_none_or(|n| pod.node.as_deref() == Some(n)))
-    };
-    for (direction, subject) in [(Direction::Egress, flow.src), (Direction::Ingress, flow.dst)] {
-        let expected = local(subject).then(|| side(cluster, &flow, direction));
-        count_setting(cluster, &flow, direction, expected.as_ref(), from_node, coverage);
-        for protocol in PROTOCOLS {
-            for port in interesting_ports().take(if protocol.has_ports() { 99 } else { 1 }) {
-                let packet = Packet { src, dst, protocol, port, from_node };
-                let Decision { egress, ingress } = tables.decide(&packet);
-                let found = if direction == Direction::Egress { egress } else { ingress };
-                let Some(expected) = &expected else {
-                    if let Some(verdict) = found {
-                        return Err(format!("{packet:?} {direction}: not local but {verdict:?}"));
-                    }
-                    continue;
-                };
-                compare(expected, found, &packet)
-                    .and_then(|()| name_of_rule(expected, found, tables, &packet))
-                    .map_err(|error| format!("{packet:?} {direction}: {error}"))?;
-                count_entry(cluster, tables, direction, &packet, found, coverage);
-            }
+    let pair = Pair::new(cluster, node, addresses);
+    pair.count(coverage);
+    for protocol in PROTOCOLS {
+        for port in interesting_ports().take(if protocol.has_ports() { 99 } else { 1 }) {
+            pair.judge(tables, &pair.packet(protocol, port), coverage)?;
         }
     }
     Ok(())
+}
+
+/// Two addresses of one family, and all that the evaluator says of packets between them. It is
+/// asked once: it answers for every protocol and port.
+#[derive(Debug)]
+pub struct Pair<'a> {
+    cluster: &'a Cluster,
+    addresses: (IpAddr, IpAddr),
+    flow: Flow<'a>,
+    /// `None`: not local.
+    sides: [(Direction, Option<Side>); 2],
+    from_node: bool,
+}
+
+impl<'a> Pair<'a> {
+    /// Asks the evaluator. `None` takes all pods as local. The cluster must be [`as_known`].
+    pub fn new(cluster: &'a Cluster, node: Option<&str>, (src, dst): (IpAddr, IpAddr)) -> Self {
+        let family = Family::of(src);
+        let flow = Flow { src: Party::at(cluster, src), dst: Party::at(cluster, dst), family };
+        let own_node = |party: Party<'_>| match party {
+            Party::Pod(pod) => pod.node.clone(),
+            _ => None,
+        };
+        let from_node = match (flow.src, node) {
+            (Party::Node(from), Some(node)) => *from.name == *node,
+            (Party::Node(from), None) => own_node(flow.dst).is_some_and(|node| node == from.name),
+            _ => false,
+        };
+        let local = |party: Party<'_>| {
+            party.subject().is_some_and(|pod| node.is_none_or(|n| pod.node.as_deref() == Some(n)))
+        };
+        let asked = [(Direction::Egress, flow.src), (Direction::Ingress, flow.dst)];
+        let sides = asked.map(|(direction, subject)| {
+            (direction, local(subject).then(|| side(cluster, &flow, direction)))
+        });
+        Self { cluster, addresses: (src, dst), flow, sides, from_node }
+    }
+
+    /// A packet from the one to the other.
+    pub fn packet(&self, protocol: Protocol, port: u16) -> Packet {
+        let (src, dst) = self.addresses;
+        Packet { src, dst, protocol, port, from_node: self.from_node }
+    }
+
+    /// What the evaluator says of a packet, per direction (egress, ingress); `None`: not local.
+    pub fn verdicts(&self, packet: &Packet) -> [Option<Verdict>; 2] {
+        let of = |side: &Side| side.verdict(packet.protocol, packet.port);
+        self.sides.each_ref().map(|(_, side)| side.as_ref().map(of))
+    }
+
+    /// Holds the tables to the evaluator for one packet; what they say.
+    pub fn judge(
+        &self,
+        tables: &NodeTables,
+        packet: &Packet,
+        coverage: &mut Coverage,
+    ) -> Result<Decision, String> {
+        let decision = tables.decide(packet);
+        for (direction, expected) in &self.sides {
+            let found = match direction {
+                Direction::Egress => decision.egress,
+                Direction::Ingress => decision.ingress,
+            };
+            let Some(expected) = expected else {
+                if let Some(verdict) = found {
+                    return Err(format!("{packet:?} {direction}: not local but {verdict:?}"));
+                }
+                continue;
+            };
+            compare(expected, found, packet)
+                .and_then(|()| name_of_rule(expected, found, tables, packet))
+                .map_err(|error| format!("{packet:?} {direction}: {error}"))?;
+            count_entry(self.cluster, tables, *direction, packet, found, coverage);
+        }
+        Ok(decision)
+    }
+
+    /// Counts what kind of pair it is.
+    pub fn count(&self, coverage: &mut Coverage) {
+        for (direction, expected) in &self.sides {
+            let (cluster, flow) = (self.cluster, &self.flow);
+            count_setting(cluster, flow, *direction, expected.as_ref(), self.from_node, coverage);
+        }
+    }
 }
 
 fn compare(expected: &Side, found: Option<TableVerdict>, packet: &Packet) -> Result<(), String> {

@@ -29,6 +29,7 @@ use podwall_compile::tables::{Delta, NodeTables};
 
 use self::edit::{Edit, Model};
 use self::layout::Table;
+pub use self::needs::Missing;
 use self::pinned::Pinned;
 use crate::namespace::Namespace;
 use crate::nft::conntrack;
@@ -90,7 +91,6 @@ impl Ebpf {
     /// What is missing, in words.
     pub fn check() -> Result<(), Error> {
         needs::check()?;
-        libbpf_rs::set_print(None);
         pinned::try_loading()
     }
 
@@ -138,7 +138,7 @@ impl DataPlane for Ebpf {
         pinned::ensure_bpffs(&self.config.pins)?;
         self.namespace.run(conntrack::switch_on)?;
         // Looked for again each time: somebody may have taken away what this process had pinned.
-        self.pinned = Pinned::find(&self.config)?;
+        self.pinned = Pinned::find(&self.config);
         if let Some(pinned) = &mut self.pinned {
             Self::write(pinned, &edit, flags(&edit), true)?;
         } else {
@@ -166,7 +166,7 @@ impl DataPlane for Ebpf {
     }
 
     fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
-        let Some(pinned) = Pinned::find(&self.config)? else {
+        let Some(pinned) = Pinned::find(&self.config) else {
             return Ok(vec![Drift::NotThere { what: "the eBPF program".to_owned() }]);
         };
         let mut drift = pinned.missing_links();

@@ -6,13 +6,14 @@
 //!       local4 … ports          outer maps      control, rule_packets, …     link-4-1 … link-10-4
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use libbpf_rs::libbpf_sys::BPF_F_NETFILTER_IP_DEFRAG;
+use libbpf_rs::libbpf_sys::{self, BPF_F_NETFILTER_IP_DEFRAG};
 use libbpf_rs::{
     ErrorKind, Link, MapCore, MapFlags, MapHandle, NF_INET_LOCAL_IN, NF_INET_POST_ROUTING,
     NFPROTO_IPV4, NFPROTO_IPV6, NetfilterOpts, Object, ObjectBuilder,
@@ -25,6 +26,7 @@ use super::Config;
 use super::edit::Model;
 use super::layout::{LAYOUT, Table};
 use super::maps::Copies;
+use super::needs;
 use crate::namespace::Namespace;
 use crate::{Drift, Error};
 
@@ -33,8 +35,9 @@ static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/podwall.bpf.o"
 
 /// Where it is attached, and at which priority: NF_IP_PRI_NAT_SRC is 100, NF_IP_PRI_FILTER 0.
 const HOOKS: [(i32, i32); 2] = [(NF_INET_LOCAL_IN, 0), (NF_INET_POST_ROUTING, 95)];
-/// The kernel has one eBPF program a priority; another version's may hold ours.
-const PRIORITIES: i32 = 4;
+/// The kernel has one eBPF program a priority; another version's may hold ours, and what starts that
+/// were killed had attached some more.
+const PRIORITIES: i32 = 16;
 
 /// Maps that there is one of, by their names in the program.
 const SINGLE: [&str; 6] =
@@ -68,23 +71,23 @@ pub(crate) fn ensure_bpffs(path: &Path) -> Result<(), Error> {
     let is_bpf = |path: &Path| statfs(path).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC);
     let mount_on = |path: &Path| {
         mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-            .map_err(|e| file_error("mount a bpffs on", path)(e.into()))
+            .map_err(|errno| needs::mount(path, errno.into()))
     };
     let usual = Path::new(USUAL);
     if path.starts_with(usual) && !is_bpf(usual) {
         mount_on(usual)?;
     }
     fs::create_dir_all(path).map_err(file_error("make", path))?;
-    if is_bpf(path) { Ok(()) } else { mount_on(path) }
+    if !is_bpf(path) {
+        mount_on(path)?;
+    }
+    Ok(())
 }
 
 /// Loads the program and lets go of it again.
 pub(crate) fn try_loading() -> Result<(), Error> {
-    ObjectBuilder::default()
-        .open_memory(PROGRAM)
-        .and_then(libbpf_rs::OpenObject::load)
-        .map(drop)
-        .map_err(cannot("load the eBPF program"))
+    let open = || ObjectBuilder::default().open_memory(PROGRAM);
+    needs::loading(|| open().and_then(libbpf_rs::OpenObject::load).map(drop))
 }
 
 /// Two programs that differ in a byte, or in what they were set up with, have different names.
@@ -95,23 +98,28 @@ fn name(config: &Config) -> String {
 }
 
 impl Pinned {
-    /// What an earlier process with the same program left, if all of it is there.
-    pub(crate) fn find(config: &Config) -> Result<Option<Self>, Error> {
+    /// What an earlier process with the same program left, if all of it is there: four links to one
+    /// program, and under our names the very maps that it reads. Anything else is not taken over;
+    /// whatever of it is attached goes on until a new program is.
+    pub(crate) fn find(config: &Config) -> Option<Self> {
         let directory = config.pins.join(name(config));
-        let complete = Self::link_paths(&directory).all(|path| path.exists());
-        if !complete {
-            return Ok(None);
-        }
+        let programs: Option<BTreeSet<u32>> =
+            Self::link_paths(&directory).map(|path| program_of(&path)).collect();
+        let [program] = programs?.into_iter().collect::<Vec<_>>()[..] else { return None };
+        let reads = maps_of(program)?;
         let open = |name: &str| {
-            MapHandle::from_pinned_path(directory.join(name))
-                .map_err(cannot(format!("open the pinned map {name}")))
+            let map = MapHandle::from_pinned_path(directory.join(name)).ok()?;
+            reads.contains(&map.info().ok()?.info.id).then_some(map)
         };
         let mut tables = BTreeMap::new();
         for table in Table::ALL {
-            tables.insert(table, Copies::found(table, open(table.name())?)?);
+            tables.insert(table, Copies::found(table, open(table.name())?).ok()?);
+        }
+        if !SINGLE.iter().all(|name| open(name).is_some()) {
+            return None;
         }
         let control = open("control")?;
-        Ok(Some(Self { tables, control, object: None, directory }))
+        Some(Self { tables, control, object: None, directory })
     }
 
     fn link_paths(directory: &Path) -> impl Iterator<Item = PathBuf> {
@@ -129,7 +137,7 @@ impl Pinned {
                 map.set_max_entries(config.counters).map_err(cannot("size the counters"))?;
             }
         }
-        let object = open.load().map_err(cannot("load the eBPF program"))?;
+        let object = needs::loading(|| open.load())?;
         let handle = |name: &str| -> Result<MapHandle, Error> {
             let map = object.maps().find(|map| map.name() == name);
             let map =
@@ -153,11 +161,16 @@ impl Pinned {
         let Some(mut object) = self.object.take() else { return Ok(()) };
         // A program of which a piece is missing goes on with the rest until this one is attached;
         // then it is swept away.
-        let mut old = self.directory.clone().into_os_string();
-        old.push("-old"); // a bpffs takes no dots in names
-        let old = PathBuf::from(old);
-        remove(&old)?;
+        // So does what a process put aside that was killed before it came to the sweeping: it may
+        // be all that decides.
+        let aside = |number: u32| {
+            let mut path = self.directory.clone().into_os_string();
+            path.push(format!("-old{number}")); // a bpffs takes no dots in names
+            PathBuf::from(path)
+        };
         if self.directory.exists() {
+            let free = (0..).map(aside).find(|path| !path.exists());
+            let old = free.unwrap_or_else(|| aside(0));
             fs::rename(&self.directory, &old).map_err(file_error("rename", &self.directory))?;
         }
         fs::create_dir_all(&self.directory).map_err(file_error("make", &self.directory))?;
@@ -190,7 +203,7 @@ impl Pinned {
     /// The links that are not there.
     pub(crate) fn missing_links(&self) -> Vec<Drift> {
         Self::link_paths(&self.directory)
-            .filter(|path| Link::open(path).is_err())
+            .filter(|path| program_of(path).is_none())
             .map(|path| Drift::NotThere { what: path.display().to_string() })
             .collect()
     }
@@ -256,15 +269,18 @@ fn attach_at(
     Err(cannot(format!("attach the eBPF program to hook {hook}"))(error))
 }
 
-/// Takes away what programs of other versions left. Ours is attached.
+/// Takes away what programs of other versions left, and what is nobody's. Ours is attached.
 pub(crate) fn sweep(config: &Config) -> Result<(), Error> {
-    let ours = name(config);
-    for entry in fs::read_dir(&config.pins).map_err(file_error("read", &config.pins))?.flatten() {
-        if entry.file_name().to_string_lossy() != ours {
-            remove(&entry.path())?;
-        }
+    let ours = config.pins.join(name(config));
+    let links: Vec<PathBuf> = Pinned::link_paths(&ours).collect();
+    let is_map = |path: &Path| {
+        let maps = Table::ALL.iter().map(|table| table.name()).chain(SINGLE);
+        maps.into_iter().any(|name| ours.join(name) == path)
+    };
+    for path in entries(&ours)?.into_iter().filter(|path| !links.contains(path) && !is_map(path)) {
+        remove(&path)?;
     }
-    Ok(())
+    entries(&config.pins)?.iter().filter(|path| **path != ours).try_for_each(|path| remove(path))
 }
 
 /// Takes everything away.
@@ -272,21 +288,79 @@ pub(crate) fn remove_all(config: &Config) -> Result<(), Error> {
     if !config.pins.exists() {
         return Ok(());
     }
-    for entry in fs::read_dir(&config.pins).map_err(file_error("read", &config.pins))?.flatten() {
-        remove(&entry.path())?;
-    }
+    entries(&config.pins)?.iter().try_for_each(|path| remove(path))?;
     // A mount of our own stays, empty.
     let _ = fs::remove_dir(&config.pins);
     Ok(())
 }
 
-/// Unpins a program: its links first, so that nothing decides without its maps.
-fn remove(directory: &Path) -> Result<(), Error> {
-    let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort_by_key(|path| !path.to_string_lossy().contains("/link-"));
-    for path in paths {
-        fs::remove_file(&path).map_err(file_error("remove", &path))?;
+/// All that is in a directory, but for the two files (`maps.debug`, `progs.debug`) that the kernel
+/// itself puts at the root of each bpffs and nobody can take away. No other name there has a dot
+/// (`bpf_lookup` in kernel/bpf/inode.c).
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let found = fs::read_dir(directory).map_err(file_error("read", directory))?;
+    let is_kernels = |path: &PathBuf| path.extension().is_some();
+    Ok(found.flatten().map(|entry| entry.path()).filter(|path| !is_kernels(path)).collect())
+}
+
+/// Unpins a program, or whatever it is: links first, so that nothing decides without its maps.
+fn remove(path: &Path) -> Result<(), Error> {
+    if path.is_symlink() || !path.is_dir() {
+        return match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(file_error("remove", path)(error))
+            }
+            _ => Ok(()),
+        };
     }
-    fs::remove_dir(directory).map_err(file_error("remove", directory))
+    let mut inside = entries(path)?;
+    inside.sort_by_key(|path| !path.to_string_lossy().contains("/link-"));
+    inside.iter().try_for_each(|path| remove(path))?;
+    fs::remove_dir(path).map_err(file_error("remove", path))
+}
+
+/// The number of the program that a pinned link attaches to a hook; `None` if it is no such link.
+/// Asked in text: the kernel answers a question about a link for any kind of object, and what it
+/// says of a map, read as a link's, has numbers where a link has pointers.
+fn program_of(link: &Path) -> Option<u32> {
+    let link = Link::open(link).ok()?;
+    let info =
+        fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_fd().as_raw_fd())).ok()?;
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    if field("link_type:")? != "netfilter" {
+        return None;
+    }
+    field("prog_id:")?.parse().ok()
+}
+
+/// The numbers of the maps that a program reads; `None` if it cannot be asked.
+#[expect(
+    unsafe_code,
+    reason = "the library asks for the maps of all programs of the machine or none"
+)]
+fn maps_of(program: u32) -> Option<Vec<u32>> {
+    // SAFETY: takes a number; the descriptor is checked and owned by nobody else.
+    let fd = unsafe { libbpf_sys::bpf_prog_get_fd_by_id(program) };
+    if fd < 0 {
+        return None;
+    }
+    // SAFETY: `fd` is open and was just made.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut maps = vec![0_u32; 64];
+    let mut info = libbpf_sys::bpf_prog_info {
+        nr_map_ids: 64,
+        map_ids: maps.as_mut_ptr() as u64,
+        ..libbpf_sys::bpf_prog_info::default()
+    };
+    let mut size = u32::try_from(size_of_val(&info)).ok()?;
+    // SAFETY: the kernel writes `size` bytes, which `info` has, and as many numbers as it is told
+    // there is room for.
+    let done = unsafe {
+        libbpf_sys::bpf_prog_get_info_by_fd(fd.as_raw_fd(), &raw mut info, &raw mut size)
+    };
+    if done != 0 {
+        return None;
+    }
+    maps.truncate(usize::try_from(info.nr_map_ids).ok()?);
+    Some(maps)
 }

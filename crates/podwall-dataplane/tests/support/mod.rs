@@ -17,7 +17,10 @@
 )]
 #![expect(unsafe_code, reason = "raw sockets of protocols that nix does not name")]
 
+pub mod clusters;
 pub mod random;
+pub mod wire;
+pub mod yaml;
 
 use std::fs::File;
 use std::io::Write;
@@ -118,7 +121,8 @@ impl Net {
         })
     }
 
-    fn path(&self) -> String {
+    /// A path for `ip … netns`.
+    pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
     }
 
@@ -465,7 +469,7 @@ fn receive_raw(fd: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
 }
 
 /// A transport header with right checksums, so that conntrack takes the packet as new.
-fn transport(
+pub fn transport(
     src: IpAddr,
     dst: IpAddr,
     protocol: u8,

@@ -13,13 +13,14 @@ use std::sync::Arc;
 
 use podwall_compile::compiler::NodeCompiler;
 use podwall_compile::tables::Delta;
-use podwall_dataplane::{Choice, Config, DataPlane, Denials, Log, ebpf};
+use podwall_dataplane::{Choice, Chosen, Config, DataPlane, Denials, Log, ebpf};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::policy::Tier;
 
 use super::EngineError;
 use crate::fabric::FabricError;
 use crate::netns::NetNs;
+use crate::rpc::DataPlaneInForce;
 use crate::store::Touched;
 
 /// The firewall of one node. Owned by the engine; what it wrote is the kernel's and outlives it.
@@ -30,6 +31,8 @@ pub(super) struct NodeFirewall {
     told: bool,
     /// `None` in a lab without a firewall.
     plane: Option<Box<dyn DataPlane>>,
+    /// Why it is not the data plane that `auto` prefers.
+    instead: Option<String>,
     /// Whether the kernel is known to hold the compiler's tables. Not so at first: an earlier
     /// worker may have left others.
     loaded: bool,
@@ -53,13 +56,16 @@ impl NodeFirewall {
             let config = ebpf::Config { pins, ..ebpf::Config::default() };
             let nftables = Config { log: Some(LOG), ..Config::default() };
             let opened = ns.within(|| choice.open(config, nftables));
-            opened.map_err(FabricError::from)?.map(|chosen| chosen.plane).map_err(failed(node))
+            opened.map_err(FabricError::from)?.map_err(failed(node))
         };
+        let chosen = choice.map(open).transpose()?;
+        let instead = chosen.as_ref().and_then(Chosen::reason);
         Ok(Self {
             node: Arc::clone(node),
             compiler: NodeCompiler::new(Some(Arc::clone(node))),
             told: false,
-            plane: choice.map(open).transpose()?,
+            plane: chosen.map(|chosen| chosen.plane),
+            instead,
             loaded: false,
         })
     }
@@ -134,12 +140,28 @@ impl NodeFirewall {
         plane.map(|plane| plane.denials()).transpose().map_err(failed(&self.node))
     }
 
+    /// The data plane in force; `None` in a lab without a firewall.
+    pub(super) fn in_force(&self) -> Option<DataPlaneInForce> {
+        let plane = self.plane.as_ref()?;
+        Some(DataPlaneInForce {
+            node: self.node.to_string(),
+            dataplane: plane.name().to_owned(),
+            instead: self.instead.clone(),
+        })
+    }
+
     /// What the kernel was told, as text.
     pub(super) fn ruleset(&self) -> String {
         match &self.plane {
             Some(plane) => {
                 let tables = plane.text(self.compiler.tables());
-                format!("# node {}: {}\n{tables}", self.node, plane.name())
+                let why = self.instead.as_ref().map(|why| format!(" ({why})"));
+                format!(
+                    "# node {}: {}{}\n{tables}",
+                    self.node,
+                    plane.name(),
+                    why.unwrap_or_default()
+                )
             }
             None => format!("# node {}: the firewall is off\n", self.node),
         }

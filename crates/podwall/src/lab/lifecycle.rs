@@ -9,7 +9,9 @@ use podwall_lab::client::{self, Client, Found};
 use podwall_lab::exec;
 use podwall_lab::holder::{Holder, StartOptions};
 use podwall_lab::plan::Families;
-use podwall_lab::rpc::{Change, ExecPlace, Hello, LabConfig, NetworkMode, Query, Request, Shown};
+use podwall_lab::rpc::{
+    Change, DataPlaneInForce, ExecPlace, Hello, LabConfig, NetworkMode, Query, Request, Shown,
+};
 use podwall_lab::worker::CONFIG_FILE;
 use podwall_manifest::Object;
 
@@ -65,7 +67,28 @@ pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
         hello.config.nodes.len(),
         pods.len()
     ))?;
+    for words in dataplanes(&hello.dataplanes) {
+        line(&words)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// One line for all nodes, unless they differ.
+fn dataplanes(in_force: &[DataPlaneInForce]) -> Vec<String> {
+    let mut words: Vec<(String, Vec<&str>)> = Vec::new();
+    for DataPlaneInForce { node, dataplane, instead } in in_force {
+        let why = instead.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+        let text = format!("data plane: {dataplane}{why}");
+        match words.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, nodes)) => nodes.push(node),
+            None => words.push((text, vec![node])),
+        }
+    }
+    let differ = words.len() > 1;
+    let line = |(text, nodes): (String, Vec<&str>)| {
+        if differ { format!("{text} on {}", nodes.join(", ")) } else { text }
+    };
+    words.into_iter().map(line).collect()
 }
 
 fn config(name: &str, objects: &[Object], args: &Up) -> LabConfig {
