@@ -17,6 +17,7 @@ mod denied;
 mod drift;
 pub mod ebpf;
 mod error;
+mod limits;
 mod namespace;
 mod netlink;
 mod nft;
@@ -28,6 +29,7 @@ pub use crate::denied::{Denials, Denied};
 pub use crate::drift::Drift;
 pub use crate::ebpf::Ebpf;
 pub use crate::error::Error;
+pub use crate::limits::{Fill, Limits, Table, TableFill, Why};
 pub use crate::nft::{Config, Log, Nftables};
 
 /// The kernel's side of one node. Opened in a network namespace, used from any thread.
@@ -64,6 +66,10 @@ pub trait DataPlane: Send {
     /// # Errors
     /// Nothing is loaded yet, reports were not asked for, or the kernel refuses.
     fn denials(&mut self) -> Result<Denials, Error>;
+
+    /// How full the tables are that came into force last, and what had to be left out because it
+    /// did not fit ([`Limits`]).
+    fn fill(&mut self) -> Fill;
 
     /// What these tables are in the kernel, as text for people.
     fn text(&self, tables: &NodeTables) -> String;

@@ -16,7 +16,7 @@
 
 mod edit;
 mod events;
-mod layout;
+pub(crate) mod layout;
 mod maps;
 mod needs;
 mod pinned;
@@ -32,7 +32,8 @@ use self::layout::Table;
 use self::pinned::Pinned;
 use crate::namespace::Namespace;
 use crate::nft::conntrack;
-use crate::{DataPlane, Denials, Drift, Error};
+use crate::limits::{self, Limited, Limiter};
+use crate::{DataPlane, Denials, Drift, Error, Fill, Limits};
 
 /// How the eBPF data plane is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,11 +44,13 @@ pub struct Config {
     /// How many rules, and how many subject classes, have counters of their own; 8 bytes each and
     /// CPU.
     pub counters: u32,
+    /// How much the tables may hold.
+    pub limits: Limits,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { pins: PathBuf::from("/sys/fs/bpf/podwall"), counters: 16_384 }
+        Self { pins: PathBuf::from("/sys/fs/bpf/podwall"), counters: 16_384, limits: Limits::default() }
     }
 }
 
@@ -57,6 +60,7 @@ impl Default for Config {
 /// it.
 pub struct Ebpf {
     config: Config,
+    limiter: Limiter,
     /// The namespace in which it was opened, where programs are attached.
     namespace: Namespace,
     /// `None` before the first full load.
@@ -81,7 +85,8 @@ impl Ebpf {
         libbpf_rs::set_print(None);
         pinned::ensure_bpffs(&config.pins)?;
         let namespace = Namespace::current()?;
-        Ok(Self { config, namespace, pinned: None, model: None })
+        let limiter = Limiter::new(config.limits);
+        Ok(Self { config, limiter, namespace, pinned: None, model: None })
     }
 
     /// Whether this kernel loads the program for this process; some 20 ms. Nothing stays.
@@ -126,12 +131,12 @@ fn flags(edit: &Edit) -> u64 {
     bit(Table::Blocks4, HAS_BLOCKS4) | bit(Table::Blocks6, HAS_BLOCKS6)
 }
 
-impl DataPlane for Ebpf {
-    fn name(&self) -> &'static str {
-        "ebpf"
+impl Limited for Ebpf {
+    fn limiter(&mut self) -> &mut Limiter {
+        &mut self.limiter
     }
 
-    fn replace(&mut self, tables: &NodeTables) -> Result<(), Error> {
+    fn load(&mut self, tables: &NodeTables) -> Result<(), Error> {
         self.model = None;
         let (model, edit) = Model::new(tables);
         // Both are gone after `remove`, the rule also after somebody's `nft flush ruleset`.
@@ -152,7 +157,7 @@ impl DataPlane for Ebpf {
         Ok(())
     }
 
-    fn update(&mut self, delta: &Delta) -> Result<(), Error> {
+    fn change(&mut self, delta: &Delta) -> Result<(), Error> {
         let (Some(pinned), Some(mut model)) = (&mut self.pinned, self.model.take()) else {
             return Err(Error::NotLoaded);
         };
@@ -165,7 +170,7 @@ impl DataPlane for Ebpf {
         Ok(())
     }
 
-    fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+    fn compare(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
         let Some(pinned) = Pinned::find(&self.config)? else {
             return Ok(vec![Drift::NotThere { what: "the eBPF program".to_owned() }]);
         };
@@ -205,6 +210,29 @@ impl DataPlane for Ebpf {
         Ok(drift)
     }
 
+}
+
+impl DataPlane for Ebpf {
+    fn name(&self) -> &'static str {
+        "ebpf"
+    }
+
+    fn replace(&mut self, tables: &NodeTables) -> Result<(), Error> {
+        limits::replace(self, tables)
+    }
+
+    fn update(&mut self, delta: &Delta) -> Result<(), Error> {
+        limits::update(self, delta)
+    }
+
+    fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        limits::verify(self, tables)
+    }
+
+    fn fill(&mut self) -> Fill {
+        self.limiter.fill()
+    }
+
     fn denials(&mut self) -> Result<Denials, Error> {
         let pinned = self.pinned.as_ref().ok_or(Error::NotLoaded)?;
         events::follow(pinned.events())
@@ -212,12 +240,13 @@ impl DataPlane for Ebpf {
 
     /// Which table has how many entries, and which they are.
     fn text(&self, tables: &NodeTables) -> String {
-        text::text(tables)
+        text::text(&self.limiter.view(tables))
     }
 
     fn remove(&mut self) -> Result<(), Error> {
         self.pinned = None;
         self.model = None;
+        self.limiter.forget();
         pinned::remove_all(&self.config)?;
         self.namespace.run(conntrack::forget)
     }

@@ -109,7 +109,7 @@ impl Nftables {
     }
 
     /// Loads whole tables.
-    pub(super) fn load(&mut self, tables: &NodeTables) -> Result<(), Error> {
+    pub(super) fn write_all(&mut self, tables: &NodeTables) -> Result<(), Error> {
         let shape = Shape::of(tables);
         let program = Program::new(shape, self.config.log);
         self.model = None;

@@ -55,9 +55,10 @@ use self::diff::{changes, drift};
 use self::load::{Found, rewrite};
 use self::program::{Program, Shape};
 use self::set::Element;
+use crate::limits::{self, Limited, Limiter};
 use crate::namespace::Namespace;
 use crate::netlink::socket::Socket;
-use crate::{DataPlane, Denials, Drift, Error};
+use crate::{DataPlane, Denials, Drift, Error, Fill, Limits};
 
 /// Catch-all elements came with 5.13; incoming interfaces in postrouting with 5.7.
 const NEEDED: (u32, u32) = (5, 13);
@@ -74,11 +75,13 @@ pub struct Config {
     pub table: String,
     /// Where to report denied packets; `None`: nowhere.
     pub log: Option<Log>,
+    /// How much the tables may hold.
+    pub limits: Limits,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { table: "podwall".into(), log: None }
+        Self { table: "podwall".into(), log: None, limits: Limits::default() }
     }
 }
 
@@ -100,6 +103,7 @@ pub struct Log {
 /// the kernel. The kernel's state outlives it.
 pub struct Nftables {
     config: Config,
+    limiter: Limiter,
     namespace: Namespace,
     socket: Socket,
     /// What the kernel holds; `None` before the first full load and after a lost answer.
@@ -132,6 +136,7 @@ impl Nftables {
         check_kernel()?;
         let socket = Socket::open()?;
         Ok(Self {
+            limiter: Limiter::new(config.limits),
             config,
             namespace: Namespace::current()?,
             socket,
@@ -162,16 +167,16 @@ impl Nftables {
     }
 }
 
-impl DataPlane for Nftables {
-    fn name(&self) -> &'static str {
-        "nftables"
+impl Limited for Nftables {
+    fn limiter(&mut self) -> &mut Limiter {
+        &mut self.limiter
     }
 
-    fn replace(&mut self, tables: &NodeTables) -> Result<(), Error> {
-        self.load(tables)
+    fn load(&mut self, tables: &NodeTables) -> Result<(), Error> {
+        self.write_all(tables)
     }
 
-    fn update(&mut self, delta: &Delta) -> Result<(), Error> {
+    fn change(&mut self, delta: &Delta) -> Result<(), Error> {
         let Some(model) = self.model.as_ref() else { return Err(Error::NotLoaded) };
         let (remove, add) = changes(model, delta);
         let shape = self.shape.with(Shape::added(delta));
@@ -199,7 +204,7 @@ impl DataPlane for Nftables {
                 let mut tables = model.clone();
                 apply(&mut tables, delta);
                 let before = self.model.take();
-                self.load(&tables).inspect_err(|_| self.model = before)
+                self.write_all(&tables).inspect_err(|_| self.model = before)
             }
             Err(error) => {
                 if matches!(error, Error::Lost(_)) {
@@ -210,7 +215,7 @@ impl DataPlane for Nftables {
         }
     }
 
-    fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+    fn compare(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
         let program = Program::new(self.shape.with(Shape::of(tables)), self.config.log);
         for _ in 0..PATIENCE {
             let before = dump::generation(&mut self.socket)?;
@@ -229,6 +234,29 @@ impl DataPlane for Nftables {
         Err(Error::Busy { table: self.config.table.clone() })
     }
 
+}
+
+impl DataPlane for Nftables {
+    fn name(&self) -> &'static str {
+        "nftables"
+    }
+
+    fn replace(&mut self, tables: &NodeTables) -> Result<(), Error> {
+        limits::replace(self, tables)
+    }
+
+    fn update(&mut self, delta: &Delta) -> Result<(), Error> {
+        limits::update(self, delta)
+    }
+
+    fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        limits::verify(self, tables)
+    }
+
+    fn fill(&mut self) -> Fill {
+        self.limiter.fill()
+    }
+
     fn denials(&mut self) -> Result<Denials, Error> {
         let Some(log) = self.config.log else {
             return Err(Error::Config(
@@ -240,11 +268,12 @@ impl DataPlane for Nftables {
 
     /// The rules, and the sets without their elements.
     fn text(&self, tables: &NodeTables) -> String {
-        Program::new(Shape::of(tables), self.config.log).to_string()
+        Program::new(Shape::of(&self.limiter.view(tables)), self.config.log).to_string()
     }
 
     fn remove(&mut self) -> Result<(), Error> {
         self.model = None;
+        self.limiter.forget();
         let name = self.config.table.clone();
         match dump::table(&mut self.socket, &name)? {
             None => return Ok(()),
