@@ -13,6 +13,7 @@
 
 pub mod bridge;
 mod choice;
+mod counters;
 mod denied;
 mod drift;
 pub mod ebpf;
@@ -25,6 +26,7 @@ mod nft;
 use podwall_compile::tables::{Delta, NodeTables};
 
 pub use crate::choice::{Choice, Chosen};
+pub use crate::counters::Counters;
 pub use crate::denied::{Denials, Denied};
 pub use crate::drift::Drift;
 pub use crate::ebpf::Ebpf;
@@ -66,6 +68,13 @@ pub trait DataPlane: Send {
     /// # Errors
     /// Nothing is loaded yet, reports were not asked for, or the kernel refuses.
     fn denials(&mut self) -> Result<Denials, Error>;
+
+    /// Packets that rules allowed or denied, and packets that none allowed, since each rule and class
+    /// came; see [`Counters`] for what counts.
+    ///
+    /// # Errors
+    /// Nothing is loaded, or the kernel cannot be asked.
+    fn counters(&mut self) -> Result<Counters, Error>;
 
     /// How full the tables are that came into force last, and what had to be left out because it
     /// did not fit ([`Limits`]).

@@ -118,6 +118,11 @@ impl Limiter {
         }
     }
 
+    /// What the kernel holds; `None` before the first full load.
+    pub(crate) fn admitted(&self) -> Option<&NodeTables> {
+        self.state.as_ref().map(State::admitted)
+    }
+
     /// How full the tables are.
     pub(crate) fn fill(&self) -> Fill {
         let Some(state) = &self.state else { return Fill::default() };

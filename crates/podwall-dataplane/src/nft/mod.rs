@@ -1,7 +1,7 @@
 //! How does nftables decide as the tables say?
 //!
 //! ```text
-//!   NodeTables ──▶ elements of 14 sets ─┐            ┌─ rules that never change (program)
+//!   NodeTables ──▶ elements of 15 sets ─┐            ┌─ rules that never change (program)
 //!   Delta ───────▶ elements that change ┴▶ one batch ┴─▶ table inet podwall
 //! ```
 //!
@@ -38,6 +38,7 @@
 
 mod batch;
 pub(crate) mod conntrack;
+mod counts;
 mod diff;
 mod dump;
 mod encode;
@@ -51,10 +52,12 @@ use nix::sys::utsname::uname;
 use podwall_compile::tables::{Delta, NodeTables};
 
 use self::batch::{Batch, Outcome, Step};
+use self::counts::Book;
 use self::diff::{changes, drift};
 use self::load::{Found, rewrite};
 use self::program::{Program, Shape};
 use self::set::Element;
+use crate::counters::Counters;
 use crate::limits::{self, Limited, Limiter};
 use crate::namespace::Namespace;
 use crate::netlink::socket::Socket;
@@ -108,6 +111,8 @@ pub struct Nftables {
     socket: Socket,
     /// What the kernel holds; `None` before the first full load and after a lost answer.
     model: Option<NodeTables>,
+    /// Whose the numbers are that elements have counted.
+    book: Book,
     /// What the `_rows` chains look up. Grows with changes, is exact after a full load.
     shape: Shape,
 }
@@ -141,6 +146,7 @@ impl Nftables {
             namespace: Namespace::current()?,
             socket,
             model: None,
+            book: Book::default(),
             shape: Shape::default(),
         })
     }
@@ -173,7 +179,8 @@ impl Limited for Nftables {
     }
 
     fn load(&mut self, tables: &NodeTables) -> Result<(), Error> {
-        self.write_all(tables)
+        let before = self.model.take();
+        self.write_all(tables, before.as_ref())
     }
 
     fn change(&mut self, delta: &Delta) -> Result<(), Error> {
@@ -190,7 +197,12 @@ impl Limited for Nftables {
             };
             steps = rewrite(&new, differs);
         }
+        // If they cannot be read, some packets are not counted.
+        let packets = self.packets_before(delta).unwrap_or_default();
         let outcome = self.commit(&steps, &remove, &add, None);
+        if matches!(outcome, Ok(Outcome::Done)) {
+            self.count_change(&packets, delta, &remove);
+        }
         let Some(model) = self.model.as_mut() else { return Err(Error::NotLoaded) };
         match outcome {
             Ok(Outcome::Done) => {
@@ -204,7 +216,8 @@ impl Limited for Nftables {
                 let mut tables = model.clone();
                 apply(&mut tables, delta);
                 let before = self.model.take();
-                self.write_all(&tables).inspect_err(|_| self.model = before)
+                let written = self.write_all(&tables, before.as_ref());
+                written.inspect_err(|_| self.model = before)
             }
             Err(error) => {
                 if matches!(error, Error::Lost(_)) {
@@ -227,7 +240,7 @@ impl Limited for Nftables {
                         vec![Drift::NotThere { what }]
                     }
                     Found::Unfit(drift) => drift,
-                    Found::Ours { elements, rows } => drift(&elements, &rows, tables),
+                    Found::Ours { elements, rows, .. } => drift(&elements, &rows, tables),
                 });
             }
         }
@@ -242,15 +255,23 @@ impl DataPlane for Nftables {
     }
 
     fn replace(&mut self, tables: &NodeTables) -> Result<(), Error> {
-        limits::replace(self, tables)
+        limits::replace(self, tables)?;
+        self.name_counters(None);
+        Ok(())
     }
 
     fn update(&mut self, delta: &Delta) -> Result<(), Error> {
-        limits::update(self, delta)
+        limits::update(self, delta)?;
+        self.name_counters(Some(delta));
+        Ok(())
     }
 
     fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
         limits::verify(self, tables)
+    }
+
+    fn counters(&mut self) -> Result<Counters, Error> {
+        self.read_counters()
     }
 
     fn fill(&mut self) -> Fill {
@@ -274,6 +295,7 @@ impl DataPlane for Nftables {
     fn remove(&mut self) -> Result<(), Error> {
         self.model = None;
         self.limiter.forget();
+        self.book = Book::default();
         let name = self.config.table.clone();
         match dump::table(&mut self.socket, &name)? {
             None => return Ok(()),

@@ -163,8 +163,14 @@ impl Net {
 }
 
 impl Drop for Net {
-    /// What is pinned would hold the namespace's programs for ever.
     fn drop(&mut self) {
+        self.forget_pins();
+    }
+}
+
+impl Net {
+    /// What is pinned would hold the namespace's programs for ever.
+    pub fn forget_pins(&self) {
         for program in std::fs::read_dir(&self.pins).into_iter().flatten().flatten() {
             for pin in std::fs::read_dir(program.path()).into_iter().flatten().flatten() {
                 let _ = std::fs::remove_file(pin.path());

@@ -75,7 +75,7 @@ pub fn tables(dice: &mut Dice, local: &[IpAddr], all: &[IpAddr]) -> NodeTables {
 fn name_rules(dice: &mut Dice, tables: &mut NodeTables) {
     let rules = 1 + dice.roll(6) as u32;
     for (at, verdict) in tables.verdicts.values_mut().enumerate() {
-        let rule = (at as u32 * 7 + rules) % (rules + 1);
+        let rule = at as u32 % (rules + 1);
         verdict.rule = (rule > 0).then_some(RuleId(rule));
     }
     for rule in 1..=rules {
