@@ -43,7 +43,7 @@ use crate::ebpf::layout::port_prefixes;
 /// grow with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// Local addresses that some policy isolates. Default 16,384.
+    /// Local addresses that some policy isolates. Default 65,536.
     pub locals: usize,
     /// Addresses of pods and nodes that a selector meets. Default 2,097,152.
     pub peers: usize,
@@ -57,7 +57,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { locals: 1 << 14, peers: 1 << 21, blocks: 1 << 19, verdicts: 1 << 21 }
+        Self { locals: 1 << 16, peers: 1 << 21, blocks: 1 << 19, verdicts: 1 << 21 }
     }
 }
 

@@ -100,10 +100,11 @@ pub(crate) mod userdata {
 
     /// A set's notes. nft 1.0.6 ends with a failed assertion when it lists a map of verdicts whose
     /// data is said to have a byte order (`netlink_delinearize_setelem`).
-    pub(super) fn set(comment_text: &str, classes: bool) -> Vec<u8> {
+    pub(super) fn set(comment_text: &str, class_key: bool, classes: bool) -> Vec<u8> {
         let mut out = Vec::new();
+        let key = if class_key { HOST } else { BIG_ENDIAN };
         let data = if classes { HOST } else { NONE };
-        for (kind, order) in [(SET_KEY_BYTEORDER, BIG_ENDIAN), (SET_DATA_BYTEORDER, data)] {
+        for (kind, order) in [(SET_KEY_BYTEORDER, key), (SET_DATA_BYTEORDER, data)] {
             out.extend_from_slice(&[kind, 4]);
             out.extend_from_slice(&order.to_ne_bytes());
         }
@@ -177,7 +178,8 @@ pub(crate) fn set(w: &mut Writer, table: &str, set: SetId, id: u32) {
         });
     }
     w.u32(10, id);
-    w.put(13, &userdata::set(set.comment(), set.data() == DataKind::Class));
+    let class_key = *fields == [KeyField::Class];
+    w.put(13, &userdata::set(set.comment(), class_key, set.data() == DataKind::Class));
     if set.counts() {
         // Each element gets one like it.
         w.nest(17, |w| {
