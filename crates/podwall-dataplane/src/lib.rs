@@ -78,7 +78,7 @@ pub trait DataPlane: Send {
 
     /// How full the tables are that came into force last, and what had to be left out because it
     /// did not fit ([`Limits`]).
-    fn fill(&mut self) -> Fill;
+    fn fill(&self) -> Fill;
 
     /// What these tables are in the kernel, as text for people.
     fn text(&self, tables: &NodeTables) -> String;

@@ -251,7 +251,8 @@ fn the_ruleset_reads_well() {
 #[test]
 fn configurations_that_cannot_be_are_refused_in_words() {
     for table in ["", "1a", "a b", "pod\"wall", &"x".repeat(65)] {
-        let error = Nftables::open(Config { table: table.into(), ..Config::default() }).err().unwrap();
+        let error =
+            Nftables::open(Config { table: table.into(), ..Config::default() }).err().unwrap();
         assert!(error.to_string().contains("cannot be"), "{error}");
     }
     let log = Some(Log { group: 1, per_second: 0, burst: 1 });

@@ -34,10 +34,10 @@ use self::edit::{Edit, Model};
 use self::layout::Table;
 use self::maps::Written;
 use self::pinned::Pinned;
-use crate::namespace::Namespace;
-use crate::nft::conntrack;
 use crate::counters::{self, Counters, Owners};
 use crate::limits::{self, Limited, Limiter};
+use crate::namespace::Namespace;
+use crate::nft::conntrack;
 use crate::{DataPlane, Denials, Drift, Error, Fill, Limits};
 
 /// How the eBPF data plane is set up.
@@ -55,7 +55,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { pins: PathBuf::from("/sys/fs/bpf/podwall"), counters: 16_384, limits: Limits::default() }
+        Self {
+            pins: PathBuf::from("/sys/fs/bpf/podwall"),
+            counters: 16_384,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -294,7 +298,6 @@ impl Limited for Ebpf {
         drift.sort();
         Ok(drift)
     }
-
 }
 
 impl DataPlane for Ebpf {
@@ -338,7 +341,7 @@ impl DataPlane for Ebpf {
         })
     }
 
-    fn fill(&mut self) -> Fill {
+    fn fill(&self) -> Fill {
         self.limiter.fill()
     }
 

@@ -213,7 +213,6 @@ fn allows_more(tables: &NodeTables, subject: SubjectId, class: Class, than: Clas
         ports.insert((protocol, first));
         ports.extend(last.checked_add(1).map(|next| (protocol, next)));
     }
-    let allows =
-        |class, (protocol, port)| tables.verdict(subject, class, protocol, port).allow;
+    let allows = |class, (protocol, port)| tables.verdict(subject, class, protocol, port).allow;
     ports.into_iter().any(|at| allows(class, at) && !allows(than, at))
 }

@@ -73,10 +73,7 @@ impl Limiter {
     ///
     /// # Errors
     /// Nothing is loaded, or the local addresses do not fit.
-    pub(crate) fn change<'a>(
-        &self,
-        delta: &'a Delta,
-    ) -> Result<(Cow<'a, Delta>, Next), Error> {
+    pub(crate) fn change<'a>(&self, delta: &'a Delta) -> Result<(Cow<'a, Delta>, Next), Error> {
         let state = self.state.as_ref().ok_or(Error::NotLoaded)?;
         let size = changed(state, delta);
         if state.cut.is_none() && size.fit(&self.limits) {
@@ -221,10 +218,7 @@ pub(crate) fn update(plane: &mut impl Limited, delta: &Delta) -> Result<(), Erro
 }
 
 /// Compares the kernel with what fits of the tables.
-pub(crate) fn verify(
-    plane: &mut impl Limited,
-    tables: &NodeTables,
-) -> Result<Vec<Drift>, Error> {
+pub(crate) fn verify(plane: &mut impl Limited, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
     let admitted = plane.limiter().view(tables).into_owned();
     plane.compare(&admitted)
 }

@@ -173,10 +173,8 @@ fn a_class_that_grows_or_comes_is_closed_and_not_those_that_were_there() {
     while full.verdicts.is_empty() {
         full = tables(&mut dice, &local, &all);
     }
-    let mut kernel = Kernel::new(Limits {
-        verdicts: super::admit::sizes(&full).verdicts,
-        ..Limits::default()
-    });
+    let mut kernel =
+        Kernel::new(Limits { verdicts: super::admit::sizes(&full).verdicts, ..Limits::default() });
     replace(&mut kernel, &full).unwrap();
     assert!(!kernel.limiter.fill().overflows());
     let (key, verdict) = full.verdicts.first_key_value().unwrap();

@@ -250,9 +250,8 @@ impl Nftables {
         let rules: Vec<(u32, Option<u64>)> = match delta {
             None => self.book.changes(Kind::Rules, &counters::rules(tables)),
             Some(delta) => {
-                let name = |(id, rule): &(RuleId, Option<_>)| {
-                    (id.0, rule.as_ref().map(counters::rule))
-                };
+                let name =
+                    |(id, rule): &(RuleId, Option<_>)| (id.0, rule.as_ref().map(counters::rule));
                 delta.rules.iter().map(name).collect()
             }
         };
@@ -260,12 +259,12 @@ impl Nftables {
         let mut others = self.book.name(Kind::Rules, &rules);
         // A class that comes may have elements already that deny without a rule.
         let comes = |id: &u32| !self.book.classes.contains_key(id);
-        others.extend(
-            classes.iter().filter(|(id, name)| name.is_some() && comes(id)).filter_map(|(id, _)| {
+        others.extend(classes.iter().filter(|(id, name)| name.is_some() && comes(id)).filter_map(
+            |(id, _)| {
                 let class = SubjectId(*id);
                 denies_by_default(tables, class).then_some(Owner::Class(class))
-            }),
-        );
+            },
+        ));
         others.extend(self.book.name(Kind::Classes, &classes));
         if others.is_empty() {
             return;
@@ -284,9 +283,8 @@ impl Nftables {
         let packets = self.all_packets()?;
         let model = self.model.as_ref().ok_or(Error::NotLoaded)?;
         let total = self.book.total(model, &packets);
-        let of = |owner| {
-            total.get(&owner).and_then(|packets| u64::try_from(*packets).ok()).unwrap_or(0)
-        };
+        let of =
+            |owner| total.get(&owner).and_then(|packets| u64::try_from(*packets).ok()).unwrap_or(0);
         let rules = self.book.rules.keys().map(|id| RuleId(*id));
         let classes = self.book.classes.keys().map(|id| SubjectId(*id));
         let mut counters = Counters {

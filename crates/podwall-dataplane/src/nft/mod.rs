@@ -246,7 +246,6 @@ impl Limited for Nftables {
         }
         Err(Error::Busy { table: self.config.table.clone() })
     }
-
 }
 
 impl DataPlane for Nftables {
@@ -274,7 +273,7 @@ impl DataPlane for Nftables {
         self.read_counters()
     }
 
-    fn fill(&mut self) -> Fill {
+    fn fill(&self) -> Fill {
         self.limiter.fill()
     }
 
