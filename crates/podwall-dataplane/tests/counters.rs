@@ -168,8 +168,7 @@ fn numbers_outlive_damage_and_where_the_kernel_has_names_the_process() {
         let zero = vec![0; kept.len()];
         assert_eq!(numbers, if kind.is_ebpf() { kept } else { zero }, "{kind:?}");
         assert_eq!(next.verify(&renamed).unwrap(), []);
-        let mut fresh = Expected::default();
-        fresh.0 = next.counters().unwrap();
+        let mut fresh = Expected(next.counters().unwrap());
         send(&world, &mut dice, &renamed, &mut fresh, 30);
         assert_eq!(next.counters().unwrap(), fresh.0, "{kind:?}");
         // Another version takes over, too.

@@ -164,7 +164,7 @@ fn leaking(
     addresses: &BTreeSet<IpAddr>,
     ranges: &BTreeSet<AddressRange>,
 ) -> BTreeMap<SubjectId, Why> {
-    let of_addresses = addresses.iter().map(|address| *address);
+    let of_addresses = addresses.iter().copied();
     // No address that is known lies in a range, for what matters here: its class is looked up first.
     let of_ranges = ranges.iter().map(|range| wanted.blocks.get(range).copied());
     let mut taken_for: FxHashSet<(Class, Class)> = of_addresses

@@ -14,7 +14,6 @@ use crate::{Drift, Error};
 
 #[path = "../../tests/support/random.rs"]
 #[expect(dead_code, unreachable_pub, reason = "the tests of the kernel use the rest")]
-#[allow(clippy::cast_possible_truncation, clippy::unwrap_used, reason = "a test's dice")]
 mod random;
 
 /// A kernel that takes what it is given, unless it is told not to.
