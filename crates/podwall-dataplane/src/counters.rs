@@ -10,6 +10,10 @@
 //! their connection are asked; replies, ICMP errors of known connections and neighbour discovery
 //! are not. What a default lets pass (a tier that ends without a word) is counted nowhere.
 //!
+//! eBPF counts a packet when it is judged: one of a connection that stands, and of which a packet was
+//! let through since the last change, passes without being looked up, and is not counted. nftables
+//! looks up, and counts, all of them.
+//!
 //! A number belongs to a rule, not to an id: when an id goes or is given to another rule it starts
 //! at zero. Until then it never goes back within a process' life, whatever is loaded or changed. A
 //! packet that meets the very moment of a change may be missed. A new process finds the numbers of

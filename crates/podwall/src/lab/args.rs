@@ -111,7 +111,8 @@ Examples:
 
 A packet counts for each direction that is asked: where it leaves a pod that policies isolate for
 egress, and where it enters one that they isolate for ingress. Packets in the original direction of
-a connection count; replies pass uncounted. A rule's number starts when it comes to a node, and
+a connection count, with eBPF the first ones and those after each change; replies pass
+uncounted. A rule's number starts when it comes to a node, and
 again when its last peer or pod is gone from there and comes back.";
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
