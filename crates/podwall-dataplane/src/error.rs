@@ -89,6 +89,19 @@ pub enum Error {
         /// The limit.
         capacity: usize,
     },
+    /// More local addresses than the limit, which cannot be left out safely.
+    #[error(
+        "the tables want {wanted} {table}, and the limit is {size}: nothing was changed, since a \
+         local address that is left out would be open; raise the limit (`{table}=N`)"
+    )]
+    Full {
+        /// The kind of table, by its name in the limits.
+        table: &'static str,
+        /// Entries that there would be.
+        wanted: usize,
+        /// Entries that there may be.
+        size: usize,
+    },
     /// Somebody changes the table at the same time.
     #[error(
         "nftables keeps changing while table inet {table} is read; is a second Podwall running?"

@@ -13,10 +13,12 @@
 
 pub mod bridge;
 mod choice;
+mod counters;
 mod denied;
 mod drift;
 pub mod ebpf;
 mod error;
+mod limits;
 mod namespace;
 mod netlink;
 mod nft;
@@ -24,10 +26,12 @@ mod nft;
 use podwall_compile::tables::{Delta, NodeTables};
 
 pub use crate::choice::{Choice, Chosen};
+pub use crate::counters::Counters;
 pub use crate::denied::{Denials, Denied};
 pub use crate::drift::Drift;
 pub use crate::ebpf::Ebpf;
 pub use crate::error::Error;
+pub use crate::limits::{Fill, Limits, Table, TableFill, Why};
 pub use crate::nft::{Config, Log, Nftables};
 
 /// The kernel's side of one node. Opened in a network namespace, used from any thread.
@@ -64,6 +68,17 @@ pub trait DataPlane: Send {
     /// # Errors
     /// Nothing is loaded yet, reports were not asked for, or the kernel refuses.
     fn denials(&mut self) -> Result<Denials, Error>;
+
+    /// Packets that rules allowed or denied, and packets that none allowed, since each rule and class
+    /// came; see [`Counters`] for what counts.
+    ///
+    /// # Errors
+    /// Nothing is loaded, or the kernel cannot be asked.
+    fn counters(&mut self) -> Result<Counters, Error>;
+
+    /// How full the tables are that came into force last, and what had to be left out because it
+    /// did not fit ([`Limits`]).
+    fn fill(&self) -> Fill;
 
     /// What these tables are in the kernel, as text for people.
     fn text(&self, tables: &NodeTables) -> String;

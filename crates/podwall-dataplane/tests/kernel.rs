@@ -194,8 +194,9 @@ fn nft_prints_the_table_in_both_families() {
         "comment \"podwall layout 1",
         "10.0.0.5 : 0x00000001 . 0x00000001",
         "fd00::5 : 0x00000001 . 0x00000001",
-        "0x00000001 . 0x00000002 . tcp . 80 : accept",
-        " . sctp . 8000-8999 : return",
+        "0x00000001 . 0x00000002 . tcp . 80 counter packets 0 bytes 0 : accept",
+        " . sctp . 8000-8999 counter packets 0 bytes 0 : return",
+        "elements = { 0x00000001 counter packets 0 bytes 0, 0x00000002 counter",
         "10.0.0.5 . 10.0.0.5",
         "192.0.2.0/24 : ",
         "ip saddr . ip daddr . meta l4proto . th dport vmap @by_port comment \"peer, one port\"",
@@ -250,7 +251,8 @@ fn the_ruleset_reads_well() {
 #[test]
 fn configurations_that_cannot_be_are_refused_in_words() {
     for table in ["", "1a", "a b", "pod\"wall", &"x".repeat(65)] {
-        let error = Nftables::open(Config { table: table.into(), log: None }).err().unwrap();
+        let error =
+            Nftables::open(Config { table: table.into(), ..Config::default() }).err().unwrap();
         assert!(error.to_string().contains("cannot be"), "{error}");
     }
     let log = Some(Log { group: 1, per_second: 0, burst: 1 });

@@ -219,7 +219,7 @@ fn a_start() {
     let mut other = CpuSet::new();
     other.set(1).unwrap();
     let _ = sched_setaffinity(Pid::from_raw(0), &other);
-    let config = ebpf::Config { pins: pins.into(), counters };
+    let config = ebpf::Config { pins: pins.into(), counters, ..ebpf::Config::default() };
     Ebpf::open(config).unwrap().replace(&tables).unwrap();
 }
 

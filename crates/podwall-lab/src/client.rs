@@ -181,7 +181,7 @@ impl Client {
         None
     }
 
-    /// Asks, and waits for the answer.
+    /// Asks, and waits for the answer. Warnings go to standard error.
     pub fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T, ClientError> {
         self.call_with_progress(request, |_, _| {})
     }
@@ -197,6 +197,7 @@ impl Client {
             match self.event()? {
                 Event::Progress { done, total } => progress(done, total),
                 Event::Item { .. } => {}
+                Event::Warning { message } => eprintln!("{message}"),
                 Event::Reply { body } => {
                     return serde_json::from_value(body).map_err(|e| self.broken(&e));
                 }
@@ -230,6 +231,7 @@ impl Client {
                         return Ok(());
                     }
                 }
+                Event::Warning { message } => eprintln!("{message}"),
                 Event::Reply { .. } => return Ok(()),
                 Event::Error { message, .. } => return Err(ClientError::Refused { message }),
             }

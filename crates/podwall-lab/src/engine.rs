@@ -36,8 +36,10 @@ use crate::services;
 use crate::store::{Store, Touched, now};
 use crate::trial::Trial;
 
+mod counting;
 mod error;
 mod exec_place;
+mod filling;
 mod node;
 mod serving;
 
@@ -289,7 +291,9 @@ impl Engine {
             Served { identity: Identity::Node(name.clone()), ports: BTreeSet::new(), dns: None };
         self.servers.ensure(&ns, &nobody).map_err(|errors| servers_error(&errors))?;
         let choice = self.store.config.firewall().map_err(node::failed(name))?;
-        let firewall = NodeFirewall::open(name, &ns, choice, self.pins.join(&**name))?;
+        let limits = self.store.config.limits().map_err(node::failed(name))?;
+        let pins = self.pins.join(&**name);
+        let firewall = NodeFirewall::open(name, &ns, choice, limits, pins)?;
         self.service_rules = None; // it has none yet
         self.nodes.insert(name.to_string(), firewall);
         Ok(())
@@ -405,7 +409,7 @@ impl Engine {
             namespace: None,
             hint: format!("; nodes are {}", self.store.node_names().join(", ")),
         })?;
-        Ok(firewall.ruleset())
+        Ok(firewall.ruleset(self.store.cluster()))
     }
 
     /// Compares every node's kernel with the model and repairs what differs; what was found.

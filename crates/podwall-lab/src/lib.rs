@@ -16,6 +16,7 @@
 
 pub mod bench;
 pub mod client;
+pub mod counters;
 mod derived;
 pub mod dns;
 pub mod engine;

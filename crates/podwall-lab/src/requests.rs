@@ -25,6 +25,7 @@ pub(crate) fn handle(engine: &mut Engine, request: &Request) -> Result<Value, En
         Request::Label { query, labels, overwrite } => label(engine, query, labels, *overwrite),
         Request::Cluster => Ok(cluster(engine)),
         Request::Exec { namespace, pod } => Ok(json!(engine.exec_place(namespace, pod)?)),
+        Request::Counters => Ok(json!(engine.counters()?)),
         Request::Tables { node } => Ok(json!(engine.tables(node)?)),
         Request::Verify => Ok(json!(engine.verify()?)),
         Request::Hello | Request::Retire | Request::Probe(_) | Request::Flows => Ok(Value::Null),

@@ -11,7 +11,7 @@
 
 use std::net::IpAddr;
 
-pub use podwall_dataplane::Choice;
+pub use podwall_dataplane::{Choice, Limits};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -35,6 +35,9 @@ pub struct LabConfig {
     /// Which data plane enforces: `auto`, `ebpf`, `nftables`.
     #[serde(default)]
     pub dataplane: String,
+    /// How much its tables may hold, as [`Limits`] are written; empty: the defaults.
+    #[serde(default)]
+    pub limits: String,
 }
 
 impl LabConfig {
@@ -45,6 +48,14 @@ impl LabConfig {
     pub fn firewall(&self) -> Result<Option<Choice>, podwall_dataplane::Error> {
         let word = if self.dataplane.is_empty() { "auto" } else { &self.dataplane };
         self.enforce.then(|| word.parse()).transpose()
+    }
+
+    /// How much the tables may hold.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn limits(&self) -> Result<Limits, podwall_dataplane::Error> {
+        self.limits.parse()
     }
 }
 
@@ -149,6 +160,8 @@ pub enum Request {
     Probe(ProbeRequest),
     /// Follow denied packets; ends when the command hangs up.
     Flows,
+    /// Packets by rule, and those that no rule allowed.
+    Counters,
     /// The tables in force on a node, as text.
     Tables {
         /// The node.
@@ -168,6 +181,11 @@ pub enum Event {
         done: u64,
         /// Of how many.
         total: u64,
+    },
+    /// Something that the user should know although the request goes on; one line or more.
+    Warning {
+        /// For people.
+        message: String,
     },
     /// One of many answers.
     Item {

@@ -374,6 +374,7 @@ mod tests {
             externals: Vec::new(),
             enforce: true,
             dataplane: String::new(),
+            limits: String::new(),
         })
     }
 

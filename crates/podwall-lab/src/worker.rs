@@ -131,7 +131,11 @@ fn converse(engine: &Arc<Mutex<Engine>>, stream: UnixStream) -> io::Result<()> {
                 let mut progress = |done, total| {
                     let _ = send(&mut out, &Event::Progress { done, total });
                 };
-                answer(engine, &request, &mut progress)
+                let (event, warnings) = answer(engine, &request, &mut progress);
+                for message in warnings {
+                    send(&mut out, &Event::Warning { message })?;
+                }
+                event
             }
             Err(error) => Event::Error {
                 message: format!("the lab's worker does not understand the request: {error}"),
@@ -147,7 +151,8 @@ fn answer(
     engine: &Arc<Mutex<Engine>>,
     request: &Request,
     progress: &mut dyn FnMut(u64, u64),
-) -> Event {
+) -> (Event, Vec<String>) {
+    let mut warnings = Vec::new();
     let result = match request {
         Request::Hello => {
             let engine = lock(engine);
@@ -157,9 +162,14 @@ fn answer(
         Request::Retire => Ok(Value::Null),
         // Packets take their time; other commands go on meanwhile.
         Request::Probe(probe) => requests::probe(engine, probe, progress),
-        other => requests::handle(&mut lock(engine), other),
+        other => {
+            let mut engine = lock(engine);
+            let result = requests::handle(&mut engine, other);
+            warnings = engine.take_warnings();
+            result
+        }
     };
-    outcome(result)
+    (outcome(result), warnings)
 }
 
 /// The last line of an answer.

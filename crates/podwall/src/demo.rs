@@ -83,6 +83,7 @@ fn show() -> Result<ExitCode> {
         externals: Vec::new(),
         enforce: true,
         dataplane: String::new(),
+        limits: String::new(),
     };
     let holder = lifecycle::start(&name, &config, StartOptions { die_with_parent: true })?;
     let connected = Client::connect_or_start(&name, &holder);

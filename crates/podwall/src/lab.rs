@@ -17,6 +17,7 @@ use podwall_manifest::{Input, Object, Options};
 use serde_json::Value;
 
 pub(crate) mod args;
+mod counters;
 mod describe;
 mod flows;
 mod kinds;
@@ -59,6 +60,7 @@ fn verb(args: &LabArgs) -> Result<ExitCode> {
         Verb::Run(run) => run_pod(&mut Client::connect(lab)?, run),
         Verb::Probe(probe) => probe::probe(&mut Client::connect(lab)?, probe),
         Verb::Flows(flows) => flows::flows(&mut Client::connect(lab)?, flows),
+        Verb::Counters(args) => counters::counters(&mut Client::connect(lab)?, args),
         Verb::Tables(tables) => self::tables(&mut Client::connect(lab)?, tables),
     }
 }

@@ -16,6 +16,8 @@ use crate::Error;
 const BATCH: usize = 16;
 /// The smallest table; growing one waits for the kernel.
 const SMALLEST: usize = 1024;
+/// A table with fewer entries grows fourfold, so that it seldom does; a larger one twofold.
+const SMALL: usize = 1 << 16;
 
 /// Both copies of one table.
 pub(crate) struct Copies {
@@ -27,6 +29,16 @@ pub(crate) struct Copies {
 fn cannot(doing: &str, table: Table) -> impl FnOnce(libbpf_rs::Error) -> Error {
     let doing = format!("{doing} table {}", table.name());
     move |source| Error::Bpf { doing, answer: source }
+}
+
+/// What became of entries that were to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    /// All are there.
+    All,
+    /// There was no room; both copies have larger maps now, which are not installed yet. The one
+    /// that was written has all entries, the other one what it had.
+    Grown,
 }
 
 /// A new inner map with room for so many entries and as many again.
@@ -79,7 +91,7 @@ impl Copies {
     }
 
     /// Writes entries into a copy; makes room where there is none.
-    pub(crate) fn write(&mut self, copy: usize, entries: &Entries) -> Result<(), Error> {
+    pub(crate) fn write(&mut self, copy: usize, entries: &Entries) -> Result<Written, Error> {
         let (key, _) = self.table.sizes();
         for gone in entries.gone.chunks_exact(key) {
             match self.inner[copy].delete(gone) {
@@ -90,17 +102,21 @@ impl Copies {
             }
         }
         match self.set(copy, &entries.keys, &entries.values) {
-            Err(error) if self.is_full(&error) => {
-                let held = self.read(copy)?;
-                let room = held.0.len() / key + entries.keys.len() / key;
-                self.renew(copy, room)?;
-                self.set(copy, &held.0, &held.1).map_err(cannot("copy", self.table))?;
-                self.set(copy, &entries.keys, &entries.values)
-                    .map_err(cannot("write", self.table))?;
-                self.install(copy)
+            Err(error) if self.is_full(&error) => {}
+            other => {
+                return other.map(|()| Written::All).map_err(cannot("write", self.table));
             }
-            other => other.map_err(cannot("write", self.table)),
         }
+        // Both, so that the kernel is waited for once.
+        for grown in [0, 1] {
+            let held = self.read(grown)?;
+            let count = held.0.len() / key + entries.keys.len() / key;
+            let room = if count < SMALL { 2 * count } else { count };
+            self.renew(grown, room)?;
+            self.set(grown, &held.0, &held.1).map_err(cannot("copy", self.table))?;
+        }
+        self.set(copy, &entries.keys, &entries.values).map_err(cannot("write", self.table))?;
+        Ok(Written::Grown)
     }
 
     /// E2BIG; a trie says ENOSPC, which the library does not tell from others.

@@ -14,9 +14,10 @@
 //! Two copies of the tables (see `podwall.bpf.c`): a change is visible to packets all at once, and
 //! neither packets nor changes ever wait.
 
+mod counts;
 mod edit;
 mod events;
-mod layout;
+pub(crate) mod layout;
 mod maps;
 mod needs;
 mod pinned;
@@ -25,15 +26,20 @@ mod text;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use podwall_compile::tables::{Delta, NodeTables};
+use podwall_compile::tables::{Delta, NodeTables, RuleId, SubjectId};
+use rustc_hash::FxHashMap;
 
+use self::counts::Counts;
 use self::edit::{Edit, Model};
 use self::layout::Table;
+use self::maps::Written;
 pub use self::needs::Missing;
 use self::pinned::Pinned;
+use crate::counters::{self, Counters, Owners};
+use crate::limits::{self, Limited, Limiter};
 use crate::namespace::Namespace;
 use crate::nft::conntrack;
-use crate::{DataPlane, Denials, Drift, Error};
+use crate::{DataPlane, Denials, Drift, Error, Fill, Limits};
 
 /// How the eBPF data plane is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,11 +50,17 @@ pub struct Config {
     /// How many rules, and how many subject classes, have counters of their own; 8 bytes each and
     /// CPU.
     pub counters: u32,
+    /// How much the tables may hold.
+    pub limits: Limits,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { pins: PathBuf::from("/sys/fs/bpf/podwall"), counters: 16_384 }
+        Self {
+            pins: PathBuf::from("/sys/fs/bpf/podwall"),
+            counters: 16_384,
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -58,13 +70,27 @@ impl Default for Config {
 /// it.
 pub struct Ebpf {
     config: Config,
+    limiter: Limiter,
     /// The namespace in which it was opened, where programs are attached.
     namespace: Namespace,
     /// `None` before the first full load.
     pinned: Option<Pinned>,
     /// What the kernel holds; `None` before the first full load and after a failed change.
     model: Option<Model>,
+    /// Of rules, of classes; `None` if they are not known to be right.
+    numbers: Option<[Numbers; 2]>,
+    /// What was told last, by name.
+    told: [FxHashMap<u64, u64>; 2],
 }
+
+/// One kind of counters, and whose they are.
+struct Numbers {
+    counts: Counts,
+    owners: Owners,
+}
+
+/// As their maps' names begin.
+const KINDS: [&str; 2] = ["rule", "default"];
 
 /// The upper half of `control`.
 const HAS_BLOCKS4: u64 = 1 << 32;
@@ -82,7 +108,9 @@ impl Ebpf {
         libbpf_rs::set_print(None);
         pinned::ensure_bpffs(&config.pins)?;
         let namespace = Namespace::current()?;
-        Ok(Self { config, namespace, pinned: None, model: None })
+        let limiter = Limiter::new(config.limits);
+        let told = Default::default();
+        Ok(Self { config, limiter, namespace, pinned: None, model: None, numbers: None, told })
     }
 
     /// Whether this kernel loads the program for this process; some 20 ms. Nothing stays.
@@ -94,23 +122,85 @@ impl Ebpf {
         pinned::try_loading()
     }
 
+    /// What earlier programs' counters counted, by name; and this process', whose maps may be gone.
+    fn known(&self) -> [FxHashMap<u64, u64>; 2] {
+        let mut known = self.told.clone();
+        for directory in pinned::others(&self.config) {
+            for (known, kind) in known.iter_mut().zip(KINDS) {
+                // A version without them, or one of which a piece is missing.
+                let found = Counts::open(&directory, kind).and_then(|counts| counts.by_name());
+                known.extend(found.unwrap_or_default());
+            }
+        }
+        known
+    }
+
+    /// Gives counters to the rules and classes of full tables.
+    fn give_counters(
+        &mut self,
+        tables: &NodeTables,
+        known: &[FxHashMap<u64, u64>; 2],
+    ) -> Result<(), Error> {
+        self.numbers = None;
+        let pinned = self.pinned.as_ref().ok_or(Error::NotLoaded)?;
+        let give = |which: usize, owners: Owners| -> Result<Numbers, Error> {
+            let counts = Counts::open(pinned.directory(), KINDS[which])?;
+            counts.give(&owners, &known[which])?;
+            Ok(Numbers { counts, owners })
+        };
+        let numbers = [give(0, counters::rules(tables))?, give(1, counters::classes(tables))?];
+        self.numbers = Some(numbers);
+        Ok(())
+    }
+
+    /// The same after a change.
+    fn change_counters(&mut self, delta: &Delta) -> Result<(), Error> {
+        let Some([mut rules, mut classes]) = self.numbers.take() else { return Ok(()) };
+        for (id, rule) in &delta.rules {
+            let name = rule.as_ref().map(counters::rule);
+            rules.counts.change(id.0, name.unwrap_or(0))?;
+            match name {
+                Some(name) => rules.owners.insert(id.0, name),
+                None => rules.owners.remove(&id.0),
+            };
+        }
+        let after = self.limiter.admitted().map(counters::classes).unwrap_or_default();
+        for id in classes.owners.keys().filter(|id| !after.contains_key(id)) {
+            classes.counts.change(*id, 0)?;
+        }
+        for (id, name) in &after {
+            if classes.owners.get(id) != Some(name) {
+                classes.counts.change(*id, *name)?;
+            }
+        }
+        classes.owners = after;
+        self.numbers = Some([rules, classes]);
+        Ok(())
+    }
+
     /// Writes the copy that is not in force, puts it in force, and writes the other.
     fn write(pinned: &mut Pinned, edit: &Edit, flags: u64, anew: bool) -> Result<(), Error> {
         for round in 0..2 {
             let control = pinned.control()?;
             let spare = 1 - usize::from(control & 1 == 1);
+            let mut grown = Vec::new();
             for (table, copies) in &mut pinned.tables {
                 let entries = edit.tables.get(table);
                 if anew {
                     let count = entries.map_or(0, |e| e.keys.len() / table.sizes().0);
                     copies.renew(spare, count)?;
                 }
-                if let Some(entries) = entries {
-                    copies.write(spare, entries)?;
+                if let Some(entries) = entries
+                    && copies.write(spare, entries)? == Written::Grown
+                {
+                    grown.push(*table);
                 }
             }
             if anew {
-                pinned.install(&[spare])?;
+                pinned.install(&Table::ALL, &[spare])?;
+            } else if !grown.is_empty() {
+                // What is in force has the same entries in its larger map: no packet sees a change.
+                pinned.install(&grown, &[0, 1])?;
             }
             if round == 0 {
                 pinned.turn(flags)?;
@@ -126,12 +216,12 @@ fn flags(edit: &Edit) -> u64 {
     bit(Table::Blocks4, HAS_BLOCKS4) | bit(Table::Blocks6, HAS_BLOCKS6)
 }
 
-impl DataPlane for Ebpf {
-    fn name(&self) -> &'static str {
-        "ebpf"
+impl Limited for Ebpf {
+    fn limiter(&mut self) -> &mut Limiter {
+        &mut self.limiter
     }
 
-    fn replace(&mut self, tables: &NodeTables) -> Result<(), Error> {
+    fn load(&mut self, tables: &NodeTables) -> Result<(), Error> {
         self.model = None;
         let (model, edit) = Model::new(tables);
         // Both are gone after `remove`, the rule also after somebody's `nft flush ruleset`.
@@ -139,6 +229,7 @@ impl DataPlane for Ebpf {
         self.namespace.run(conntrack::switch_on)?;
         // Looked for again each time: somebody may have taken away what this process had pinned.
         self.pinned = Pinned::find(&self.config);
+        let mut known = [FxHashMap::default(), FxHashMap::default()];
         if let Some(pinned) = &mut self.pinned {
             Self::write(pinned, &edit, flags(&edit), true)?;
         } else {
@@ -146,13 +237,16 @@ impl DataPlane for Ebpf {
             Self::write(&mut pinned, &edit, flags(&edit), false)?;
             pinned.attach(&self.namespace)?;
             self.pinned = Some(pinned);
+            known = self.known();
         }
         pinned::sweep(&self.config)?;
         self.model = Some(model);
+        // Whoever asks for the counters is told what is wrong with them; packets are decided.
+        let _ = self.give_counters(tables, &known);
         Ok(())
     }
 
-    fn update(&mut self, delta: &Delta) -> Result<(), Error> {
+    fn change(&mut self, delta: &Delta) -> Result<(), Error> {
         let (Some(pinned), Some(mut model)) = (&mut self.pinned, self.model.take()) else {
             return Err(Error::NotLoaded);
         };
@@ -165,7 +259,7 @@ impl DataPlane for Ebpf {
         Ok(())
     }
 
-    fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+    fn compare(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
         let Some(pinned) = Pinned::find(&self.config) else {
             return Ok(vec![Drift::NotThere { what: "the eBPF program".to_owned() }]);
         };
@@ -204,6 +298,52 @@ impl DataPlane for Ebpf {
         drift.sort();
         Ok(drift)
     }
+}
+
+impl DataPlane for Ebpf {
+    fn name(&self) -> &'static str {
+        "ebpf"
+    }
+
+    fn replace(&mut self, tables: &NodeTables) -> Result<(), Error> {
+        limits::replace(self, tables)
+    }
+
+    fn update(&mut self, delta: &Delta) -> Result<(), Error> {
+        limits::update(self, delta)?;
+        let _ = self.change_counters(delta); // as after a full load
+        Ok(())
+    }
+
+    fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        limits::verify(self, tables)
+    }
+
+    fn counters(&mut self) -> Result<Counters, Error> {
+        if self.numbers.is_none() {
+            let tables = self.limiter.admitted().cloned().ok_or(Error::NotLoaded)?;
+            self.give_counters(&tables, &Default::default())?;
+        }
+        let numbers = self.numbers.as_ref().ok_or(Error::NotLoaded)?;
+        let mut told = [FxHashMap::default(), FxHashMap::default()];
+        let mut read = |which: usize| -> Result<Vec<(u32, u64)>, Error> {
+            let Numbers { counts, owners } = &numbers[which];
+            let packets = counts.read(owners)?;
+            let by_name = packets.iter().filter_map(|(id, n)| Some((*owners.get(id)?, *n)));
+            told[which] = by_name.collect();
+            Ok(packets)
+        };
+        let (rules, defaults) = (read(0)?, read(1)?);
+        self.told = told;
+        Ok(Counters {
+            rules: rules.into_iter().map(|(id, n)| (RuleId(id), n)).collect(),
+            defaults: defaults.into_iter().map(|(id, n)| (SubjectId(id), n)).collect(),
+        })
+    }
+
+    fn fill(&self) -> Fill {
+        self.limiter.fill()
+    }
 
     fn denials(&mut self) -> Result<Denials, Error> {
         let pinned = self.pinned.as_ref().ok_or(Error::NotLoaded)?;
@@ -212,12 +352,15 @@ impl DataPlane for Ebpf {
 
     /// Which table has how many entries, and which they are.
     fn text(&self, tables: &NodeTables) -> String {
-        text::text(tables)
+        text::text(&self.limiter.view(tables))
     }
 
     fn remove(&mut self) -> Result<(), Error> {
         self.pinned = None;
         self.model = None;
+        self.numbers = None;
+        self.told = Default::default();
+        self.limiter.forget();
         pinned::remove_all(&self.config)?;
         self.namespace.run(conntrack::forget)
     }

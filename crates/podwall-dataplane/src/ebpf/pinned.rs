@@ -40,8 +40,16 @@ const HOOKS: [(i32, i32); 2] = [(NF_INET_LOCAL_IN, 0), (NF_INET_POST_ROUTING, 95
 const PRIORITIES: i32 = 16;
 
 /// Maps that there is one of, by their names in the program.
-const SINGLE: [&str; 6] =
-    ["control", "rule_packets", "default_packets", "events", "limits", "passed"];
+const SINGLE: [&str; 8] = [
+    "control",
+    "rule_packets",
+    "rule_names",
+    "default_packets",
+    "default_names",
+    "events",
+    "limits",
+    "passed",
+];
 
 /// A program with its maps, pinned or about to be.
 pub(crate) struct Pinned {
@@ -133,7 +141,8 @@ impl Pinned {
             .open_memory(PROGRAM)
             .map_err(cannot("read the eBPF program"))?;
         for mut map in open.maps_mut() {
-            if map.name() == "rule_packets" || map.name() == "default_packets" {
+            let name = map.name().to_string_lossy().into_owned();
+            if name.ends_with("_packets") || name.ends_with("_names") {
                 map.set_max_entries(config.counters).map_err(cannot("size the counters"))?;
             }
         }
@@ -152,7 +161,7 @@ impl Pinned {
         let control = handle("control")?;
         let directory = config.pins.join(name(config));
         let new = Self { directory, tables, control, object: Some(object) };
-        new.install(&[0, 1])?;
+        new.install(&Table::ALL, &[0, 1])?;
         Ok(new)
     }
 
@@ -200,6 +209,11 @@ impl Pinned {
         self.directory.join("events")
     }
 
+    /// Where all of it is.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The links that are not there.
     pub(crate) fn missing_links(&self) -> Vec<Drift> {
         Self::link_paths(&self.directory)
@@ -226,9 +240,9 @@ impl Pinned {
 
     /// Shows copies' new tables to the program. For each the kernel waits until no packet looks at
     /// the one before, so that all are shown at the same time.
-    pub(crate) fn install(&self, copies: &[usize]) -> Result<(), Error> {
+    pub(crate) fn install(&self, tables: &[Table], copies: &[usize]) -> Result<(), Error> {
         std::thread::scope(|scope| {
-            let tables = self.tables.values();
+            let tables = tables.iter().filter_map(|table| self.tables.get(table));
             let all = tables.flat_map(|table| copies.iter().map(move |copy| (table, *copy)));
             let threads: Vec<_> =
                 all.map(|(table, copy)| scope.spawn(move || table.install(copy))).collect();
@@ -267,6 +281,12 @@ fn attach_at(
     }
     let error = taken.unwrap_or_else(|| libbpf_rs::Error::from(io::Error::other("no priority")));
     Err(cannot(format!("attach the eBPF program to hook {hook}"))(error))
+}
+
+/// Where programs of other versions, or ours with a piece missing, are.
+pub(crate) fn others(config: &Config) -> Vec<PathBuf> {
+    let ours = config.pins.join(name(config));
+    entries(&config.pins).unwrap_or_default().into_iter().filter(|path| *path != ours).collect()
 }
 
 /// Takes away what programs of other versions left, and what is nobody's. Ours is attached.

@@ -126,6 +126,14 @@ struct {
 	__type(value, __u64);
 } rule_packets SEC(".maps"), default_packets SEC(".maps");
 
+/* Which rule or subject each of them counts for. User space alone reads and writes these. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} rule_names SEC(".maps"), default_names SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 18);
@@ -360,10 +368,13 @@ __noinline __u32 subject_of(struct packet *packet, __u32 ingress, __u32 copy)
 	return ingress ? local->ingress : local->egress;
 }
 
-static __always_inline void count(__u32 subject, __u32 rule)
+static __always_inline void count(__u32 subject, __u64 verdict)
 {
+	__u32 rule = RULE_OF(verdict);
 	__u64 *packets;
 
+	if (rule == NO_RULE && ALLOW_OF(verdict) == 2)
+		return;
 	if (rule == NO_RULE)
 		packets = bpf_map_lookup_elem(&default_packets, &subject);
 	else
@@ -442,7 +453,7 @@ static __always_inline int passes(struct packet *packet, __u32 subject, __u64 ve
 {
 	if (subject == OPEN)
 		return 1;
-	count(subject, RULE_OF(verdict));
+	count(subject, verdict);
 	if (ALLOW_OF(verdict) == 2)
 		return 1;
 	report(packet, subject, RULE_OF(verdict), ingress, control);

@@ -58,6 +58,14 @@ pub(super) fn changes(model: &NodeTables, delta: &Delta) -> (Vec<Element>, Vec<E
         let own = |there: bool| there.then(|| Element::own(address));
         change(own(set::is_subject(model, address)), own(isolated.contains(&true)));
     }
+    if !delta.subjects.is_empty() {
+        let before = set::classes(model);
+        let after = set::classes_after(model, delta);
+        for class in before.symmetric_difference(&after) {
+            let element = |there: bool| there.then(|| Element::unmatched(*class));
+            change(element(before.contains(class)), element(after.contains(class)));
+        }
+    }
     for (address, class) in &delta.peers {
         let element = |class| Element::peer(*address, class);
         change(model.peers.get(address).copied().map(element), class.map(element));

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use podwall_compile::tables::{PeerId, PortKey, SubjectId, VerdictKey};
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::port::{PortRange, Protocol};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::encode::{self, Op, userdata};
 use super::set::{Data, DataKind, Element, Key, SetId};
@@ -39,6 +39,8 @@ pub(crate) struct Table {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Content {
     pub(crate) elements: Vec<Element>,
+    /// What they have counted, in a set that counts.
+    pub(crate) packets: FxHashMap<Key, u64>,
     /// Elements that Podwall cannot have written.
     pub(crate) strange: usize,
 }
@@ -155,7 +157,12 @@ fn dump(socket: &mut Socket, table: &str, set: SetId) -> Result<Option<(Content,
             let element = Attributes(element);
             let known = match set {
                 SetId::Block(family) => tree.read(set, family, element, &mut content.elements),
-                _ => read(set, element).map(|e| content.elements.push(e)),
+                _ => read(set, element).map(|e| {
+                    if set.counts() {
+                        content.packets.insert(e.key, packets(element));
+                    }
+                    content.elements.push(e);
+                }),
             };
             content.strange += usize::from(known.is_none());
         }
@@ -166,6 +173,52 @@ fn dump(socket: &mut Socket, table: &str, set: SetId) -> Result<Option<(Content,
         Err(Errno::ENOENT) => Ok(None),
         Err(errno) => Err(refused(format!("the question for set {set}"))(errno)),
     }
+}
+
+/// Packets that some elements have counted. Those that are not there any more are left out.
+pub(crate) fn packets_of(
+    socket: &mut Socket,
+    table: &str,
+    wanted: &[(SetId, Key)],
+) -> Result<FxHashMap<(SetId, Key), u64>, Error> {
+    let mut found = FxHashMap::default();
+    for same in wanted.chunk_by(|a, b| a.0 == b.0) {
+        for part in same.chunks(AT_ONCE) {
+            let Some((set, _)) = part.first().copied() else { continue };
+            let (ask, seq) = question(socket, Op::GetElement, encode::NLM_F_ACK, |w| {
+                w.text(encode::ELEMENTS_TABLE, table);
+                w.text(encode::ELEMENTS_SET, set.name());
+                w.nest(encode::ELEMENTS_LIST, |w| {
+                    part.iter().for_each(|(_, key)| encode::element(w, set, *key, None));
+                });
+            });
+            let answer = socket.ask(&ask, seq, |m| {
+                for (_, element) in m.attributes().nest(encode::ELEMENTS_LIST) {
+                    let element = Attributes(element);
+                    if let Some(it) = read(set, element) {
+                        found.insert((set, it.key), packets(element));
+                    }
+                }
+            })?;
+            match answer {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => {
+                    return Err(refused(format!("the question for elements of {set}"))(errno));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// So many elements one question is for.
+const AT_ONCE: usize = 200;
+
+/// Packets that an element has counted.
+fn packets(element: Attributes<'_>) -> u64 {
+    let counter = element.nest(encode::ELEM_EXPR).nest(encode::EXPR_DATA);
+    let bytes = counter.get(encode::COUNTER_PACKETS).unwrap_or_default();
+    bytes.try_into().map_or(0, u64::from_be_bytes)
 }
 
 fn flags(element: Attributes<'_>) -> u32 {
@@ -216,6 +269,7 @@ fn read(set: SetId, element: Attributes<'_>) -> Option<Element> {
             }
             Key::Address(address(family, first)?)
         }
+        SetId::Unmatched => Key::Class(SubjectId(u32::from_ne_bytes(start.try_into().ok()?))),
         SetId::ByPort | SetId::ByRange | SetId::ByProtocol | SetId::ByPeer => {
             Key::Row(row(set, start, end)?)
         }

@@ -8,6 +8,7 @@
 use podwall_compile::tables::NodeTables;
 
 use super::batch::{Outcome, Step};
+use super::counts::Packets;
 use super::diff::difference;
 use super::program::{Program, Shape, is_rows};
 use super::set::{self, Element, SetId};
@@ -24,6 +25,7 @@ pub(super) enum Found {
     Unfit(Vec<Drift>),
     Ours {
         elements: Vec<Element>,
+        packets: Packets,
         rows: Vec<&'static str>,
     },
 }
@@ -60,7 +62,7 @@ impl Nftables {
                 }
             }
         }
-        let mut elements = Vec::new();
+        let (mut elements, mut packets) = (Vec::new(), Packets::default());
         for set in SetId::ALL {
             match dump::elements(&mut self.socket, &name, set)? {
                 None => unfit.push(Drift::NotThere { what: format!("set {set}") }),
@@ -69,11 +71,12 @@ impl Nftables {
                         unfit.push(other(format!("set {set} ({} elements)", content.strange)));
                     }
                     elements.extend(content.elements);
+                    packets.extend(content.packets.into_iter().map(|(key, n)| ((set, key), n)));
                 }
             }
         }
         let fit = unfit.is_empty();
-        Ok(if fit { Found::Ours { elements, rows } } else { Found::Unfit(unfit) })
+        Ok(if fit { Found::Ours { elements, packets, rows } } else { Found::Unfit(unfit) })
     }
 
     /// Makes the table anew in several transactions, which is for user namespaces only: there the
@@ -108,18 +111,25 @@ impl Nftables {
         }
     }
 
-    /// Loads whole tables.
-    pub(super) fn load(&mut self, tables: &NodeTables) -> Result<(), Error> {
+    /// Loads whole tables; `before` is what this process knows the kernel to hold.
+    pub(super) fn write_all(
+        &mut self,
+        tables: &NodeTables,
+        before: Option<&NodeTables>,
+    ) -> Result<(), Error> {
         let shape = Shape::of(tables);
         let program = Program::new(shape, self.config.log);
         self.model = None;
         for attempt in 0..=PATIENCE {
             let generation = dump::generation(&mut self.socket)?;
+            let mut counted = None;
             let outcome = match self.read(&program)? {
-                Found::Ours { elements, rows } if attempt < PATIENCE => {
+                Found::Ours { elements, packets, rows } if attempt < PATIENCE => {
                     let steps = rewrite(&program, |chain| rows.contains(&chain));
                     let (remove, add) = difference(&elements, tables);
-                    self.commit(&steps, &remove, &add, Some(generation))?
+                    let outcome = self.commit(&steps, &remove, &add, Some(generation))?;
+                    counted = Some((packets, remove));
+                    outcome
                 }
                 Found::Nothing | Found::Unfit(_) | Found::Ours { .. } => {
                     let mut add: Vec<Element> = set::elements(tables).collect();
@@ -129,9 +139,16 @@ impl Nftables {
             };
             match outcome {
                 Outcome::Done => {}
-                Outcome::TooLarge(capacity) => self.load_in_parts(&program, tables, capacity)?,
+                Outcome::TooLarge(capacity) => {
+                    counted = None;
+                    self.load_in_parts(&program, tables, capacity)?;
+                }
                 Outcome::Stale => continue,
                 Outcome::Conflict(error) => return Err(error),
+            }
+            match counted {
+                Some((packets, remove)) => self.count_load(&packets, before, tables, &remove),
+                None => self.count_from_zero(),
             }
             self.shape = shape;
             self.model = Some(model_of(tables));

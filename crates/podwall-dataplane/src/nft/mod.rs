@@ -1,7 +1,7 @@
 //! How does nftables decide as the tables say?
 //!
 //! ```text
-//!   NodeTables ──▶ elements of 14 sets ─┐            ┌─ rules that never change (program)
+//!   NodeTables ──▶ elements of 15 sets ─┐            ┌─ rules that never change (program)
 //!   Delta ───────▶ elements that change ┴▶ one batch ┴─▶ table inet podwall
 //! ```
 //!
@@ -38,6 +38,7 @@
 
 mod batch;
 pub(crate) mod conntrack;
+mod counts;
 mod diff;
 mod dump;
 mod encode;
@@ -51,13 +52,16 @@ use nix::sys::utsname::uname;
 use podwall_compile::tables::{Delta, NodeTables};
 
 use self::batch::{Batch, Outcome, Step};
+use self::counts::Book;
 use self::diff::{changes, drift};
 use self::load::{Found, rewrite};
 use self::program::{Program, Shape};
 use self::set::Element;
+use crate::counters::Counters;
+use crate::limits::{self, Limited, Limiter};
 use crate::namespace::Namespace;
 use crate::netlink::socket::Socket;
-use crate::{DataPlane, Denials, Drift, Error};
+use crate::{DataPlane, Denials, Drift, Error, Fill, Limits};
 
 /// Catch-all elements came with 5.13; incoming interfaces in postrouting with 5.7.
 const NEEDED: (u32, u32) = (5, 13);
@@ -74,11 +78,13 @@ pub struct Config {
     pub table: String,
     /// Where to report denied packets; `None`: nowhere.
     pub log: Option<Log>,
+    /// How much the tables may hold.
+    pub limits: Limits,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { table: "podwall".into(), log: None }
+        Self { table: "podwall".into(), log: None, limits: Limits::default() }
     }
 }
 
@@ -100,10 +106,13 @@ pub struct Log {
 /// the kernel. The kernel's state outlives it.
 pub struct Nftables {
     config: Config,
+    limiter: Limiter,
     namespace: Namespace,
     socket: Socket,
     /// What the kernel holds; `None` before the first full load and after a lost answer.
     model: Option<NodeTables>,
+    /// Whose the numbers are that elements have counted.
+    book: Book,
     /// What the `_rows` chains look up. Grows with changes, is exact after a full load.
     shape: Shape,
 }
@@ -132,10 +141,12 @@ impl Nftables {
         check_kernel()?;
         let socket = Socket::open()?;
         Ok(Self {
+            limiter: Limiter::new(config.limits),
             config,
             namespace: Namespace::current()?,
             socket,
             model: None,
+            book: Book::default(),
             shape: Shape::default(),
         })
     }
@@ -162,16 +173,17 @@ impl Nftables {
     }
 }
 
-impl DataPlane for Nftables {
-    fn name(&self) -> &'static str {
-        "nftables"
+impl Limited for Nftables {
+    fn limiter(&mut self) -> &mut Limiter {
+        &mut self.limiter
     }
 
-    fn replace(&mut self, tables: &NodeTables) -> Result<(), Error> {
-        self.load(tables)
+    fn load(&mut self, tables: &NodeTables) -> Result<(), Error> {
+        let before = self.model.take();
+        self.write_all(tables, before.as_ref())
     }
 
-    fn update(&mut self, delta: &Delta) -> Result<(), Error> {
+    fn change(&mut self, delta: &Delta) -> Result<(), Error> {
         let Some(model) = self.model.as_ref() else { return Err(Error::NotLoaded) };
         let (remove, add) = changes(model, delta);
         let shape = self.shape.with(Shape::added(delta));
@@ -185,7 +197,12 @@ impl DataPlane for Nftables {
             };
             steps = rewrite(&new, differs);
         }
+        // If they cannot be read, some packets are not counted.
+        let packets = self.packets_before(delta).unwrap_or_default();
         let outcome = self.commit(&steps, &remove, &add, None);
+        if matches!(outcome, Ok(Outcome::Done)) {
+            self.count_change(&packets, delta, &remove);
+        }
         let Some(model) = self.model.as_mut() else { return Err(Error::NotLoaded) };
         match outcome {
             Ok(Outcome::Done) => {
@@ -199,7 +216,8 @@ impl DataPlane for Nftables {
                 let mut tables = model.clone();
                 apply(&mut tables, delta);
                 let before = self.model.take();
-                self.load(&tables).inspect_err(|_| self.model = before)
+                let written = self.write_all(&tables, before.as_ref());
+                written.inspect_err(|_| self.model = before)
             }
             Err(error) => {
                 if matches!(error, Error::Lost(_)) {
@@ -210,7 +228,7 @@ impl DataPlane for Nftables {
         }
     }
 
-    fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+    fn compare(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
         let program = Program::new(self.shape.with(Shape::of(tables)), self.config.log);
         for _ in 0..PATIENCE {
             let before = dump::generation(&mut self.socket)?;
@@ -222,11 +240,41 @@ impl DataPlane for Nftables {
                         vec![Drift::NotThere { what }]
                     }
                     Found::Unfit(drift) => drift,
-                    Found::Ours { elements, rows } => drift(&elements, &rows, tables),
+                    Found::Ours { elements, rows, .. } => drift(&elements, &rows, tables),
                 });
             }
         }
         Err(Error::Busy { table: self.config.table.clone() })
+    }
+}
+
+impl DataPlane for Nftables {
+    fn name(&self) -> &'static str {
+        "nftables"
+    }
+
+    fn replace(&mut self, tables: &NodeTables) -> Result<(), Error> {
+        limits::replace(self, tables)?;
+        self.name_counters(None);
+        Ok(())
+    }
+
+    fn update(&mut self, delta: &Delta) -> Result<(), Error> {
+        limits::update(self, delta)?;
+        self.name_counters(Some(delta));
+        Ok(())
+    }
+
+    fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        limits::verify(self, tables)
+    }
+
+    fn counters(&mut self) -> Result<Counters, Error> {
+        self.read_counters()
+    }
+
+    fn fill(&self) -> Fill {
+        self.limiter.fill()
     }
 
     fn denials(&mut self) -> Result<Denials, Error> {
@@ -240,11 +288,13 @@ impl DataPlane for Nftables {
 
     /// The rules, and the sets without their elements.
     fn text(&self, tables: &NodeTables) -> String {
-        Program::new(Shape::of(tables), self.config.log).to_string()
+        Program::new(Shape::of(&self.limiter.view(tables)), self.config.log).to_string()
     }
 
     fn remove(&mut self) -> Result<(), Error> {
         self.model = None;
+        self.limiter.forget();
+        self.book = Book::default();
         let name = self.config.table.clone();
         match dump::table(&mut self.socket, &name)? {
             None => return Ok(()),

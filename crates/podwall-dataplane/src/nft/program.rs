@@ -128,7 +128,9 @@ impl Program {
         let mut chains = Vec::new();
         for family in Family::BOTH {
             for direction in Direction::BOTH {
-                chains.push(rows(shape, direction, family));
+                let mut rows = rows(shape, direction, family);
+                rows.rules.extend(unmatched(direction, family));
+                chains.push(rows);
                 chains.push(isolated(direction, family, log));
             }
         }
@@ -200,6 +202,7 @@ fn sets_text() -> String {
         let fields: Vec<_> = set.key_fields().iter().map(|f| format!("{f:?}")).collect();
         text += &format!("{set}: {} : {:?}", fields.join(" . "), set.data());
         text += if set.is_interval() { ", ranges" } else { "" };
+        text += if set.counts() { ", counted" } else { "" };
         if let Some(class) = set.otherwise() {
             text += &format!(", otherwise class {class:#x}");
         }
@@ -264,6 +267,29 @@ fn subjects(direction: Direction, family: Family) -> Rule {
     )
 }
 
+/// Behind the lookups: counts a packet that no rule allows, unless a pod sends it to itself.
+fn unmatched(direction: Direction, family: Family) -> [Rule; 2] {
+    let mut own = own(family).to_vec();
+    own.push(Expr::Fate(Fate::Return));
+    let subject = class(SetId::subjects(direction, family), sides(direction, family).0, SUBJECT);
+    let count = [vec![nfproto(family)], subject, vec![Expr::In(SetId::Unmatched, SUBJECT)]];
+    [
+        Rule { comment: "no verdict, a pod reaches itself".to_owned(), steps: own },
+        Rule { comment: "no verdict, count".to_owned(), steps: count.concat() },
+    ]
+}
+
+/// A packet of a pod to itself.
+fn own(family: Family) -> [Expr; 4] {
+    let words = if family == Family::V4 { 1 } else { 4 };
+    [
+        nfproto(family),
+        Expr::Load(Field::Source(family), ADDRESS),
+        Expr::Load(Field::Destination(family), Reg(ADDRESS.0 + words)),
+        Expr::In(SetId::Own(family), ADDRESS),
+    ]
+}
+
 /// What happens to a packet of an isolated pod.
 fn isolated(direction: Direction, family: Family, log: Option<Log>) -> Chain {
     let (name, rows) = chain_name(direction, family);
@@ -289,17 +315,9 @@ fn isolated(direction: Direction, family: Family, log: Option<Log>) -> Chain {
         ));
     }
     rules.push(rule("verdicts", [Expr::Fate(Fate::Jump(rows))]));
-    let words = if family == Family::V4 { 1 } else { 4 };
-    rules.push(rule(
-        "a pod reaches itself",
-        [
-            nfproto(family),
-            Expr::Load(Field::Source(family), ADDRESS),
-            Expr::Load(Field::Destination(family), Reg(ADDRESS.0 + words)),
-            Expr::In(SetId::Own(family), ADDRESS),
-            Expr::Fate(Fate::Accept),
-        ],
-    ));
+    let mut itself = own(family).to_vec();
+    itself.push(Expr::Fate(Fate::Accept));
+    rules.push(Rule { comment: "a pod reaches itself".to_owned(), steps: itself });
     if let Some(Log { group, per_second, burst }) = log {
         let way = if direction == Direction::Egress { "egress" } else { "ingress" };
         let prefix = format!("podwall {way} ");

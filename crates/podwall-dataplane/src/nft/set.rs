@@ -9,19 +9,24 @@
 //!   by_range     the same with ports first-last     → accept | return
 //!   by_protocol  subject . peer . protocol          → accept | return
 //!   by_peer      subject . peer                     → accept | return
+//!   unmatched    subject class
 //! ```
+//!
+//! Elements of the last five count the packets that meet them.
 //!
 //! Verdict maps hold only `accept` and `return`: the kernel validates a table again as soon as an
 //! element jumps. `return` is a denial: behind the jump to the lookups stands what ends in a drop.
 //! Classes are numbers in the machine's byte order (nft's type `mark`), so that `nft list` shows
 //! them as they are; before each stands 1, or 0 for what is said of every other key.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use podwall_compile::tables::{NodeTables, PeerId, PortKey, SubjectId, VerdictKey};
+use podwall_compile::tables::{Delta, NodeTables, PeerId, PortKey, SubjectId, VerdictKey};
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::policy::Direction;
+use rustc_hash::FxHashSet;
 
 /// A peer class that no verdict names: what the hash of peers says of an address that it does not
 /// hold.
@@ -39,6 +44,7 @@ pub(crate) enum SetId {
     ByRange,
     ByProtocol,
     ByPeer,
+    Unmatched,
 }
 
 /// One field of a set's key; each starts on a register of its own.
@@ -74,7 +80,7 @@ pub(crate) enum DataKind {
 
 impl SetId {
     /// All, in the order in which they are made.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Egress(Family::V4),
         Self::Egress(Family::V6),
         Self::Ingress(Family::V4),
@@ -89,7 +95,14 @@ impl SetId {
         Self::ByRange,
         Self::ByProtocol,
         Self::ByPeer,
+        Self::Unmatched,
     ];
+
+    /// Whether its elements count packets.
+    pub(crate) fn counts(self) -> bool {
+        use SetId::{ByPeer, ByPort, ByProtocol, ByRange, Unmatched};
+        matches!(self, ByPort | ByRange | ByProtocol | ByPeer | Unmatched)
+    }
 
     /// The map of local addresses of a direction.
     pub(crate) fn subjects(direction: Direction, family: Family) -> Self {
@@ -116,6 +129,7 @@ impl SetId {
             Self::ByRange => "by_range",
             Self::ByProtocol => "by_protocol",
             Self::ByPeer => "by_peer",
+            Self::Unmatched => "unmatched",
         }
     }
 
@@ -131,6 +145,7 @@ impl SetId {
             Self::ByRange => "verdicts: subject, peer, protocol, ports",
             Self::ByProtocol => "verdicts: subject, peer, protocol",
             Self::ByPeer => "verdicts: subject, peer",
+            Self::Unmatched => "packets that no rule allows, by subject class",
         }
     }
 
@@ -147,6 +162,7 @@ impl SetId {
             Self::ByPort | Self::ByRange => &[Class, Class, Protocol, Port],
             Self::ByProtocol => &[Class, Class, Protocol],
             Self::ByPeer => &[Class, Class],
+            Self::Unmatched => &[Class],
         }
     }
 
@@ -159,7 +175,7 @@ impl SetId {
     pub(crate) fn data(self) -> DataKind {
         match self {
             Self::Egress(_) | Self::Ingress(_) | Self::Peer(_) | Self::Block(_) => DataKind::Class,
-            Self::Own(_) => DataKind::Nothing,
+            Self::Own(_) | Self::Unmatched => DataKind::Nothing,
             Self::ByPort | Self::ByRange | Self::ByProtocol | Self::ByPeer => DataKind::Fate,
         }
     }
@@ -191,6 +207,7 @@ pub(crate) enum Key {
     Address(IpAddr),
     Range(AddressRange),
     Row(VerdictKey),
+    Class(SubjectId),
     /// Every key that has no element of its own.
     Otherwise,
 }
@@ -222,6 +239,7 @@ impl fmt::Display for Key {
         match self {
             Self::Address(address) => write!(f, "{address}"),
             Self::Range(range) => write!(f, "{range}"),
+            Self::Class(class) => write!(f, "class {}", class.0),
             Self::Otherwise => f.write_str("*"),
             Self::Row(VerdictKey { subject, peer, ports }) => {
                 write!(f, "subject {} . ", subject.0)?;
@@ -300,6 +318,10 @@ impl Element {
         Some(Self { set: row_set(key.ports)?, key: Key::Row(key), data })
     }
 
+    pub(crate) fn unmatched(class: SubjectId) -> Self {
+        Self { set: SetId::Unmatched, key: Key::Class(class), data: Data::Nothing }
+    }
+
     pub(crate) fn otherwise(set: SetId) -> Option<Self> {
         Some(Self { set, key: Key::Otherwise, data: Data::Class(set.otherwise()?) })
     }
@@ -310,6 +332,19 @@ pub(crate) fn is_subject(tables: &NodeTables, address: IpAddr) -> bool {
     [Direction::Egress, Direction::Ingress]
         .iter()
         .any(|direction| tables.subjects.contains_key(&(*direction, address)))
+}
+
+/// The classes that local addresses have.
+pub(crate) fn classes(tables: &NodeTables) -> BTreeSet<SubjectId> {
+    tables.subjects.values().copied().collect()
+}
+
+/// The same after a change.
+pub(crate) fn classes_after(model: &NodeTables, delta: &Delta) -> BTreeSet<SubjectId> {
+    let changed: FxHashSet<_> = delta.subjects.iter().map(|(at, _)| at).collect();
+    let stay = model.subjects.iter().filter(|(at, _)| !changed.contains(at));
+    let come = delta.subjects.iter().filter_map(|(_, class)| *class);
+    stay.map(|(_, class)| *class).chain(come).collect()
 }
 
 /// Every element that the tables ask for.
@@ -330,6 +365,7 @@ pub(crate) fn elements(tables: &NodeTables) -> impl Iterator<Item = Element> {
         .chain(tables.blocks.iter().map(|(r, class)| Element::block(*r, *class)))
         .chain(tables.verdicts.iter().filter_map(|(key, v)| Element::row(*key, v.allow)))
         .chain(own)
+        .chain(classes(tables).into_iter().map(Element::unmatched))
         .chain(subjects)
 }
 
@@ -349,6 +385,9 @@ pub(crate) fn wanted(tables: &NodeTables, set: SetId, key: Key) -> Option<Data> 
         }
         (SetId::Peer(_), Key::Address(address)) => class(tables.peers.get(&address)?.0),
         (SetId::Block(_), Key::Range(range)) => class(tables.blocks.get(&range)?.0),
+        (SetId::Unmatched, Key::Class(class)) => {
+            tables.subjects.values().any(|it| *it == class).then_some(Data::Nothing)
+        }
         (_, Key::Row(row)) => {
             let allow = tables.verdicts.get(&row)?.allow;
             Some(if allow { Data::Allow } else { Data::Deny })

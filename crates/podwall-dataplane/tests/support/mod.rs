@@ -38,7 +38,7 @@ use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns, unshare};
 use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrIn6, bind, recv, sendto};
 use nix::unistd::Pid;
 use podwall_compile::tables::Packet;
-use podwall_dataplane::{Config, DataPlane, Ebpf, Log, Nftables, ebpf};
+use podwall_dataplane::{Config, DataPlane, Ebpf, Limits, Log, Nftables, ebpf};
 use podwall_policy::address::Family;
 use podwall_policy::port::Protocol;
 
@@ -136,13 +136,22 @@ impl Net {
 
     /// A data plane of a kind in this namespace, like that of a process that has just started.
     pub fn plane(&self, kind: Kind) -> Box<dyn DataPlane> {
+        self.limited(kind, Limits::default())
+    }
+
+    /// The same with other limits.
+    pub fn limited(&self, kind: Kind, limits: Limits) -> Box<dyn DataPlane> {
         match kind {
             Kind::Nftables => {
                 let log = Some(Log { group: 4242, per_second: 1000, burst: 1000 });
-                let config = Config { log, ..Config::default() };
+                let config = Config { log, limits, ..Config::default() };
                 Box::new(self.run(|| Nftables::open(config).unwrap()))
             }
-            Kind::Ebpf => Box::new(self.ebpf()),
+            Kind::Ebpf => {
+                let pins = self.pins.clone();
+                let config = ebpf::Config { pins, limits, ..Default::default() };
+                Box::new(self.run(|| Ebpf::open(config).unwrap()))
+            }
         }
     }
 
@@ -152,14 +161,20 @@ impl Net {
 
     /// With another number of counters it is another program.
     pub fn ebpf_with(&self, counters: u32) -> Ebpf {
-        let config = ebpf::Config { pins: self.pins.clone(), counters };
+        let config = ebpf::Config { pins: self.pins.clone(), counters, ..Default::default() };
         self.run(|| Ebpf::open(config).unwrap())
     }
 }
 
 impl Drop for Net {
-    /// What is pinned would hold the namespace's programs for ever.
     fn drop(&mut self) {
+        self.forget_pins();
+    }
+}
+
+impl Net {
+    /// What is pinned would hold the namespace's programs for ever.
+    pub fn forget_pins(&self) {
         for program in std::fs::read_dir(&self.pins).into_iter().flatten().flatten() {
             for pin in std::fs::read_dir(program.path()).into_iter().flatten().flatten() {
                 let _ = std::fs::remove_file(pin.path());

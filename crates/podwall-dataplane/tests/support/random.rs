@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use podwall_compile::tables::{Delta, NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey};
+use podwall_compile::tables::{
+    Delta, NodeTables, PeerId, PortKey, RuleId, SubjectId, Verdict, VerdictKey,
+};
 use podwall_policy::address::{AddressRange, Family};
-use podwall_policy::policy::Direction;
+use podwall_policy::object::Name;
+use podwall_policy::policy::{Direction, RuleRef, Tier};
 use podwall_policy::port::{PortRange, Protocol};
 
 /// xorshift64*.
@@ -63,7 +66,25 @@ pub fn tables(dice: &mut Dice, local: &[IpAddr], all: &[IpAddr]) -> NodeTables {
             }
         }
     }
+    name_rules(dice, &mut tables);
     tables
+}
+
+/// Gives verdicts rules: the same one to several, to some none, and now and then another rule the
+/// number of one that has gone.
+fn name_rules(dice: &mut Dice, tables: &mut NodeTables) {
+    let rules = 1 + dice.roll(6) as u32;
+    for (at, verdict) in tables.verdicts.values_mut().enumerate() {
+        let rule = at as u32 % (rules + 1);
+        verdict.rule = (rule > 0).then_some(RuleId(rule));
+    }
+    for rule in 1..=rules {
+        let policy = Name::new("default", format!("policy-{}", dice.roll(3)));
+        let direction = Direction::Ingress;
+        let rule_ref =
+            RuleRef { tier: Tier::NetworkPolicy, policy, direction, number: rule, source: None };
+        tables.rules.insert(RuleId(rule), rule_ref);
+    }
 }
 
 fn row(dice: &mut Dice, kind: usize, subject: SubjectId, peer: PeerId, tables: &mut NodeTables) {
@@ -133,6 +154,12 @@ pub fn delta(from: &NodeTables, to: &NodeTables) -> Delta {
     }
     for (key, verdict) in to.verdicts.iter().filter(|(k, v)| from.verdicts.get(k) != Some(v)) {
         delta.verdicts.push((*key, Some(*verdict)));
+    }
+    for id in from.rules.keys().filter(|id| !to.rules.contains_key(id)) {
+        delta.rules.push((*id, None));
+    }
+    for (id, rule) in to.rules.iter().filter(|(k, v)| from.rules.get(k) != Some(v)) {
+        delta.rules.push((*id, Some(rule.clone())));
     }
     delta
 }

@@ -12,12 +12,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use podwall_compile::compiler::NodeCompiler;
-use podwall_compile::tables::Delta;
-use podwall_dataplane::{Choice, Chosen, Config, DataPlane, Denials, Log, ebpf};
+use podwall_compile::tables::{Delta, NodeTables};
+use podwall_dataplane::{
+    Choice, Chosen, Config, Counters, DataPlane, Denials, Fill, Limits, Log, ebpf,
+};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::policy::Tier;
 
-use super::EngineError;
+use super::{EngineError, filling};
 use crate::fabric::FabricError;
 use crate::netns::NetNs;
 use crate::rpc::DataPlaneInForce;
@@ -36,6 +38,10 @@ pub(super) struct NodeFirewall {
     /// Whether the kernel is known to hold the compiler's tables. Not so at first: an earlier
     /// worker may have left others.
     loaded: bool,
+    /// How full the tables were when somebody was told last.
+    fill: Fill,
+    /// What nobody was told yet.
+    warnings: Vec<String>,
 }
 
 /// What nftables reports of the packets that it drops: enough for a person to read.
@@ -50,11 +56,12 @@ impl NodeFirewall {
         node: &Arc<str>,
         ns: &NetNs,
         choice: Option<Choice>,
+        limits: Limits,
         pins: PathBuf,
     ) -> Result<Self, EngineError> {
         let open = |choice: Choice| {
-            let config = ebpf::Config { pins, ..ebpf::Config::default() };
-            let nftables = Config { log: Some(LOG), ..Config::default() };
+            let config = ebpf::Config { pins, limits, ..ebpf::Config::default() };
+            let nftables = Config { log: Some(LOG), limits, ..Config::default() };
             let opened = ns.within(|| choice.open(config, nftables));
             opened.map_err(FabricError::from)?.map_err(failed(node))
         };
@@ -67,6 +74,8 @@ impl NodeFirewall {
             plane: chosen.map(|chosen| chosen.plane),
             instead,
             loaded: false,
+            fill: Fill::default(),
+            warnings: Vec::new(),
         })
     }
 
@@ -88,7 +97,9 @@ impl NodeFirewall {
     ) -> Result<(), EngineError> {
         self.compile(cluster, touched);
         let delta = self.compiler.commit();
-        self.write(&delta).map_err(failed(&self.node))
+        self.write(&delta).map_err(failed(&self.node))?;
+        self.warn(cluster);
+        Ok(())
     }
 
     /// Tells the compiler what changed.
@@ -134,6 +145,44 @@ impl NodeFirewall {
         Ok(())
     }
 
+    /// Notes for the user what does not fit since this change, or fits again.
+    fn warn(&mut self, cluster: &Cluster) {
+        let Some(plane) = &self.plane else { return };
+        let fill = plane.fill();
+        let differs = fill.isolated != self.fill.isolated
+            || fill.addresses != self.fill.addresses
+            || fill.ranges != self.fill.ranges;
+        let node = &self.node;
+        if differs && fill.overflows() {
+            let mut text = format!("warning: node {node}: its tables are full: {fill}");
+            for line in filling::words(&fill, self.compiler.tables(), cluster) {
+                text += &format!("\n  {line}");
+            }
+            text += "\n  `podwall lab up --limits` makes a lab with more room";
+            self.warnings.push(text);
+        } else if differs {
+            self.warnings.push(format!("note: node {node}: everything fits into its tables again"));
+        }
+        self.fill = fill;
+    }
+
+    /// What nobody was told yet.
+    pub(super) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
+    /// What it counted and what its tables are; `None` in a lab without a firewall.
+    pub(super) fn counted(&mut self) -> Result<Option<(Counters, Fill)>, EngineError> {
+        let Some(plane) = &mut self.plane else { return Ok(None) };
+        let counters = plane.counters().map_err(failed(&self.node))?;
+        Ok(Some((counters, plane.fill())))
+    }
+
+    /// What should be in force.
+    pub(super) fn tables(&self) -> &NodeTables {
+        self.compiler.tables()
+    }
+
     /// Follows what it drops; `None` in a lab without a firewall.
     pub(super) fn denials(&mut self) -> Result<Option<Denials>, EngineError> {
         let plane = self.plane.as_mut();
@@ -151,17 +200,21 @@ impl NodeFirewall {
     }
 
     /// What the kernel was told, as text.
-    pub(super) fn ruleset(&self) -> String {
+    pub(super) fn ruleset(&self, cluster: &Cluster) -> String {
         match &self.plane {
             Some(plane) => {
-                let tables = plane.text(self.compiler.tables());
                 let why = self.instead.as_ref().map(|why| format!(" ({why})"));
-                format!(
-                    "# node {}: {}{}\n{tables}",
+                let (tables, fill) = (self.compiler.tables(), plane.fill());
+                let mut out = format!(
+                    "# node {}: {}{}\n# {fill}\n",
                     self.node,
                     plane.name(),
                     why.unwrap_or_default()
-                )
+                );
+                for line in filling::words(&fill, tables, cluster) {
+                    out += &format!("# {line}\n");
+                }
+                out + &plane.text(tables)
             }
             None => format!("# node {}: the firewall is off\n", self.node),
         }

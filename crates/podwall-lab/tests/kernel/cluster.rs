@@ -34,6 +34,7 @@ fn config(network: NetworkMode, families: Families) -> LabConfig {
         externals: Vec::new(),
         enforce: false,
         dataplane: String::new(),
+        limits: String::new(),
     }
 }
 

@@ -63,6 +63,7 @@ fn open(inside: &Path) -> Engine {
         enforce: true,
         // What stands in the way here is a table of nftables.
         dataplane: "nftables".to_owned(),
+        limits: String::new(),
     };
     Engine::open(&config, inside).expect("open")
 }

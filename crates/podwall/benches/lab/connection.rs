@@ -31,7 +31,7 @@ impl Connection {
             self.0.read_line(&mut answer).unwrap();
             match serde_json::from_str(&answer).unwrap() {
                 Event::Reply { body } => return body,
-                Event::Progress { .. } | Event::Item { .. } => {}
+                Event::Progress { .. } | Event::Warning { .. } | Event::Item { .. } => {}
                 Event::Error { message, .. } => {
                     eprintln!("the worker refused: {message}");
                     std::process::exit(1);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use podwall_lab::rpc::Choice;
+use podwall_lab::rpc::{Choice, Limits};
 
 /// `podwall lab …`
 #[derive(Debug, Args)]
@@ -46,6 +46,9 @@ pub(crate) enum Verb {
     /// Follow denied packets as they come: who, whom, and by which policies
     #[command(after_long_help = FLOWS_EXAMPLES)]
     Flows(Flows),
+    /// Count packets: how many each rule allowed, and how many no rule allows
+    #[command(after_long_help = COUNTERS_EXAMPLES)]
+    Counters(Counters),
     /// Show what a node's kernel holds, or compare it with the model
     Tables(Tables),
     /// List labs
@@ -101,6 +104,17 @@ Examples:
 
 The kernel reports some dozens a second of each pod and counts the rest.";
 
+const COUNTERS_EXAMPLES: &str = "\
+Examples:
+  podwall lab counters                          rules and isolated pods of namespace default
+  podwall lab counters -A -o json               of all namespaces, for programs
+
+A packet counts for each direction that is asked: where it leaves a pod that policies isolate for
+egress, and where it enters one that they isolate for ingress. Packets in the original direction of
+a connection count, with eBPF the first ones and those after each change; replies pass
+uncounted. A rule's number starts when it comes to a node, and
+again when its last peer or pod is gone from there and comes back.";
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Network {
     /// A veth and a host route a pod, as the ptp plugin and AWS VPC CNI do
@@ -150,6 +164,9 @@ pub(crate) struct Up {
     /// What enforces: auto (eBPF where the kernel can), ebpf, nftables
     #[arg(long, env = "PODWALL_DATAPLANE", default_value_t = Choice::Auto, value_name = "WHICH")]
     pub dataplane: Choice,
+    /// How much a node's tables may hold: locals=N, peers=N, blocks=N, verdicts=N, with commas
+    #[arg(long, env = "PODWALL_LIMITS", default_value_t = Limits::default(), hide_default_value = true, value_name = "TABLE=N,…")]
+    pub limits: Limits,
 }
 
 #[derive(Debug, Args)]
@@ -368,6 +385,27 @@ pub(crate) enum FlowsOutput {
     /// A line for people
     Text,
     /// A JSON object a line
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Counters {
+    /// Namespace
+    #[arg(short = 'n', long, default_value = "default", value_name = "NS")]
+    pub namespace: String,
+    /// Every namespace
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// How to print
+    #[arg(short = 'o', long, value_enum, default_value_t = CountersOutput::Text)]
+    pub output: CountersOutput,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum CountersOutput {
+    /// Tables for people
+    Text,
+    /// One JSON object
     Json,
 }
 

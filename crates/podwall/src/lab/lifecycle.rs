@@ -103,6 +103,7 @@ fn config(name: &str, objects: &[Object], args: &Up) -> LabConfig {
         externals: args.external.clone(),
         enforce: !args.no_enforce,
         dataplane: args.dataplane.to_string(),
+        limits: args.limits.to_string(),
     }
 }
 

@@ -1,0 +1,76 @@
+//! How many packets did each rule decide?
+//!
+//! ```text
+//!   packet, direction ── rule ──▶ rules[RuleId] += 1
+//!                    └── none ──▶ defaults[SubjectId] += 1      isolated, and no rule allows it
+//! ```
+//!
+//! A packet counts in each direction that is asked: at most once for egress and once for ingress on
+//! a node, and not for ingress where egress denied it. Only packets in the original direction of
+//! their connection are asked; replies, ICMP errors of known connections and neighbour discovery
+//! are not. What a default lets pass (a tier that ends without a word) is counted nowhere.
+//!
+//! eBPF counts a packet when it is judged: one of a connection that stands, and of which a packet was
+//! let through since the last change, passes without being looked up, and is not counted. nftables
+//! looks up, and counts, all of them.
+//!
+//! A number belongs to a rule, not to an id: when an id goes or is given to another rule it starts
+//! at zero. Until then it never goes back within a process' life, whatever is loaded or changed. A
+//! packet that meets the very moment of a change may be missed. A new process finds the numbers of
+//! the one before by the rules' names where those are in the kernel, which eBPF has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
+
+use podwall_compile::tables::{NodeTables, RuleId, SubjectId};
+use podwall_policy::policy::RuleRef;
+use rustc_hash::{FxHashSet, FxHasher};
+
+/// Packets by what decided them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets that a rule allowed or denied; every rule of the tables has its number. With eBPF
+    /// those with an id beyond [`counters`](crate::ebpf::Config::counters) have none.
+    pub rules: BTreeMap<RuleId, u64>,
+    /// Packets that no rule allowed, by the class of the pod that is isolated.
+    pub defaults: BTreeMap<SubjectId, u64>,
+}
+
+/// Whose a number is: by its id, a hash of what it stands for, never 0.
+pub(crate) type Owners = BTreeMap<u32, u64>;
+
+fn hash(of: impl Hash) -> u64 {
+    let mut hasher = FxHasher::default();
+    of.hash(&mut hasher);
+    hasher.finish() | 1
+}
+
+/// The hash of a rule's name. Where it stands in which file is not part of it.
+pub(crate) fn rule(rule: &RuleRef) -> u64 {
+    hash((rule.tier, &rule.policy, rule.direction, rule.number))
+}
+
+/// The rules of tables.
+pub(crate) fn rules(tables: &NodeTables) -> Owners {
+    tables.rules.iter().map(|(id, name)| (id.0, rule(name))).collect()
+}
+
+/// The subject classes that local addresses have, by the policies behind them.
+pub(crate) fn classes(tables: &NodeTables) -> Owners {
+    let mut names = FxHashSet::default();
+    let subjects: BTreeSet<_> =
+        tables.subjects.iter().map(|((direction, _), subject)| (*subject, *direction)).collect();
+    let mut owners = Owners::new();
+    for (subject, direction) in subjects {
+        let mut name = match tables.isolated_by.get(&subject) {
+            Some(policies) => hash((direction, policies)),
+            None => hash(subject),
+        };
+        // Two classes of the same policies (a port's name may mean two numbers).
+        if !names.insert(name) {
+            name = hash((name, subject));
+        }
+        owners.entry(subject.0).or_insert(name);
+    }
+    owners
+}
