@@ -9,10 +9,12 @@
 //! Only what tables depend on is kept: a pod that is neither subject nor peer (hostNetwork,
 //! terminated) is not here at all, and a pod whose object changed elsewhere did not change.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use podwall_policy::address::AddressRange;
 use podwall_policy::label::Labels;
 use podwall_policy::object::{Name, Namespace, Pod};
 use podwall_policy::policy::{NamespaceScope, PodScope};
@@ -25,6 +27,9 @@ use crate::scopes::{LabelHash, anchors_of, label_hashes};
 /// A pod's place in the world while it is known.
 pub(crate) type PodSlot = u32;
 
+/// A namespace's place in the world while it is known.
+pub(crate) type NamespaceSlot = u32;
+
 /// A port name and its protocol.
 pub(crate) type PortName = (Arc<str>, Protocol);
 
@@ -35,8 +40,10 @@ pub(crate) struct World {
     slots: FxHashMap<Name, PodSlot>,
     ids: Ids,
     namespaces: FxHashMap<Arc<str>, KnownNamespace>,
+    namespace_names: FxHashMap<NamespaceSlot, Arc<str>>,
+    namespace_ids: Ids,
     local: FxHashSet<PodSlot>,
-    owners: FxHashMap<IpAddr, Vec<PodSlot>>,
+    owners: BTreeMap<IpAddr, Owners>,
     by_label: FxHashMap<LabelHash, FxHashSet<PodSlot>>,
     by_port_name: FxHashMap<PortName, FxHashSet<PodSlot>>,
 }
@@ -52,9 +59,17 @@ pub(crate) struct KnownPod {
     pub(crate) local: bool,
 }
 
+/// The pods that claim an address; mostly one.
+#[derive(Debug)]
+enum Owners {
+    One(PodSlot),
+    Several(Vec<PodSlot>),
+}
+
 /// A namespace that is stated or has pods.
 #[derive(Debug)]
 struct KnownNamespace {
+    slot: NamespaceSlot,
     labels: Labels,
     stated: bool,
     pods: FxHashSet<PodSlot>,
@@ -70,6 +85,9 @@ pub(crate) struct Touched {
     pub(crate) gone: BTreeSet<PodSlot>,
     /// The addresses of all these, before and after.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// Namespaces that may have come or gone, have other labels, or may have got their first
+    /// address or lost their last.
+    pub(crate) namespaces: BTreeSet<NamespaceSlot>,
 }
 
 impl KnownPod {
@@ -107,8 +125,10 @@ impl World {
             slots: FxHashMap::default(),
             ids: Ids::from(0),
             namespaces: FxHashMap::default(),
+            namespace_names: FxHashMap::default(),
+            namespace_ids: Ids::from(0),
             local: FxHashSet::default(),
-            owners: FxHashMap::default(),
+            owners: BTreeMap::new(),
             by_label: FxHashMap::default(),
             by_port_name: FxHashMap::default(),
         }
@@ -122,6 +142,7 @@ impl World {
     /// Ends a commit: slots of pods that went may be used again.
     pub(crate) fn settle(&mut self) {
         self.ids.settle();
+        self.namespace_ids.settle();
     }
 
     /// A pod.
@@ -133,9 +154,9 @@ impl World {
     /// [`podwall_policy::cluster::Cluster::pod_by_ip`] has it.
     pub(crate) fn owner(&self, address: IpAddr) -> Option<(PodSlot, &KnownPod)> {
         let pod = |slot: &PodSlot| Some((*slot, self.pods.get(slot)?));
-        match self.owners.get(&address)?.as_slice() {
-            [one] => pod(one),
-            several => several.iter().filter_map(pod).max_by(|a, b| a.1.name.cmp(&b.1.name)),
+        match self.owners.get(&address)? {
+            Owners::One(one) => pod(one),
+            Owners::Several(several) => several.iter().filter_map(pod).max_by(|a, b| a.1.name.cmp(&b.1.name)),
         }
     }
 
@@ -144,6 +165,56 @@ impl World {
         self.namespaces
             .get(name)
             .map_or_else(|| Namespace::implied(name.clone()).labels, |entry| entry.labels.clone())
+    }
+
+    /// The addresses of a range that pods claim.
+    pub(crate) fn addresses_in(&self, range: &AddressRange) -> impl Iterator<Item = IpAddr> {
+        self.owners.range(range.first()..=range.last()).map(|(address, _)| *address)
+    }
+
+    /// All addresses that pods claim.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.owners.keys().copied()
+    }
+
+    /// All namespaces.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = NamespaceSlot> {
+        self.namespaces.values().map(|entry| entry.slot)
+    }
+
+    /// The namespaces in a scope.
+    pub(crate) fn namespaces_in(&self, scope: &NamespaceScope) -> Vec<NamespaceSlot> {
+        match scope {
+            NamespaceScope::Own(name) => {
+                self.namespaces.get(name).map(|entry| entry.slot).into_iter().collect()
+            }
+            NamespaceScope::Matching(selector) => {
+                let entries = self.namespaces.values();
+                let matching = entries.filter(|entry| selector.matches(&entry.labels));
+                matching.map(|entry| entry.slot).collect()
+            }
+        }
+    }
+
+    /// The place of a namespace.
+    pub(crate) fn namespace(&self, name: &str) -> Option<NamespaceSlot> {
+        Some(self.namespaces.get(name)?.slot)
+    }
+
+    /// The name of a namespace.
+    pub(crate) fn namespace_name(&self, slot: NamespaceSlot) -> Option<&Arc<str>> {
+        self.namespace_names.get(&slot)
+    }
+
+    /// The addresses that pods of a namespace have and no other pod takes from them.
+    pub(crate) fn addresses_of(&self, namespace: &str) -> impl Iterator<Item = IpAddr> {
+        self.pods_of(namespace).flat_map(|slot| self.own_addresses(slot))
+    }
+
+    /// The addresses that a pod has and no other pod takes from it.
+    pub(crate) fn own_addresses(&self, slot: PodSlot) -> impl Iterator<Item = IpAddr> {
+        let addresses = self.pod(slot).into_iter().flat_map(|pod| pod.ips.iter().copied());
+        addresses.filter(move |ip| self.owner(*ip).is_some_and(|(owner, _)| owner == slot))
     }
 
     /// The pods of a namespace.
@@ -162,15 +233,18 @@ impl World {
         &mut self,
         name: &Arc<str>,
         namespace: Option<&Namespace>,
+        touched: &mut Touched,
     ) -> Option<(Labels, Labels)> {
         let before = self.namespace_labels(name);
-        let entry =
-            self.namespaces.entry(name.clone()).or_insert_with(|| KnownNamespace::new(name));
+        let Some(entry) = self.known_namespace(name, touched) else { return None };
         entry.stated = namespace.is_some();
         entry.labels = namespace
             .map_or_else(|| Namespace::implied(name.clone()).labels, |it| it.labels.clone());
-        let after = entry.labels.clone();
-        self.forget_namespace_if_unused(name);
+        let (after, slot) = (entry.labels.clone(), entry.slot);
+        if before != after {
+            touched.namespaces.insert(slot);
+        }
+        self.forget_namespace_if_unused(name, touched);
         (before != after).then_some((before, after))
     }
 
@@ -189,7 +263,7 @@ impl World {
                 let slot = slot.unwrap_or_else(|| self.ids.take());
                 touched.pods.insert(slot);
                 touched.addresses.extend(pod.ips.iter().copied());
-                self.link(slot, pod);
+                self.link(slot, pod, touched);
             }
             None => {
                 if let Some(slot) = slot {
@@ -198,24 +272,62 @@ impl World {
                     touched.pods.remove(&slot);
                     touched.gone.insert(slot);
                 }
-                self.forget_namespace_if_unused(&name.namespace);
+                self.forget_namespace_if_unused(&name.namespace, touched);
             }
         }
     }
 
-    fn link(&mut self, slot: PodSlot, pod: KnownPod) {
-        let namespace = &pod.name.namespace;
-        let entry = self
-            .namespaces
-            .entry(namespace.clone())
-            .or_insert_with(|| KnownNamespace::new(namespace));
-        entry.pods.insert(slot);
-        if pod.local {
-            entry.local.insert(slot);
-            self.local.insert(slot);
+    /// The entry of a namespace, new if need be.
+    fn known_namespace(
+        &mut self,
+        name: &Arc<str>,
+        touched: &mut Touched,
+    ) -> Option<&mut KnownNamespace> {
+        if !self.namespaces.contains_key(name) {
+            let slot = self.namespace_ids.take();
+            touched.namespaces.insert(slot);
+            self.namespace_names.insert(slot, name.clone());
+            self.namespaces.insert(name.clone(), KnownNamespace::new(slot, name));
+        }
+        self.namespaces.get_mut(name)
+    }
+
+    /// Notes the namespaces of the pods that claim an address.
+    fn touch_claimants(&self, address: IpAddr, touched: &mut Touched) {
+        let slots = match self.owners.get(&address) {
+            None => &[][..],
+            Some(Owners::One(slot)) => std::slice::from_ref(slot),
+            Some(Owners::Several(slots)) => slots,
+        };
+        let pods = slots.iter().filter_map(|slot| self.pods.get(slot));
+        touched.namespaces.extend(pods.filter_map(|pod| self.namespace(&pod.name.namespace)));
+    }
+
+    fn link(&mut self, slot: PodSlot, pod: KnownPod, touched: &mut Touched) {
+        if let Some(entry) = self.known_namespace(&pod.name.namespace, touched) {
+            let namespace = entry.slot;
+            entry.pods.insert(slot);
+            if pod.local {
+                entry.local.insert(slot);
+                self.local.insert(slot);
+            }
+            touched.namespaces.insert(namespace);
         }
         for address in &pod.ips {
-            self.owners.entry(*address).or_default().push(slot);
+            match self.owners.entry(*address) {
+                Entry::Vacant(place) => drop(place.insert(Owners::One(slot))),
+                Entry::Occupied(mut place) => {
+                    match place.get_mut() {
+                        Owners::Several(slots) => slots.push(slot),
+                        one @ Owners::One(_) => {
+                            if let Owners::One(first) = *one {
+                                *one = Owners::Several(vec![first, slot]);
+                            }
+                        }
+                    }
+                    self.touch_claimants(*address, touched);
+                }
+            }
         }
         for label in label_hashes(&pod.labels) {
             self.by_label.entry(label).or_default().insert(slot);
@@ -233,15 +345,22 @@ impl World {
         if let Some(entry) = self.namespaces.get_mut(&pod.name.namespace) {
             entry.pods.remove(&slot);
             entry.local.remove(&slot);
+            touched.namespaces.insert(entry.slot);
         }
         self.local.remove(&slot);
         for address in &pod.ips {
-            if let Some(owners) = self.owners.get_mut(address) {
-                owners.retain(|owner| *owner != slot);
-                if owners.is_empty() {
-                    self.owners.remove(address);
+            self.touch_claimants(*address, touched);
+            let left = match self.owners.remove(address) {
+                None | Some(Owners::One(_)) => continue,
+                Some(Owners::Several(mut slots)) => {
+                    slots.retain(|owner| *owner != slot);
+                    match slots[..] {
+                        [one] => Owners::One(one),
+                        _ => Owners::Several(slots),
+                    }
                 }
-            }
+            };
+            self.owners.insert(*address, left);
         }
         for label in label_hashes(&pod.labels) {
             drop_from(&mut self.by_label, &label, slot);
@@ -251,9 +370,13 @@ impl World {
         }
     }
 
-    fn forget_namespace_if_unused(&mut self, name: &Arc<str>) {
-        if self.namespaces.get(name).is_some_and(|entry| !entry.stated && entry.pods.is_empty()) {
-            self.namespaces.remove(name);
+    fn forget_namespace_if_unused(&mut self, name: &Arc<str>, touched: &mut Touched) {
+        if self.namespaces.get(name).is_some_and(|entry| !entry.stated && entry.pods.is_empty())
+            && let Some(entry) = self.namespaces.remove(name)
+        {
+            self.namespace_names.remove(&entry.slot);
+            self.namespace_ids.give_back(entry.slot);
+            touched.namespaces.insert(entry.slot);
         }
     }
 
@@ -341,8 +464,9 @@ impl World {
 }
 
 impl KnownNamespace {
-    fn new(name: &Arc<str>) -> Self {
+    fn new(slot: NamespaceSlot, name: &Arc<str>) -> Self {
         Self {
+            slot,
             labels: Namespace::implied(name.clone()).labels,
             stated: false,
             pods: FxHashSet::default(),

@@ -15,12 +15,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{ClassChanges, PolicyChanges};
 use crate::atoms::Question;
-use crate::compiler::NodeCompiler;
+use crate::compiler::{NodeCompiler, Signature};
 use crate::partition::Changes;
 use crate::policies::{KnownPolicy, Needs, Part, PolicySlot};
 use crate::rows::Rows;
 use crate::subjects::{Program, Resolved, RowEntry, SubjectKey};
-use crate::tables::{Delta, PeerId, SubjectId};
+use crate::tables::{Delta, PeerKey, SubjectId};
 use crate::world::{KnownPod, PortName, Touched};
 
 type SubjectChanges = Changes<SubjectKey, (Direction, IpAddr)>;
@@ -99,7 +99,7 @@ impl NodeCompiler {
         subjects: &SubjectChanges,
         delta: &mut Delta,
     ) {
-        let mut pairs: Vec<(SubjectId, PeerId)> = Vec::new();
+        let mut pairs: Vec<(SubjectId, PeerKey)> = Vec::new();
         let mut dirty: BTreeSet<SubjectId> =
             subjects.classes.iter().map(|change| SubjectId(change.id)).collect();
         for policy in &policies.changed {
@@ -131,12 +131,12 @@ impl NodeCompiler {
         }
     }
 
-    fn row(&self, (subject, peer): (SubjectId, PeerId)) -> Vec<RowEntry> {
+    fn row(&self, (subject, peer): (SubjectId, PeerKey)) -> Vec<RowEntry> {
         let Some(program) = self.programs.get(&subject) else { return Vec::new() };
-        if peer == PeerId::ANY {
+        if peer == PeerKey::Any {
             return program.row_for_anybody(&self.policies);
         }
-        let Some(signature) = self.peers.key(peer.0) else { return Vec::new() };
+        let Some(signature) = self.signature(peer) else { return Vec::new() };
         let ports: Vec<Resolved<'_>> = match program.key().direction {
             Direction::Ingress => Vec::new(),
             Direction::Egress => signature
@@ -150,13 +150,23 @@ impl NodeCompiler {
         program.row(signature, &ports, &self.policies)
     }
 
+    /// What a class meets.
+    fn signature(&self, peer: PeerKey) -> Option<&Signature> {
+        match peer {
+            PeerKey::Own(class) => self.peers.key(class.0),
+            PeerKey::Group(class) => self.groups.key(class.0),
+            PeerKey::Net(class) => self.nets.key(class.0),
+            PeerKey::Any => None,
+        }
+    }
+
     /// Puts a subject class's rules together anew and notes the rows that this changes.
     fn update_program(
         &mut self,
         subject: SubjectId,
         policies: &PolicyChanges,
         classes: &ClassChanges,
-        pairs: &mut Vec<(SubjectId, PeerId)>,
+        pairs: &mut Vec<(SubjectId, PeerKey)>,
         delta: &mut Delta,
     ) {
         let before = self.programs.remove(&subject);
@@ -190,11 +200,11 @@ impl NodeCompiler {
             .flatten()
             .map(|needs| needs.part(direction))
             .collect();
-        let mut peers: Vec<PeerId> = Vec::new();
+        let mut peers: Vec<PeerKey> = Vec::new();
         let everything = parts.iter().any(|part| part.has_rule_for_anybody())
             || before.is_none_or(|before| before.has_other_shape(&program));
         if everything {
-            peers.push(PeerId::ANY);
+            peers.push(PeerKey::Any);
             peers.extend(Rows::peers_of(&self.tables, subject));
             let met = program.atoms().filter_map(|atom| self.classes_of.get(&atom));
             peers.extend(met.flatten());
@@ -221,8 +231,8 @@ impl NodeCompiler {
     fn classes_with_name<'a>(
         &'a self,
         name: &'a PortName,
-        lost: &'a FxHashMap<PortName, Vec<PeerId>>,
-    ) -> impl Iterator<Item = PeerId> {
+        lost: &'a FxHashMap<PortName, Vec<PeerKey>>,
+    ) -> impl Iterator<Item = PeerKey> {
         let atoms = self.atoms.ports_of(name);
         let now = atoms.filter_map(|atom| self.classes_of.get(&atom)).flatten();
         now.chain(lost.get(name).into_iter().flatten()).copied()
