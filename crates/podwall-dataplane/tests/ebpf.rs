@@ -83,7 +83,7 @@ fn damage_is_named_and_put_right() {
         ("podwall-conntrack", &|| drop(net.nft("flush ruleset\n"))),
         ("peers4", &|| {
             let map = table(&net, "peers4", 0);
-            map.update(&[198, 51, 100, 1], &7_u32.to_ne_bytes(), MapFlags::ANY).unwrap();
+            map.update(&[198, 51, 100, 1], &7_u64.to_ne_bytes(), MapFlags::ANY).unwrap();
         }),
         ("local4", &|| {
             let map = table(&net, "local4", 1);

@@ -25,7 +25,7 @@ fn after_every_change_the_kernel_holds_what_the_model_says() {
     }
     let missing = |entry: &str| Drift::Missing { entry: entry.to_owned() };
     for (kind, drift) in [
-        (Kind::Nftables, vec![missing("element 203.0.113.9 : class 9 of peer4")]),
+        (Kind::Nftables, vec![missing("element 203.0.113.9 : class 9, group 1 of peer4")]),
         (Kind::Ebpf, [0, 1].map(|n| missing(&format!("peers4 cb007109 (copy {n})"))).to_vec()),
     ] {
         let net = Net::new();
@@ -86,7 +86,7 @@ fn other_layouts_and_broken_tables_are_made_anew() {
         "table inet podwall { flags dormant; }\n",
         "flush map inet podwall peer4\n",
         "flush map inet podwall block6\n",
-        "add element inet podwall peer4 { 198.51.100.1 : 0x1 . 0x7 }\n",
+        "add element inet podwall peer4 { 198.51.100.1 : 0x1 . 0x7 . 0x40000001 }\n",
         "add element inet podwall self4 { 198.51.100.1 . 198.51.100.2 }\n",
         "add element inet podwall by_peer { 0x1 . 0x63 : drop }\n",
     ];

@@ -262,8 +262,14 @@ impl fmt::Display for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("(present)"),
-            Self::Class(class) => write!(f, "class {class}"),
-            Self::Classes(own, group) => write!(f, "class {own}, group {group}"),
+            Self::Class(class) => match PeerKey::of_number(*class) {
+                PeerKey::Own(PeerId(class)) => write!(f, "class {class}"),
+                other => write!(f, "{other}"),
+            },
+            Self::Classes(own, NO_CLASS) => write!(f, "class {own}"),
+            Self::Classes(own, group) => {
+                write!(f, "class {own}, {}", PeerKey::of_number(*group))
+            }
             Self::Allow => f.write_str("allow"),
             Self::Deny => f.write_str("deny"),
             Self::Strange => f.write_str("something else"),
