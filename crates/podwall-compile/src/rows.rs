@@ -53,6 +53,27 @@ impl Rows {
         peers
     }
 
+    /// Notes a row of tables that have none yet; the delta alone gets its entries, sorted.
+    pub(crate) fn add(
+        &mut self,
+        delta: &mut Delta,
+        (subject, peer): (SubjectId, PeerKey),
+        row: &[RowEntry],
+    ) {
+        if row.is_empty() {
+            return;
+        }
+        self.subjects_of.entry(peer).or_default().insert(subject);
+        let start = delta.verdicts.len();
+        for (ports, allow, rule) in row {
+            let rule = rule.map(|rule| self.number(rule));
+            self.count(rule, true);
+            let key = VerdictKey { subject, peer, ports: *ports };
+            delta.verdicts.push((key, Some(Verdict { allow: *allow, rule })));
+        }
+        delta.verdicts[start..].sort_unstable();
+    }
+
     /// Replaces a row.
     pub(crate) fn set(
         &mut self,

@@ -43,7 +43,8 @@ pub(crate) struct Program {
     key: SubjectKey,
     default: Default,
     rules: Vec<ProgramRule>,
-    by_atom: FxHashMap<AtomId, Vec<u32>>,
+    /// Sorted.
+    by_atom: Vec<(AtomId, u32)>,
     for_anybody: Vec<u32>,
     /// Of `for_anybody`, those whose ports depend on the peer.
     named_for_anybody: Vec<u32>,
@@ -83,7 +84,7 @@ impl Program {
             key: key.clone(),
             default: Default::Spoken { allow: !isolated },
             rules: Vec::new(),
-            by_atom: FxHashMap::default(),
+            by_atom: Vec::new(),
             for_anybody: Vec::new(),
             named_for_anybody: Vec::new(),
             cover: Vec::new(),
@@ -119,6 +120,8 @@ impl Program {
                 );
             }
         }
+        program.by_atom.sort_unstable();
+        program.by_atom.shrink_to_fit();
         if program.default == Default::Silent {
             program.note_cover(policies);
         }
@@ -130,9 +133,7 @@ impl Program {
         let at = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
         match peers {
             Some(peers) => {
-                for atom in peers {
-                    self.by_atom.entry(*atom).or_default().push(at);
-                }
+                self.by_atom.extend(peers.iter().map(|atom| (*atom, at)));
             }
             None => {
                 self.for_anybody.push(at);
@@ -180,7 +181,14 @@ impl Program {
 
     /// The atoms that its rules ask for.
     pub(crate) fn atoms(&self) -> impl Iterator<Item = AtomId> {
-        self.by_atom.keys().copied()
+        self.by_atom.chunk_by(|a, b| a.0 == b.0).filter_map(|list| Some(list.first()?.0))
+    }
+
+    /// The rules that ask an atom.
+    fn asking(&self, atom: AtomId) -> impl Iterator<Item = u32> {
+        let first = self.by_atom.partition_point(|(its, _)| *its < atom);
+        let rules = self.by_atom[first..].iter();
+        rules.take_while(move |(its, _)| *its == atom).map(|(_, rule)| *rule)
     }
 
     /// The row for peers that have none of their own.
@@ -202,8 +210,7 @@ impl Program {
         if self.covers_everything {
             return Vec::new();
         }
-        let mut rules: Vec<u32> =
-            signature.iter().filter_map(|atom| self.by_atom.get(atom)).flatten().copied().collect();
+        let mut rules: Vec<u32> = signature.iter().flat_map(|atom| self.asking(*atom)).collect();
         let resolves = |rule: &u32| {
             let specs = self.rule(*rule, policies).into_iter().flat_map(|(_, rule)| &rule.ports);
             specs.into_iter().any(|spec| ports.iter().any(|(name, _)| is_named(spec, name)))

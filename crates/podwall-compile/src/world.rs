@@ -9,8 +9,8 @@
 //! Only what tables depend on is kept: a pod that is neither subject nor peer (hostNetwork,
 //! terminated) is not here at all, and a pod whose object changed elsewhere did not change.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -22,7 +22,8 @@ use podwall_policy::port::Protocol;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::ids::Ids;
-use crate::scopes::{LabelHash, anchors_of, label_hashes};
+use crate::scopes::{LabelHash, anchors_of, label_hash};
+use crate::slots::Slots;
 
 /// A pod's place in the world while it is known.
 pub(crate) type PodSlot = u32;
@@ -36,16 +37,17 @@ pub(crate) type PortName = (Arc<str>, Protocol);
 /// Pods and namespaces, by everything that they are searched by. Owned by the compiler.
 #[derive(Debug)]
 pub(crate) struct World {
-    pods: FxHashMap<PodSlot, KnownPod>,
+    /// By slot.
+    pods: Vec<Option<KnownPod>>,
     slots: FxHashMap<Name, PodSlot>,
     ids: Ids,
     namespaces: FxHashMap<Arc<str>, KnownNamespace>,
     namespace_names: FxHashMap<NamespaceSlot, Arc<str>>,
     namespace_ids: Ids,
     local: FxHashSet<PodSlot>,
-    owners: BTreeMap<IpAddr, Owners>,
-    by_label: FxHashMap<LabelHash, FxHashSet<PodSlot>>,
-    by_port_name: FxHashMap<PortName, FxHashSet<PodSlot>>,
+    owners: FxHashMap<IpAddr, Owners>,
+    by_label: FxHashMap<LabelHash, Slots>,
+    by_port_name: FxHashMap<PortName, Slots>,
 }
 
 /// A pod that policies can select and selectors can match.
@@ -80,11 +82,11 @@ struct KnownNamespace {
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
     /// Pods that changed or whose namespace did, and are known now.
-    pub(crate) pods: BTreeSet<PodSlot>,
+    pub(crate) pods: FxHashSet<PodSlot>,
     /// Pods that are no longer known.
-    pub(crate) gone: BTreeSet<PodSlot>,
+    pub(crate) gone: FxHashSet<PodSlot>,
     /// The addresses of all these, before and after.
-    pub(crate) addresses: BTreeSet<IpAddr>,
+    pub(crate) addresses: FxHashSet<IpAddr>,
     /// Namespaces that may have come or gone, have other labels, or may have got their first
     /// address or lost their last.
     pub(crate) namespaces: BTreeSet<NamespaceSlot>,
@@ -121,14 +123,14 @@ impl World {
     /// A world without objects.
     pub(crate) fn new() -> Self {
         Self {
-            pods: FxHashMap::default(),
+            pods: Vec::new(),
             slots: FxHashMap::default(),
             ids: Ids::from(0),
             namespaces: FxHashMap::default(),
             namespace_names: FxHashMap::default(),
             namespace_ids: Ids::from(0),
             local: FxHashSet::default(),
-            owners: BTreeMap::new(),
+            owners: FxHashMap::default(),
             by_label: FxHashMap::default(),
             by_port_name: FxHashMap::default(),
         }
@@ -136,7 +138,16 @@ impl World {
 
     /// How many pods are known.
     pub(crate) fn len(&self) -> usize {
-        self.pods.len()
+        self.slots.len()
+    }
+
+    /// Makes room for so many pods more.
+    pub(crate) fn reserve(&mut self, pods: usize) {
+        if pods > self.slots.len() {
+            self.pods.reserve(pods);
+            self.slots.reserve(pods);
+            self.owners.reserve(pods);
+        }
     }
 
     /// Ends a commit: slots of pods that went may be used again.
@@ -147,13 +158,13 @@ impl World {
 
     /// A pod.
     pub(crate) fn pod(&self, slot: PodSlot) -> Option<&KnownPod> {
-        self.pods.get(&slot)
+        self.pods.get(usize::try_from(slot).ok()?)?.as_ref()
     }
 
     /// The pod that has an address: of several that claim it the one with the greatest name, as
     /// [`podwall_policy::cluster::Cluster::pod_by_ip`] has it.
     pub(crate) fn owner(&self, address: IpAddr) -> Option<(PodSlot, &KnownPod)> {
-        let pod = |slot: &PodSlot| Some((*slot, self.pods.get(slot)?));
+        let pod = |slot: &PodSlot| Some((*slot, self.pod(*slot)?));
         match self.owners.get(&address)? {
             Owners::One(one) => pod(one),
             Owners::Several(several) => several.iter().filter_map(pod).max_by(|a, b| a.1.name.cmp(&b.1.name)),
@@ -167,9 +178,22 @@ impl World {
             .map_or_else(|| Namespace::implied(name.clone()).labels, |entry| entry.labels.clone())
     }
 
-    /// The addresses of a range that pods claim.
-    pub(crate) fn addresses_in(&self, range: &AddressRange) -> impl Iterator<Item = IpAddr> {
-        self.owners.range(range.first()..=range.last()).map(|(address, _)| *address)
+    /// The addresses of a range that pods claim: each address of a short range is asked for.
+    pub(crate) fn addresses_in(&self, range: &AddressRange) -> Vec<IpAddr> {
+        let (first, last) = range.bits();
+        if last - first < 4096 {
+            let addresses = (first..=last)
+                .filter_map(|bits| AddressRange::from_bits(range.family(), bits, bits))
+                .map(|one| one.first());
+            return addresses.filter(|address| self.owners.contains_key(address)).collect();
+        }
+        self.owners.keys().copied().filter(|address| range.contains(*address)).collect()
+    }
+
+    /// Whether these are all addresses that pods claim, and perhaps more.
+    pub(crate) fn are_all_addresses(&self, addresses: &FxHashSet<IpAddr>) -> bool {
+        addresses.len() >= self.owners.len()
+            && self.owners.keys().all(|address| addresses.contains(address))
     }
 
     /// All addresses that pods claim.
@@ -224,7 +248,7 @@ impl World {
 
     /// The pods that declare a port name.
     pub(crate) fn pods_with_port(&self, name: &PortName) -> impl Iterator<Item = PodSlot> {
-        self.by_port_name.get(name).into_iter().flatten().copied()
+        self.by_port_name.get(name).into_iter().flat_map(Slots::iter)
     }
 
     /// States a namespace's labels, or takes the statement back. The labels before and after, if
@@ -251,7 +275,7 @@ impl World {
     /// Sets what is known of a pod, or forgets it.
     pub(crate) fn set_pod(&mut self, name: &Name, pod: Option<KnownPod>, touched: &mut Touched) {
         let slot = self.slots.get(name).copied();
-        let before = slot.and_then(|slot| self.pods.get(&slot));
+        let before = slot.and_then(|slot| self.pod(slot));
         if before == pod.as_ref() {
             return;
         }
@@ -299,7 +323,7 @@ impl World {
             Some(Owners::One(slot)) => std::slice::from_ref(slot),
             Some(Owners::Several(slots)) => slots,
         };
-        let pods = slots.iter().filter_map(|slot| self.pods.get(slot));
+        let pods = slots.iter().filter_map(|slot| self.pod(*slot));
         touched.namespaces.extend(pods.filter_map(|pod| self.namespace(&pod.name.namespace)));
     }
 
@@ -329,18 +353,27 @@ impl World {
                 }
             }
         }
-        for label in label_hashes(&pod.labels) {
+        for (key, value) in pod.labels.iter() {
+            let label = label_hash(key, value);
             self.by_label.entry(label).or_default().insert(slot);
         }
         for (name, _) in &pod.ports {
-            self.by_port_name.entry(name.clone()).or_default().insert(slot);
+            match self.by_port_name.get_mut(name) {
+                Some(slots) => slots.insert(slot),
+                None => self.by_port_name.entry(name.clone()).or_default().insert(slot),
+            }
         }
         self.slots.insert(pod.name.clone(), slot);
-        self.pods.insert(slot, pod);
+        let at = usize::try_from(slot).unwrap_or(usize::MAX);
+        if at >= self.pods.len() {
+            self.pods.resize_with(at + 1, || None);
+        }
+        self.pods[at] = Some(pod);
     }
 
     fn unlink(&mut self, slot: PodSlot, touched: &mut Touched) {
-        let Some(pod) = self.pods.remove(&slot) else { return };
+        let place = usize::try_from(slot).ok().and_then(|at| self.pods.get_mut(at));
+        let Some(pod) = place.and_then(Option::take) else { return };
         touched.addresses.extend(pod.ips.iter().copied());
         if let Some(entry) = self.namespaces.get_mut(&pod.name.namespace) {
             entry.pods.remove(&slot);
@@ -362,8 +395,8 @@ impl World {
             };
             self.owners.insert(*address, left);
         }
-        for label in label_hashes(&pod.labels) {
-            drop_from(&mut self.by_label, &label, slot);
+        for (key, value) in pod.labels.iter() {
+            drop_from(&mut self.by_label, &label_hash(key, value), slot);
         }
         for (name, _) in &pod.ports {
             drop_from(&mut self.by_port_name, name, slot);
@@ -394,10 +427,10 @@ impl World {
         let in_namespaces = match &scope.namespaces {
             NamespaceScope::Own(name) => self.namespaces.get(name).map_or(0, set),
             NamespaceScope::Matching(_) if local => self.local.len(),
-            NamespaceScope::Matching(_) => self.pods.len(),
+            NamespaceScope::Matching(_) => self.len(),
         };
         let with_label = |labels: &[LabelHash]| -> usize {
-            labels.iter().filter_map(|label| self.by_label.get(label)).map(FxHashSet::len).sum()
+            labels.iter().filter_map(|label| self.by_label.get(label)).map(Slots::len).sum()
         };
         let by_label = scope
             .pods
@@ -410,7 +443,7 @@ impl World {
         let mut found = Vec::new();
         let mut check = |slot: PodSlot, namespace_fits: bool| {
             *walked += 1;
-            let Some(pod) = self.pods.get(&slot) else { return };
+            let Some(pod) = self.pod(slot) else { return };
             if (pod.local || !local)
                 && scope.pods.matches(&pod.labels)
                 && (namespace_fits || self.in_scope(&scope.namespaces, &pod.name.namespace))
@@ -419,8 +452,9 @@ impl World {
             }
         };
         if let Some((_, labels)) = by_label {
-            for slot in labels.iter().filter_map(|label| self.by_label.get(label)).flatten() {
-                check(*slot, false);
+            let lists = labels.iter().filter_map(|label| self.by_label.get(label));
+            for slot in lists.flat_map(Slots::iter) {
+                check(slot, false);
             }
             found.sort_unstable();
             found.dedup(); // two pairs may share a hash
@@ -476,12 +510,12 @@ impl KnownNamespace {
 }
 
 fn drop_from<K: std::hash::Hash + Eq>(
-    sets: &mut FxHashMap<K, FxHashSet<PodSlot>>,
+    sets: &mut FxHashMap<K, Slots>,
     key: &K,
     slot: PodSlot,
 ) {
     if let Some(set) = sets.get_mut(key) {
-        set.remove(&slot);
+        set.remove(slot);
         if set.is_empty() {
             sets.remove(key);
         }

@@ -67,14 +67,18 @@ impl NodeCompiler {
             Member::Address(address) => Some(address),
             Member::Segment(_) => None,
         };
-        for address in addresses.iter().copied().chain(peers.members.iter().filter_map(owned)) {
-            self.write_peer(address, delta);
-        }
+        let mut written = addresses.into_owned();
+        written.extend(peers.members.iter().filter_map(owned));
         for change in &groups.members {
-            let Some(name) = self.world.namespace_name(change.member) else { continue };
-            for address in self.world.addresses_of(&name.clone()).collect::<Vec<_>>() {
-                self.write_peer(address, delta);
+            if let Some(name) = self.world.namespace_name(change.member) {
+                written.extend(self.world.addresses_of(name));
             }
+        }
+        if self.tables.peers.is_empty() {
+            self.tables.peers.reserve(written.len());
+        }
+        for address in written {
+            self.write_peer(address, delta);
         }
         let in_line = peers.members.iter().filter_map(|change| match change.member {
             Member::Segment(start) => Some((start, change.before)),
@@ -108,7 +112,7 @@ impl NodeCompiler {
         &mut self,
         atoms: &AtomChanges,
         is_unused: &FxHashSet<AtomId>,
-        addresses: &BTreeSet<IpAddr>,
+        addresses: &FxHashSet<IpAddr>,
         segments: &[SegmentChange],
     ) -> Changes<Signature, Member> {
         let rekeys = self.rekeys(&atoms.unused, is_unused, |class| match class {
@@ -119,8 +123,9 @@ impl NodeCompiler {
         // add, to these and to others.
         let mut met: FxHashMap<IpAddr, Vec<AtomId>> =
             addresses.iter().map(|address| (*address, self.atoms_of_owner(*address))).collect();
+        let met_all = self.world.are_all_addresses(addresses);
         for atom in &atoms.fresh {
-            if !atom.is_broad() {
+            if !atom.is_broad() && !(met_all && atom.is_block()) {
                 for address in self.addresses_that_meet(*atom) {
                     let met = met
                         .entry(address)

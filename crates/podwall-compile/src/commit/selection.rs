@@ -20,6 +20,8 @@ impl NodeCompiler {
     /// Step 1.
     pub(crate) fn apply_objects(&mut self) -> Touched {
         let mut touched = Touched::default();
+        self.world.reserve(self.pending.pods.len());
+        touched.addresses.reserve(self.pending.pods.len());
         for (name, pod) in std::mem::take(&mut self.pending.pods) {
             self.world.set_pod(&name, pod, &mut touched);
         }

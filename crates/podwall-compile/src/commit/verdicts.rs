@@ -33,7 +33,14 @@ impl NodeCompiler {
         policies: &PolicyChanges,
         delta: &mut Delta,
     ) -> SubjectChanges {
-        let mut addresses = touched.addresses.clone();
+        let local = |address: &IpAddr| {
+            self.world.owner(*address).is_some_and(|(_, pod)| pod.local)
+                || Direction::BOTH
+                    .iter()
+                    .any(|way| self.subjects.class_of((*way, *address)).is_some())
+        };
+        let mut addresses: BTreeSet<IpAddr> =
+            touched.addresses.iter().copied().filter(local).collect();
         for slot in &policies.pods {
             addresses.extend(self.world.pod(*slot).into_iter().flat_map(|pod| pod.ips.iter()));
         }
@@ -125,9 +132,20 @@ impl NodeCompiler {
         pairs.sort_unstable();
         pairs.dedup();
         self.work.rows = pairs.len();
+        let first = self.tables.verdicts.is_empty();
         for pair in pairs {
             let row = self.row(pair);
-            self.rows.set(&mut self.tables, delta, pair, &row);
+            if first {
+                self.rows.add(delta, pair, &row);
+            } else {
+                self.rows.set(&mut self.tables, delta, pair, &row);
+            }
+        }
+        if first {
+            // At once and in order: quicker, and the tree has no half-empty nodes.
+            let verdicts = delta.verdicts.iter();
+            self.tables.verdicts =
+                verdicts.filter_map(|(key, verdict)| Some((*key, (*verdict)?))).collect();
         }
     }
 
