@@ -206,6 +206,7 @@ impl NodeCompiler {
         for namespace in cluster.namespaces.values() {
             self.put_namespace(namespace.clone());
         }
+        self.pending.pods.reserve(cluster.pods.len());
         for pod in cluster.pods.values() {
             self.put_pod(pod);
         }

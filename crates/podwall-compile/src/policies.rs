@@ -86,8 +86,7 @@ impl Part {
                     let broad = !narrow && question.can_be_broad();
                     atom(question, broad)
                 };
-                let mut atoms: Vec<AtomId> =
-                    rule.peers.iter().map(Question::of).map(ask).collect();
+                let mut atoms: Vec<AtomId> = rule.peers.iter().map(Question::of).map(ask).collect();
                 atoms.sort_unstable();
                 atoms.dedup();
                 atoms.into()

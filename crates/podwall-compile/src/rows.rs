@@ -10,7 +10,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::ids::Ids;
 use crate::policies::PolicySlot;
 use crate::subjects::{PolicyTable, RowEntry, RuleKey};
-use crate::tables::{Delta, NodeTables, PeerId, PeerKey, PortKey, RuleId, SubjectId, Verdict, VerdictKey};
+use crate::tables::{
+    Delta, NodeTables, PeerId, PeerKey, PortKey, RuleId, SubjectId, Verdict, VerdictKey,
+};
 
 /// Rows that stand, and the numbers of rules. Owned by the compiler.
 #[derive(Debug)]

@@ -367,8 +367,7 @@ mod tests {
     /// The number of the rule that lets `x/b` reach `x/a` on a TCP port.
     fn rule_for(tables: &NodeTables, port: u16) -> Option<u32> {
         let subject = tables.subjects[&(Direction::Ingress, "10.0.0.1".parse().unwrap())];
-        let verdict =
-            tables.verdict(subject, "10.0.0.2".parse().unwrap(), Protocol::TCP, port);
+        let verdict = tables.verdict(subject, "10.0.0.2".parse().unwrap(), Protocol::TCP, port);
         verdict.rule.map(|id| tables.rules[&id].number)
     }
 

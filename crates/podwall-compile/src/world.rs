@@ -167,7 +167,9 @@ impl World {
         let pod = |slot: &PodSlot| Some((*slot, self.pod(*slot)?));
         match self.owners.get(&address)? {
             Owners::One(one) => pod(one),
-            Owners::Several(several) => several.iter().filter_map(pod).max_by(|a, b| a.1.name.cmp(&b.1.name)),
+            Owners::Several(several) => {
+                several.iter().filter_map(pod).max_by(|a, b| a.1.name.cmp(&b.1.name))
+            }
         }
     }
 
@@ -509,11 +511,7 @@ impl KnownNamespace {
     }
 }
 
-fn drop_from<K: std::hash::Hash + Eq>(
-    sets: &mut FxHashMap<K, Slots>,
-    key: &K,
-    slot: PodSlot,
-) {
+fn drop_from<K: std::hash::Hash + Eq>(sets: &mut FxHashMap<K, Slots>, key: &K, slot: PodSlot) {
     if let Some(set) = sets.get_mut(key) {
         set.remove(slot);
         if set.is_empty() {

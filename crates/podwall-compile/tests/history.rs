@@ -71,11 +71,8 @@ fn meaning(tables: &NodeTables) -> Meaning {
     let of = |subject: &SubjectId| tables.isolated_by[subject].clone();
     let classes: BTreeSet<_> = tables.subjects.values().collect();
     assert!(tables.verdicts.keys().all(|key| classes.contains(&key.subject)), "row of nobody");
-    let nobody = [
-        PeerKey::Own(PeerId::OTHER),
-        PeerKey::Group(GroupId::NONE),
-        PeerKey::Net(NetId::NONE),
-    ];
+    let nobody =
+        [PeerKey::Own(PeerId::OTHER), PeerKey::Group(GroupId::NONE), PeerKey::Net(NetId::NONE)];
     assert!(tables.verdicts.keys().all(|key| !nobody.contains(&key.peer)), "row for no class");
     assert!(tables.isolated_by.keys().all(|subject| classes.contains(subject)));
     let named: BTreeSet<_> = tables.verdicts.values().filter_map(|v| v.rule).collect();

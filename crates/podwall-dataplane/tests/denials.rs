@@ -12,8 +12,8 @@ use podwall_dataplane::{Denied, Error};
 use podwall_policy::address::Family;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
-use support::random::{own, pod};
 use support::World;
+use support::random::{own, pod};
 
 /// Pod 1 may send only by UDP to port 53; pod 2 takes nothing from pod 3.
 fn tables(world: &World) -> NodeTables {

@@ -184,8 +184,8 @@ impl NodeCompiler {
             return;
         }
         let Some(known) = self.policies.get_mut(&slot) else { return };
-        let now = in_order
-            .map(|in_order| Needs::acquire(&known.policy, slot, in_order, &mut self.atoms));
+        let now =
+            in_order.map(|in_order| Needs::acquire(&known.policy, slot, in_order, &mut self.atoms));
         let before = std::mem::replace(&mut known.needs, now);
         if let Some(before) = before {
             before.release(known.needs.as_ref(), slot, &mut self.atoms);

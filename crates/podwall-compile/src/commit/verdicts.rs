@@ -117,14 +117,20 @@ impl NodeCompiler {
                 self.rows.touch(*policy, rules);
             }
         }
+        // Subjects of which all rows that there can be are in `pairs`.
+        let mut complete: FxHashSet<SubjectId> = FxHashSet::default();
         for subject in dirty {
-            self.update_program(subject, policies, classes, &mut pairs, delta);
+            if self.update_program(subject, policies, classes, &mut pairs, delta) {
+                complete.insert(subject);
+            }
         }
         for (class, atoms) in &classes.differ {
             let users: FxHashSet<PolicySlot> =
                 atoms.iter().flat_map(|atom| self.atoms.users(*atom)).collect();
             let known = users.iter().filter_map(|policy| self.policies.get(policy));
-            pairs.extend(known.flat_map(|known| &known.subjects).map(|s| (*s, *class)));
+            let subjects = known.flat_map(|known| &known.subjects);
+            let subjects = subjects.filter(|subject| !complete.contains(subject));
+            pairs.extend(subjects.map(|subject| (*subject, *class)));
         }
         for class in &classes.gone {
             pairs.extend(self.rows.subjects_of(*class).map(|subject| (subject, *class)));
@@ -178,7 +184,8 @@ impl NodeCompiler {
         }
     }
 
-    /// Puts a subject class's rules together anew and notes the rows that this changes.
+    /// Puts a subject class's rules together anew and notes the rows that this changes; whether
+    /// these are all that there can be.
     fn update_program(
         &mut self,
         subject: SubjectId,
@@ -186,14 +193,14 @@ impl NodeCompiler {
         classes: &ClassChanges,
         pairs: &mut Vec<(SubjectId, PeerKey)>,
         delta: &mut Delta,
-    ) {
+    ) -> bool {
         let before = self.programs.remove(&subject);
         let Some(key) = self.subjects.key(subject.0) else {
             pairs.extend(Rows::peers_of(&self.tables, subject).into_iter().map(|p| (subject, p)));
             if self.tables.isolated_by.remove(&subject).is_some() {
                 delta.isolated_by.push((subject, None));
             }
-            return;
+            return true;
         };
         self.work.subject_classes += 1;
         let program = Program::new(key, &self.policies);
@@ -244,6 +251,7 @@ impl NodeCompiler {
         }
         pairs.extend(peers.into_iter().map(|peer| (subject, peer)));
         self.programs.insert(subject, program);
+        everything
     }
 
     fn classes_with_name<'a>(

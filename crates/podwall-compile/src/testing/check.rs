@@ -15,13 +15,16 @@ use podwall_policy::port::{PortMatch, PortSpec};
 use podwall_policy::reason::Reason;
 
 use super::random::{PROTOCOLS, interesting_ports};
-use crate::tables::{Decision, NodeTables, Packet, Peer, PeerKey, PortKey, Verdict as TableVerdict};
+use crate::atoms::Question as Asked;
+use crate::tables::{
+    Decision, NodeTables, Packet, Peer, PeerKey, PortKey, Verdict as TableVerdict,
+};
 
 /// How often each kind of outcome came up.
 pub type Coverage = BTreeMap<&'static str, usize>;
 
 /// Kinds of outcome that a long enough run must reach.
-pub const KINDS: [&str; 32] = [
+pub const KINDS: [&str; 34] = [
     "not local",
     "open",
     "loopback",
@@ -42,6 +45,8 @@ pub const KINDS: [&str; 32] = [
     "row of a net, after another",
     "row for anybody",
     "row for anybody, after another",
+    "whole namespace or large block, in order",
+    "whole namespace or large block, after an Admin policy",
     "passed on",
     "dry run would have matched",
     "named port, ingress",
@@ -268,6 +273,17 @@ fn count_entry(
     });
     let Some(rule) = rule else { return };
     let named = |spec: &PortSpec| matches!(spec.port, PortMatch::Named(_));
+    let broad = rule.peers.iter().any(|peer| Asked::of(peer).can_be_broad());
+    let all_broad = broad && rule.peers.iter().all(|peer| Asked::of(peer).can_be_broad());
+    if matches!(key.peer, PeerKey::Own(_)) && broad {
+        let tier = verdict.rule.and_then(|id| tables.rules.get(&id)).map(|rule| rule.tier);
+        if tier != Some(Tier::NetworkPolicy) {
+            count("whole namespace or large block, in order");
+        } else if all_broad && !rule.ports.iter().any(named) {
+            // Alone it would have been a group's or a net's row.
+            count("whole namespace or large block, after an Admin policy");
+        }
+    }
     if !rule.ports.is_empty() && rule.ports.iter().all(named) {
         count(match direction {
             Direction::Ingress => "named port, ingress",

@@ -145,9 +145,8 @@ impl Model {
         }
         touched.sort_unstable();
         touched.dedup();
-        let kinds = |subject: SubjectId| {
-            Kinds::of(self.kinds.get(&subject).copied().unwrap_or_default())
-        };
+        let kinds =
+            |subject: SubjectId| Kinds::of(self.kinds.get(&subject).copied().unwrap_or_default());
         let mut open: Vec<IpAddr> = Vec::new();
         for address in touched {
             let (entries, key) = (edit.of(Table::local(address)), layout::address(address));

@@ -14,9 +14,7 @@
 
 use std::net::IpAddr;
 
-use podwall_compile::tables::{
-    GroupId, NetId, Peer, PeerId, PeerKey, PortKey, SubjectId, Verdict,
-};
+use podwall_compile::tables::{GroupId, NetId, Peer, PeerId, PeerKey, PortKey, SubjectId, Verdict};
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::port::Protocol;
 

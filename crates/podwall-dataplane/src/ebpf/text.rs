@@ -50,7 +50,10 @@ pub(crate) fn text(tables: &NodeTables) -> String {
     let blocks = tables.blocks.iter();
     section("ranges", blocks.map(|(range, class)| format!("{range} peer {}", class.0)).collect());
     let nets = tables.nets.iter();
-    section("large ranges", nets.map(|(range, class)| format!("{range} net {}", class.0)).collect());
+    section(
+        "large ranges",
+        nets.map(|(range, class)| format!("{range} net {}", class.0)).collect(),
+    );
     let verdicts = tables.verdicts.iter().map(|(key, verdict)| {
         let peer = key.peer;
         let ports = match key.ports {

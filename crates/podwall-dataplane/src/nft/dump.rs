@@ -154,7 +154,9 @@ fn dump(socket: &mut Socket, table: &str, set: SetId) -> Result<Option<(Content,
         for (_, element) in list {
             let element = Attributes(element);
             let known = match set {
-                SetId::Block(family) | SetId::Net(family) => tree.read(set, family, element, &mut content.elements),
+                SetId::Block(family) | SetId::Net(family) => {
+                    tree.read(set, family, element, &mut content.elements)
+                }
                 _ => read(set, element).map(|e| content.elements.push(e)),
             };
             content.strange += usize::from(known.is_none());
@@ -214,11 +216,7 @@ fn read(set: SetId, element: Attributes<'_>) -> Option<Element> {
     let start = value(element, encode::ELEM_KEY)?;
     let end = value(element, encode::ELEM_KEY_END);
     let key = match set {
-        SetId::Egress(f)
-        | SetId::Ingress(f)
-        | SetId::Peer(f)
-        | SetId::Block(f)
-        | SetId::Net(f) => {
+        SetId::Egress(f) | SetId::Ingress(f) | SetId::Peer(f) | SetId::Block(f) | SetId::Net(f) => {
             Key::Address(address(f, start)?)
         }
         SetId::Own(family) => {

@@ -178,7 +178,10 @@ pub(crate) fn set(w: &mut Writer, table: &str, set: SetId, id: u32) {
         });
     }
     w.u32(10, id);
-    w.put(13, &userdata::set(set.comment(), matches!(set.data(), DataKind::Class | DataKind::Classes)));
+    w.put(
+        13,
+        &userdata::set(set.comment(), matches!(set.data(), DataKind::Class | DataKind::Classes)),
+    );
 }
 
 /// nft's number of a type (`enum datatypes`).

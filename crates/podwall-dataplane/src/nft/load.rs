@@ -194,7 +194,8 @@ mod tests {
             let address = Ipv4Addr::from(0x0a00_0000 + index).into();
             tables.subjects.insert((Direction::Egress, address), SubjectId(1 + index));
             let ports = PortKey::Port(Protocol::TCP, index as u16);
-            let key = VerdictKey { subject: SubjectId(1 + index), peer: PeerKey::Own(PeerId(2)), ports };
+            let key =
+                VerdictKey { subject: SubjectId(1 + index), peer: PeerKey::Own(PeerId(2)), ports };
             tables.verdicts.insert(key, Verdict { allow: true, rule: None });
         }
         tables
@@ -215,9 +216,8 @@ mod tests {
                 plane.replace(&next).unwrap();
                 assert_eq!(plane.verify(&next).unwrap(), []);
             }
-            let mut peers: Vec<_> = (0..2000)
-                .map(|i| (Ipv4Addr::from(0x0b00_0000 + i).into(), Some(pod(3))))
-                .collect();
+            let mut peers: Vec<_> =
+                (0..2000).map(|i| (Ipv4Addr::from(0x0b00_0000 + i).into(), Some(pod(3)))).collect();
             plane.update(&Delta { peers: peers.clone(), ..Delta::default() }).unwrap();
             let mut now = tables(5000);
             now.apply(&Delta { peers: peers.clone(), ..Delta::default() });

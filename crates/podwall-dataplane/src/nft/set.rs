@@ -145,14 +145,12 @@ impl SetId {
     pub(crate) fn key_fields(self) -> &'static [KeyField] {
         use KeyField::{Address, Class, Port, Protocol};
         match self {
-            Self::Egress(f)
-            | Self::Ingress(f)
-            | Self::Peer(f)
-            | Self::Block(f)
-            | Self::Net(f) => match f {
-                Family::V4 => &[Address(Family::V4)],
-                Family::V6 => &[Address(Family::V6)],
-            },
+            Self::Egress(f) | Self::Ingress(f) | Self::Peer(f) | Self::Block(f) | Self::Net(f) => {
+                match f {
+                    Family::V4 => &[Address(Family::V4)],
+                    Family::V6 => &[Address(Family::V6)],
+                }
+            }
             Self::Own(Family::V4) => &[Address(Family::V4), Address(Family::V4)],
             Self::Own(Family::V6) => &[Address(Family::V6), Address(Family::V6)],
             Self::ByPort | Self::ByRange => &[Class, Class, Protocol, Port],
