@@ -262,7 +262,7 @@ impl World {
         touched: &mut Touched,
     ) -> Option<(Labels, Labels)> {
         let before = self.namespace_labels(name);
-        let Some(entry) = self.known_namespace(name, touched) else { return None };
+        let entry = self.known_namespace(name, touched)?;
         entry.stated = namespace.is_some();
         entry.labels = namespace
             .map_or_else(|| Namespace::implied(name.clone()).labels, |it| it.labels.clone());

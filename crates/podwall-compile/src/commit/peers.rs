@@ -125,7 +125,7 @@ impl NodeCompiler {
             addresses.iter().map(|address| (*address, self.atoms_of_owner(*address))).collect();
         let met_all = self.world.are_all_addresses(addresses);
         for atom in &atoms.fresh {
-            if !atom.is_broad() && !(met_all && atom.is_block()) {
+            if !(atom.is_broad() || met_all && atom.is_block()) {
                 for address in self.addresses_that_meet(*atom) {
                     let met = met
                         .entry(address)
