@@ -69,10 +69,8 @@ impl Table {
     /// Bytes of a key and of a value.
     pub(crate) fn sizes(self) -> (usize, usize) {
         match self {
-            Self::Local4 => (4, 8),
-            Self::Local6 => (16, 8),
-            Self::Peers4 => (4, 8),
-            Self::Peers6 => (16, 8),
+            Self::Local4 | Self::Peers4 => (4, 8),
+            Self::Local6 | Self::Peers6 => (16, 8),
             Self::Blocks4 | Self::Nets4 => (8, 4),
             Self::Blocks6 | Self::Nets6 => (20, 4),
             Self::Rows => (8, 12),
@@ -95,9 +93,7 @@ impl Table {
     pub(crate) fn blocks(family: Family) -> Self {
         if family == Family::V4 { Self::Blocks4 } else { Self::Blocks6 }
     }
-}
 
-impl Table {
     pub(crate) fn nets(family: Family) -> Self {
         if family == Family::V4 { Self::Nets4 } else { Self::Nets6 }
     }
