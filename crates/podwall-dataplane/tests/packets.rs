@@ -59,9 +59,9 @@ fn compare(
                     tables.decide(&packet)
                 );
                 if passed {
-                    count.0 += 1
+                    count.0 += 1;
                 } else {
-                    count.1 += 1
+                    count.1 += 1;
                 }
                 for kind in deciders(tables, &packet) {
                     *by.entry(kind).or_default() += 1;
