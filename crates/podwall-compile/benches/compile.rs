@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use podwall_compile::compiler::{NodeCompiler, compile};
-use podwall_compile::tables::Packet;
+use podwall_compile::tables::{Packet, PeerId};
 use podwall_compile::testing::dice::Dice;
 use podwall_compile::testing::realistic::{self, NODE, Shape};
 use podwall_policy::address::IpBlock;
@@ -38,11 +38,16 @@ fn policies(cluster: &Cluster) -> Vec<(&'static str, Policy)> {
         namespaces: NamespaceScope::Matching(Selector::everything()),
         pods: Selector::everything(),
     };
+    let team = PodScope {
+        namespaces: NamespaceScope::Matching(Selector::labels([("team", "t3")])),
+        pods: Selector::everything(),
+    };
     let any: Vec<Peer> =
         "0.0.0.0/0".parse().into_iter().map(|cidr| Peer::Block(IpBlock::new(cidr, []))).collect();
     vec![
         ("small policy", small),
         ("policy for all pods", policy(vec![Peer::Pods(everybody)])),
+        ("policy for a team's namespaces", policy(vec![Peer::Pods(team)])),
         ("policy for 0.0.0.0/0", policy(any)),
         ("policy for anybody", policy(Vec::new())),
     ]
@@ -69,7 +74,7 @@ fn benches(c: &mut Criterion) {
         .pods
         .values()
         .filter(|pod| pod.node.as_deref() != Some(NODE))
-        .filter(|pod| pod.ips.iter().all(|ip| compiler.tables().peers.contains_key(ip)))
+        .filter(|pod| pod.ips.iter().all(|ip| compiler.tables().peer(*ip).own != PeerId::OTHER))
         .collect();
     let local: Vec<&Pod> =
         cluster.pods.values().filter(|pod| pod.node.as_deref() == Some(NODE)).collect();

@@ -8,11 +8,16 @@
 //!
 //! An atom is one yes-or-no question about an address. Two addresses that give the same answers are
 //! one peer class. Equal questions of several policies are one atom.
+//!
+//! Broad atoms ask for whole namespaces or for many addresses, and make classes of their own
+//! (groups and nets), so that they do not multiply with the others. Which questions can be broad is
+//! their own nature. A rule that has to be read in order with others, or whose ports depend on the
+//! pod, asks them as narrow ones.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use podwall_policy::address::AddressSet;
+use podwall_policy::address::{AddressSet, Family};
 use podwall_policy::policy::{Peer, PodScope};
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -26,13 +31,24 @@ use crate::world::PortName;
 pub(crate) struct AtomId(pub(crate) u32);
 
 const BLOCK: u32 = 1 << 31;
+const BROAD: u32 = 1 << 30;
 
 impl AtomId {
     /// Whether the atom asks for a block, and not for something about a pod.
     pub(crate) fn is_block(self) -> bool {
         self.0 & BLOCK != 0
     }
+
+    /// Whether it makes groups or nets, and not peer classes.
+    pub(crate) fn is_broad(self) -> bool {
+        self.0 & BROAD != 0
+    }
 }
+
+/// A set of more IPv4 addresses than a /17 can be asked for as a net; the number of bits.
+const BROAD_V4: u32 = 16;
+/// The same for IPv6 addresses: a /64 is one network.
+const BROAD_V6: u32 = 64;
 
 /// The question of an atom.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,17 +69,33 @@ impl Question {
             Peer::Block(block) => Self::Block(block.ranges()),
         }
     }
+
+    /// Whether it asks for whole namespaces, or for many addresses.
+    pub(crate) fn can_be_broad(&self) -> bool {
+        match self {
+            Self::Scope(scope) => scope.pods.requirements.is_empty(),
+            Self::Block(set) => set.ranges().iter().any(|range| {
+                let (first, last) = range.bits();
+                let bits = if range.family() == Family::V4 { BROAD_V4 } else { BROAD_V6 };
+                last - first >= (1 << bits) - 1
+            }),
+            Self::Port(..) => false,
+        }
+    }
 }
 
 /// All atoms and who uses them. Owned by the compiler.
 #[derive(Debug)]
 pub(crate) struct Atoms {
     atoms: FxHashMap<AtomId, Atom>,
-    by_question: FxHashMap<Arc<Question>, AtomId>,
+    /// Narrow atoms, then broad ones.
+    by_question: [FxHashMap<Arc<Question>, AtomId>; 2],
     names: FxHashMap<PortName, NameUse>,
     index: ScopeIndex<AtomId>,
-    about_pods: Ids,
-    about_blocks: Ids,
+    groups: ScopeIndex<AtomId>,
+    /// Narrow, then broad.
+    about_pods: [Ids; 2],
+    about_blocks: [Ids; 2],
     fresh: BTreeSet<AtomId>,
     unused: BTreeSet<AtomId>,
     fresh_names: BTreeSet<PortName>,
@@ -99,11 +131,12 @@ impl Atoms {
     pub(crate) fn new() -> Self {
         Self {
             atoms: FxHashMap::default(),
-            by_question: FxHashMap::default(),
+            by_question: Default::default(),
             names: FxHashMap::default(),
             index: ScopeIndex::default(),
-            about_pods: Ids::from(0),
-            about_blocks: Ids::from(BLOCK),
+            groups: ScopeIndex::default(),
+            about_pods: [0, BROAD].map(Ids::from),
+            about_blocks: [BLOCK, BLOCK | BROAD].map(Ids::from),
             fresh: BTreeSet::new(),
             unused: BTreeSet::new(),
             fresh_names: BTreeSet::new(),
@@ -116,10 +149,21 @@ impl Atoms {
         self.atoms.len()
     }
 
-    /// Scope atoms by what they select; without those that [`Atoms::take_changes`] has not
+    /// Narrow scope atoms by what they select; without those that [`Atoms::take_changes`] has not
     /// reported or [`Atoms::index`] not added.
     pub(crate) fn scopes(&self) -> &ScopeIndex<AtomId> {
         &self.index
+    }
+
+    /// The same for broad ones.
+    pub(crate) fn groups(&self) -> &ScopeIndex<AtomId> {
+        &self.groups
+    }
+
+    /// Whether anybody asks for pods; `fresh` are atoms that are not indexed yet.
+    pub(crate) fn ask_for_pods(&self, fresh: &[AtomId]) -> bool {
+        !(self.index.is_empty() && self.groups.is_empty() && self.names.is_empty())
+            || fresh.iter().any(|atom| !atom.is_block())
     }
 
     /// An atom's question.
@@ -146,12 +190,17 @@ impl Atoms {
         self.names.get(name).into_iter().flat_map(|name| name.numbers.values().copied())
     }
 
-    /// Notes that a policy uses a scope or block, and gives its atom.
-    pub(crate) fn acquire(&mut self, question: Question, policy: PolicySlot) -> AtomId {
-        let id = match self.by_question.get(&question) {
+    /// Notes that a policy uses a scope or block, as a broad atom or a narrow one, and gives it.
+    pub(crate) fn acquire(
+        &mut self,
+        question: Question,
+        broad: bool,
+        policy: PolicySlot,
+    ) -> AtomId {
+        let id = match self.by_question[usize::from(broad)].get(&question) {
             Some(id) => *id,
             None => {
-                let id = self.add(question);
+                let id = self.add(question, broad);
                 self.fresh.insert(id);
                 id
             }
@@ -197,7 +246,7 @@ impl Atoms {
         if let Some(id) = self.names.get(name).and_then(|entry| entry.numbers.get(&number)) {
             return *id;
         }
-        let id = self.add(Question::Port(name.clone(), number));
+        let id = self.add(Question::Port(name.clone(), number), false);
         self.names.entry(name.clone()).or_default().numbers.insert(number, id);
         id
     }
@@ -212,7 +261,8 @@ impl Atoms {
                 continue;
             }
             if let Some(Question::Scope(scope)) = self.atoms.get(&atom).map(|a| &*a.question) {
-                self.index.remove(scope, atom);
+                let index = if atom.is_broad() { &mut self.groups } else { &mut self.index };
+                index.remove(scope, atom);
             }
             changes.unused.push(atom);
         }
@@ -231,34 +281,35 @@ impl Atoms {
     /// Puts a fresh scope atom into the index.
     pub(crate) fn index(&mut self, atom: AtomId) {
         if let Some(Question::Scope(scope)) = self.atoms.get(&atom).map(|atom| &*atom.question) {
-            self.index.insert(scope, atom);
+            let index = if atom.is_broad() { &mut self.groups } else { &mut self.index };
+            index.insert(scope, atom);
         }
     }
 
     /// Forgets an atom that no class has any more.
     pub(crate) fn forget(&mut self, atom: AtomId) {
         let Some(entry) = self.atoms.remove(&atom) else { return };
-        self.by_question.remove(&entry.question);
+        let broad = usize::from(atom.is_broad());
+        self.by_question[broad].remove(&entry.question);
         if let Question::Port(name, number) = &*entry.question
             && let Some(name) = self.names.get_mut(name)
         {
             name.numbers.remove(number);
         }
         let ids = if atom.is_block() { &mut self.about_blocks } else { &mut self.about_pods };
-        ids.give_back(atom.0);
+        ids[broad].give_back(atom.0);
     }
 
     /// Ends a commit: numbers that were freed may be used again.
     pub(crate) fn settle(&mut self) {
-        self.about_pods.settle();
-        self.about_blocks.settle();
+        self.about_pods.iter_mut().chain(&mut self.about_blocks).for_each(Ids::settle);
     }
 
-    fn add(&mut self, question: Question) -> AtomId {
+    fn add(&mut self, question: Question, broad: bool) -> AtomId {
         let is_block = matches!(question, Question::Block(_));
         let ids = if is_block { &mut self.about_blocks } else { &mut self.about_pods };
-        let (id, question) = (AtomId(ids.take()), Arc::new(question));
-        self.by_question.insert(question.clone(), id);
+        let (id, question) = (AtomId(ids[usize::from(broad)].take()), Arc::new(question));
+        self.by_question[usize::from(broad)].insert(question.clone(), id);
         self.atoms.insert(id, Atom { question, users: FxHashSet::default() });
         id
     }
@@ -281,16 +332,16 @@ mod tests {
     #[test]
     fn equal_questions_are_one_atom_until_the_last_user_goes() {
         let mut atoms = Atoms::new();
-        let web = atoms.acquire(scope("web"), 1);
-        assert_eq!(atoms.acquire(scope("web"), 2), web);
+        let web = atoms.acquire(scope("web"), false, 1);
+        assert_eq!(atoms.acquire(scope("web"), false, 2), web);
         assert_eq!(atoms.take_changes().fresh, [web]);
         atoms.release(web, 1);
         assert!(atoms.take_changes().unused.is_empty());
         atoms.release(web, 2);
-        atoms.acquire(scope("web"), 3);
+        atoms.acquire(scope("web"), false, 3);
         assert!(atoms.take_changes().unused.is_empty());
         atoms.release(web, 3);
-        let db = atoms.acquire(scope("db"), 3);
+        let db = atoms.acquire(scope("db"), false, 3);
         atoms.release(db, 3);
         let changes = atoms.take_changes();
         assert_eq!((changes.unused, changes.fresh), (vec![web], vec![]));
@@ -315,8 +366,30 @@ mod tests {
     #[test]
     fn blocks_sort_after_everything_else() {
         let mut atoms = Atoms::new();
-        let block = atoms.acquire(Question::Block(AddressSet::everything()), 1);
-        let web = atoms.acquire(scope("web"), 1);
-        assert!(block.is_block() && !web.is_block() && web < block);
+        let everything = || Question::Block(AddressSet::everything());
+        let block = atoms.acquire(everything(), false, 1);
+        let net = atoms.acquire(everything(), true, 1);
+        let web = atoms.acquire(scope("web"), false, 1);
+        assert!(block.is_block() && net.is_block() && !web.is_block());
+        assert!(web < block && web < net);
+        assert!(net.is_broad() && !block.is_broad());
+    }
+
+    #[test]
+    fn whole_namespaces_and_many_addresses_can_be_broad() {
+        let block = |nets: &[&str]| {
+            let nets = nets.iter().map(|net| net.parse::<ipnet::IpNet>().unwrap());
+            let set = nets.fold(AddressSet::empty(), |all, net| all.union(&AddressSet::from(net)));
+            Question::Block(set).can_be_broad()
+        };
+        assert!(block(&["0.0.0.0/0"]) && block(&["10.1.0.0/16"]) && block(&["fd00::/64"]));
+        assert!(!block(&["10.1.0.0/17"]) && !block(&["fd00::/65"]) && !block(&[]));
+        assert!(block(&["10.1.0.0/17", "10.1.128.0/17"]));
+        let all = PodScope {
+            namespaces: NamespaceScope::Matching(Selector::labels([("team", "a")])),
+            pods: Selector::everything(),
+        };
+        assert!(Question::Scope(all).can_be_broad() && !scope("web").can_be_broad());
+        assert!(!Question::Port(("http".into(), Protocol::TCP), 80).can_be_broad());
     }
 }

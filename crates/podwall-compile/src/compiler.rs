@@ -26,8 +26,8 @@ use crate::rows::Rows;
 use crate::scopes::ScopeIndex;
 use crate::segments::Segments;
 use crate::subjects::{PolicyTable, Program, SubjectKey};
-use crate::tables::{Delta, NodeTables, PeerId, SubjectId};
-use crate::world::{KnownPod, PodSlot, World};
+use crate::tables::{Delta, GroupId, NetId, NodeTables, PeerId, PeerKey, SubjectId};
+use crate::world::{KnownPod, NamespaceSlot, PodSlot, World};
 
 /// What a peer class's addresses have in common: the atoms that they meet, sorted.
 pub(crate) type Signature = Arc<[AtomId]>;
@@ -35,7 +35,7 @@ pub(crate) type Signature = Arc<[AtomId]>;
 /// A member of a peer class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Member {
-    /// An address of a pod that some atom about pods asks for.
+    /// An address of a pod.
     Address(IpAddr),
     /// The stretch of the address line that starts here, for all other addresses in it.
     Segment(IpAddr),
@@ -54,15 +54,25 @@ pub struct NodeCompiler {
     pub(crate) policies: PolicyTable,
     pub(crate) policy_slots: FxHashMap<(Tier, Name), PolicySlot>,
     pub(crate) policy_ids: Ids,
+    /// Policies after which the others on their pods are read in order.
+    pub(crate) going_before: FxHashSet<PolicySlot>,
     /// Policies by the pods that they select.
     pub(crate) subject_index: ScopeIndex<PolicySlot>,
     /// The policies that select a local pod, sorted.
     pub(crate) selected_by: FxHashMap<PodSlot, Vec<PolicySlot>>,
     pub(crate) atoms: Atoms,
+    /// Whether any active policy asks for pods, so that the tables hold all pods' addresses.
+    pub(crate) asks_for_pods: bool,
+    /// The address line as narrow blocks cut it.
     pub(crate) segments: Segments,
     pub(crate) peers: Partition<Signature, Member>,
-    /// The peer classes that meet an atom.
-    pub(crate) classes_of: FxHashMap<AtomId, FxHashSet<PeerId>>,
+    /// Namespaces in which pods have addresses, by the broad scopes that they meet.
+    pub(crate) groups: Partition<Signature, NamespaceSlot>,
+    /// The address line as broad blocks cut it, and its stretches by their starts.
+    pub(crate) net_segments: Segments,
+    pub(crate) nets: Partition<Signature, IpAddr>,
+    /// The classes that meet an atom.
+    pub(crate) classes_of: FxHashMap<AtomId, FxHashSet<PeerKey>>,
     pub(crate) subjects: Partition<SubjectKey, (Direction, IpAddr)>,
     pub(crate) programs: FxHashMap<SubjectId, Program>,
     pub(crate) rows: Rows,
@@ -93,11 +103,15 @@ pub struct Stats {
     pub subject_classes: usize,
     /// Peer classes, [`PeerId::OTHER`] not counted.
     pub peer_classes: usize,
+    /// Groups of namespaces.
+    pub groups: usize,
+    /// Classes of ranges that large blocks make.
+    pub nets: usize,
     /// Local addresses with a direction that is isolated.
     pub subjects: usize,
     /// Addresses with a peer class.
     pub addresses: usize,
-    /// Address ranges with a peer class.
+    /// Address ranges with a peer class or a net.
     pub ranges: usize,
     /// Verdicts.
     pub verdicts: usize,
@@ -118,7 +132,7 @@ pub struct Work {
     pub addresses: usize,
     /// Stretches of the address line that changed.
     pub segments: usize,
-    /// Peer classes that came, went or changed their meaning.
+    /// Peer classes, groups and nets that came, went or changed their meaning.
     pub peer_classes: usize,
     /// Subject classes whose rules were put together anew.
     pub subject_classes: usize,
@@ -136,11 +150,16 @@ impl NodeCompiler {
             policies: FxHashMap::default(),
             policy_slots: FxHashMap::default(),
             policy_ids: Ids::from(0),
+            going_before: FxHashSet::default(),
             subject_index: ScopeIndex::default(),
             selected_by: FxHashMap::default(),
             atoms: Atoms::new(),
+            asks_for_pods: false,
             segments: Segments::default(),
             peers: Partition::new(PeerId::OTHER.0 + 1),
+            groups: Partition::new(GroupId::NONE.0 + 1),
+            net_segments: Segments::default(),
+            nets: Partition::new(NetId::NONE.0 + 1),
             classes_of: FxHashMap::default(),
             subjects: Partition::new(SubjectId::CLOSED.0 + 1),
             programs: FxHashMap::default(),
@@ -187,6 +206,7 @@ impl NodeCompiler {
         for namespace in cluster.namespaces.values() {
             self.put_namespace(namespace.clone());
         }
+        self.pending.pods.reserve(cluster.pods.len());
         for pod in cluster.pods.values() {
             self.put_pod(pod);
         }
@@ -227,9 +247,11 @@ impl NodeCompiler {
             atoms: self.atoms.len(),
             subject_classes: self.subjects.len(),
             peer_classes: self.peers.len(),
+            groups: self.groups.len(),
+            nets: self.nets.len(),
             subjects: self.tables.subjects.len(),
             addresses: self.tables.peers.len(),
-            ranges: self.tables.blocks.len(),
+            ranges: self.tables.blocks.len() + self.tables.nets.len(),
             verdicts: self.tables.verdicts.len(),
             rules: self.tables.rules.len(),
             last: self.work,

@@ -51,6 +51,9 @@ pub(crate) type Answer = (bool, Option<u32>);
 
 /// Flattens claims, which must be in the order of evaluation, into rows.
 pub(crate) fn flatten(claims: &[Claim], default: Default) -> Vec<(PortKey, Answer)> {
+    if let ([claim], Default::Silent) = (claims, default) {
+        return alone(*claim);
+    }
     let silent = match default {
         Default::Silent => None,
         Default::Spoken { allow } => Some((allow, None)),
@@ -80,6 +83,19 @@ pub(crate) fn flatten(claims: &[Claim], default: Default) -> Vec<(PortKey, Answe
         rows.push((PortKey::AnyProtocol, answer));
     }
     rows
+}
+
+/// The same for one claim, which most rows are.
+fn alone(claim: Claim) -> Vec<(PortKey, Answer)> {
+    let key = match claim.ports {
+        Ports::Everything => PortKey::AnyProtocol,
+        Ports::Range(protocol, PortRange::ALL) => PortKey::AnyPort(protocol),
+        Ports::Range(protocol, range) if range.first == range.last => {
+            PortKey::Port(protocol, range.first)
+        }
+        Ports::Range(protocol, range) => PortKey::Range(protocol, range),
+    };
+    decide([claim].iter()).map(|answer| (key, answer)).into_iter().collect()
 }
 
 impl Ports {

@@ -24,7 +24,7 @@ use crate::ids::Ids;
 pub(crate) struct Partition<K, M> {
     classes: FxHashMap<u32, Class<K, M>>,
     by_key: FxHashMap<K, u32>,
-    of: BTreeMap<M, u32>,
+    of: FxHashMap<M, u32>,
     ids: Ids,
 }
 
@@ -65,7 +65,7 @@ impl<K: Clone + Eq + Hash, M: Copy + Ord + Hash> Partition<K, M> {
         Self {
             classes: FxHashMap::default(),
             by_key: FxHashMap::default(),
-            of: BTreeMap::new(),
+            of: FxHashMap::default(),
             ids: Ids::from(first),
         }
     }
@@ -89,11 +89,6 @@ impl<K: Clone + Eq + Hash, M: Copy + Ord + Hash> Partition<K, M> {
     /// The class of a member.
     pub(crate) fn class_of(&self, member: M) -> Option<u32> {
         self.of.get(&member).copied()
-    }
-
-    /// The members from `first` to `last` in their order.
-    pub(crate) fn members_between(&self, first: M, last: M) -> impl Iterator<Item = M> {
-        self.of.range(first..=last).map(|(member, _)| *member)
     }
 
     /// Ends a commit: numbers that were freed may be used again.

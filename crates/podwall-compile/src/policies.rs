@@ -39,41 +39,70 @@ pub(crate) struct KnownPolicy {
 pub(crate) struct Needs {
     pub(crate) ingress: Part,
     pub(crate) egress: Part,
+    /// Whether its rules may have to be read in order with others, so that it has narrow atoms for
+    /// all that they ask.
+    pub(crate) in_order: bool,
 }
 
 /// One direction of an active policy.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Part {
-    /// For each rule the atoms of its peers; `None`: anybody.
-    pub(crate) peers: Vec<Option<Box<[AtomId]>>>,
+    /// For each rule its peers; `None`: anybody.
+    pub(crate) peers: Vec<Option<RulePeers>>,
     /// Port names that its rules use.
     pub(crate) names: BTreeSet<PortName>,
     /// Of these, those that rules for anybody use.
     pub(crate) names_for_anybody: BTreeSet<PortName>,
 }
 
+/// The peers of a rule as atoms, sorted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RulePeers {
+    /// Where rules only add.
+    pub(crate) adding: Box<[AtomId]>,
+    /// Where rules are read in order: narrow atoms alone. Empty if that cannot be.
+    pub(crate) in_order: Box<[AtomId]>,
+}
+
 impl Part {
-    fn of(rules: &[Rule], mut atom: impl FnMut(Question) -> AtomId) -> Self {
+    fn of(
+        rules: &[Rule],
+        direction: Direction,
+        in_order: bool,
+        mut atom: impl FnMut(Question, bool) -> AtomId,
+    ) -> Self {
         let mut part = Self::default();
         for rule in rules {
+            // A pod says what the port is called: a question about single addresses.
+            let named = direction == Direction::Egress && names_of(rule).next().is_some();
             for name in names_of(rule) {
                 if rule.peers.is_empty() {
                     part.names_for_anybody.insert(name.clone());
                 }
                 part.names.insert(name);
             }
-            let mut peers: Vec<AtomId> =
-                rule.peers.iter().map(|peer| atom(Question::of(peer))).collect();
-            peers.sort_unstable();
-            peers.dedup();
-            part.peers.push((!rule.peers.is_empty()).then(|| peers.into()));
+            let mut atoms = |narrow: bool| {
+                let ask = |question: Question| {
+                    let broad = !narrow && question.can_be_broad();
+                    atom(question, broad)
+                };
+                let mut atoms: Vec<AtomId> = rule.peers.iter().map(Question::of).map(ask).collect();
+                atoms.sort_unstable();
+                atoms.dedup();
+                atoms.into()
+            };
+            part.peers.push((!rule.peers.is_empty()).then(|| RulePeers {
+                adding: atoms(named),
+                in_order: if in_order { atoms(true) } else { Box::default() },
+            }));
         }
         part
     }
 
     /// All atoms of its peers.
     pub(crate) fn atoms(&self) -> impl Iterator<Item = AtomId> {
-        self.peers.iter().flatten().flatten().copied()
+        let peers = self.peers.iter().flatten();
+        peers.flat_map(|peers| peers.adding.iter().chain(&peers.in_order)).copied()
     }
 
     /// Whether a rule is for anybody, whatever its ports.
@@ -92,12 +121,19 @@ fn names_of(rule: &Rule) -> impl Iterator<Item = PortName> {
 
 impl Needs {
     /// Takes the atoms and names that a policy needs.
-    pub(crate) fn acquire(policy: &Policy, slot: PolicySlot, atoms: &mut Atoms) -> Self {
+    pub(crate) fn acquire(
+        policy: &Policy,
+        slot: PolicySlot,
+        in_order: bool,
+        atoms: &mut Atoms,
+    ) -> Self {
         let mut part = |direction| {
             let rules = policy.rules(direction).unwrap_or_default();
-            Part::of(rules, |question| atoms.acquire(question, slot))
+            let acquire = |question, broad| atoms.acquire(question, broad, slot);
+            Part::of(rules, direction, in_order, acquire)
         };
-        let needs = Self { ingress: part(Direction::Ingress), egress: part(Direction::Egress) };
+        let (ingress, egress) = (part(Direction::Ingress), part(Direction::Egress));
+        let needs = Self { ingress, egress, in_order };
         for name in &needs.egress.names {
             atoms.acquire_name(name, slot);
         }
@@ -146,6 +182,13 @@ impl KnownPolicy {
     pub(crate) fn is_active(&self) -> bool {
         let speaks = self.policy.ingress.is_some() || self.policy.egress.is_some();
         speaks && !self.policy.dry_run && !self.selected.is_empty()
+    }
+
+    /// Whether it is of a tier before NetworkPolicy and in force, so that the rules of the policies
+    /// beside it are read after its own.
+    pub(crate) fn goes_before(&self) -> bool {
+        let speaks = self.policy.ingress.is_some() || self.policy.egress.is_some();
+        self.policy.tier == Tier::Admin && speaks && !self.policy.dry_run
     }
 
     /// Its place in the order of evaluation: Admin, NetworkPolicy, Baseline; in a tier by priority,

@@ -10,12 +10,14 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::ids::Ids;
 use crate::policies::PolicySlot;
 use crate::subjects::{PolicyTable, RowEntry, RuleKey};
-use crate::tables::{Delta, NodeTables, PeerId, PortKey, RuleId, SubjectId, Verdict, VerdictKey};
+use crate::tables::{
+    Delta, NodeTables, PeerId, PeerKey, PortKey, RuleId, SubjectId, Verdict, VerdictKey,
+};
 
 /// Rows that stand, and the numbers of rules. Owned by the compiler.
 #[derive(Debug)]
 pub(crate) struct Rows {
-    subjects_of: FxHashMap<PeerId, FxHashSet<SubjectId>>,
+    subjects_of: FxHashMap<PeerKey, FxHashSet<SubjectId>>,
     numbers: FxHashMap<RuleKey, RuleId>,
     rules: FxHashMap<RuleId, NumberedRule>,
     ids: Ids,
@@ -41,16 +43,37 @@ impl Rows {
     }
 
     /// The subjects that have a row for a peer class.
-    pub(crate) fn subjects_of(&self, peer: PeerId) -> impl Iterator<Item = SubjectId> {
+    pub(crate) fn subjects_of(&self, peer: PeerKey) -> impl Iterator<Item = SubjectId> {
         self.subjects_of.get(&peer).into_iter().flatten().copied()
     }
 
     /// The peer classes that a subject has a row for.
-    pub(crate) fn peers_of(tables: &NodeTables, subject: SubjectId) -> Vec<PeerId> {
-        let all = first_key(subject, PeerId(0))..=last_key(subject, PeerId::ANY);
-        let mut peers: Vec<PeerId> = tables.verdicts.range(all).map(|(key, _)| key.peer).collect();
+    pub(crate) fn peers_of(tables: &NodeTables, subject: SubjectId) -> Vec<PeerKey> {
+        let all = first_key(subject, PeerKey::Own(PeerId(0)))..=last_key(subject, PeerKey::Any);
+        let mut peers: Vec<PeerKey> = tables.verdicts.range(all).map(|(key, _)| key.peer).collect();
         peers.dedup();
         peers
+    }
+
+    /// Notes a row of tables that have none yet; the delta alone gets its entries, sorted.
+    pub(crate) fn add(
+        &mut self,
+        delta: &mut Delta,
+        (subject, peer): (SubjectId, PeerKey),
+        row: &[RowEntry],
+    ) {
+        if row.is_empty() {
+            return;
+        }
+        self.subjects_of.entry(peer).or_default().insert(subject);
+        let start = delta.verdicts.len();
+        for (ports, allow, rule) in row {
+            let rule = rule.map(|rule| self.number(rule));
+            self.count(rule, true);
+            let key = VerdictKey { subject, peer, ports: *ports };
+            delta.verdicts.push((key, Some(Verdict { allow: *allow, rule })));
+        }
+        delta.verdicts[start..].sort_unstable();
     }
 
     /// Replaces a row.
@@ -58,7 +81,7 @@ impl Rows {
         &mut self,
         tables: &mut NodeTables,
         delta: &mut Delta,
-        (subject, peer): (SubjectId, PeerId),
+        (subject, peer): (SubjectId, PeerKey),
         row: &[RowEntry],
     ) {
         let mut new: Vec<(PortKey, Verdict)> = row
@@ -173,11 +196,11 @@ impl Rows {
     }
 }
 
-fn first_key(subject: SubjectId, peer: PeerId) -> VerdictKey {
+fn first_key(subject: SubjectId, peer: PeerKey) -> VerdictKey {
     let ports = PortKey::Port(podwall_policy::port::Protocol(0), 0);
     VerdictKey { subject, peer, ports }
 }
 
-fn last_key(subject: SubjectId, peer: PeerId) -> VerdictKey {
+fn last_key(subject: SubjectId, peer: PeerKey) -> VerdictKey {
     VerdictKey { subject, peer, ports: PortKey::AnyProtocol }
 }

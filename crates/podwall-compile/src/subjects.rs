@@ -8,7 +8,9 @@
 //! ```
 //!
 //! Where all rules only add to what passes, a row says what its peer is allowed beyond what anybody
-//! is, and rows fall through to that. Otherwise each row is the last word for its peer.
+//! is, and rows fall through to that: of the peer itself, of its namespace, of the large blocks
+//! that it lies in, of anybody. Otherwise each row is the last word for its peer, so there are rows
+//! of peers themselves alone, for which all rules ask narrow atoms.
 
 use std::sync::Arc;
 
@@ -41,7 +43,8 @@ pub(crate) struct Program {
     key: SubjectKey,
     default: Default,
     rules: Vec<ProgramRule>,
-    by_atom: FxHashMap<AtomId, Vec<u32>>,
+    /// Sorted.
+    by_atom: Vec<(AtomId, u32)>,
     for_anybody: Vec<u32>,
     /// Of `for_anybody`, those whose ports depend on the peer.
     named_for_anybody: Vec<u32>,
@@ -81,34 +84,45 @@ impl Program {
             key: key.clone(),
             default: Default::Spoken { allow: !isolated },
             rules: Vec::new(),
-            by_atom: FxHashMap::default(),
+            by_atom: Vec::new(),
             for_anybody: Vec::new(),
             named_for_anybody: Vec::new(),
             cover: Vec::new(),
             covers_everything: false,
         };
-        let mut all_only_add = isolated;
+        let only_add = |known: &KnownPolicy| {
+            let rules = known.policy.rules(direction).unwrap_or_default();
+            rules.iter().all(|rule| only_adds(known.policy.tier, rule.action))
+        };
+        let counts = |known: &KnownPolicy| known.policy.tier != Tier::Baseline || !isolated;
+        if isolated && selecting.iter().all(|(_, known)| only_add(known) || !counts(known)) {
+            program.default = Default::Silent;
+        }
         for (slot, known) in selecting {
-            let tier = known.policy.tier;
-            if tier == Tier::Baseline && isolated {
+            if !counts(known) {
                 continue; // the NetworkPolicies have the last word
             }
+            let tier = known.policy.tier;
             let part = known.needs.as_ref().map(|needs| needs.part(direction));
             let rules = known.policy.rules(direction).unwrap_or_default();
             for ((rule, peers), index) in
                 rules.iter().zip(part.iter().flat_map(|p| &p.peers)).zip(0..)
             {
-                all_only_add &= only_adds(tier, rule.action);
                 let named = direction == Direction::Egress
                     && rule.ports.iter().any(|spec| matches!(spec.port, PortMatch::Named(_)));
+                let peers = peers.as_ref().map(|peers| match program.default {
+                    Default::Silent => &*peers.adding,
+                    Default::Spoken { .. } => &*peers.in_order,
+                });
                 program.add(
                     ProgramRule { tier, action: rule.action, policy: slot, index, named },
-                    peers.as_deref(),
+                    peers,
                 );
             }
         }
-        if all_only_add {
-            program.default = Default::Silent;
+        program.by_atom.sort_unstable();
+        program.by_atom.shrink_to_fit();
+        if program.default == Default::Silent {
             program.note_cover(policies);
         }
         program
@@ -119,9 +133,7 @@ impl Program {
         let at = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
         match peers {
             Some(peers) => {
-                for atom in peers {
-                    self.by_atom.entry(*atom).or_default().push(at);
-                }
+                self.by_atom.extend(peers.iter().map(|atom| (*atom, at)));
             }
             None => {
                 self.for_anybody.push(at);
@@ -169,7 +181,14 @@ impl Program {
 
     /// The atoms that its rules ask for.
     pub(crate) fn atoms(&self) -> impl Iterator<Item = AtomId> {
-        self.by_atom.keys().copied()
+        self.by_atom.chunk_by(|a, b| a.0 == b.0).filter_map(|list| Some(list.first()?.0))
+    }
+
+    /// The rules that ask an atom.
+    fn asking(&self, atom: AtomId) -> impl Iterator<Item = u32> {
+        let first = self.by_atom.partition_point(|(its, _)| *its < atom);
+        let rules = self.by_atom[first..].iter();
+        rules.take_while(move |(its, _)| *its == atom).map(|(_, rule)| *rule)
     }
 
     /// The row for peers that have none of their own.
@@ -191,8 +210,7 @@ impl Program {
         if self.covers_everything {
             return Vec::new();
         }
-        let mut rules: Vec<u32> =
-            signature.iter().filter_map(|atom| self.by_atom.get(atom)).flatten().copied().collect();
+        let mut rules: Vec<u32> = signature.iter().flat_map(|atom| self.asking(*atom)).collect();
         let resolves = |rule: &u32| {
             let specs = self.rule(*rule, policies).into_iter().flat_map(|(_, rule)| &rule.ports);
             specs.into_iter().any(|spec| ports.iter().any(|(name, _)| is_named(spec, name)))
@@ -320,7 +338,7 @@ mod tests {
     use podwall_policy::selector::Selector;
 
     use crate::compiler::compile;
-    use crate::tables::{NodeTables, PeerId};
+    use crate::tables::{NodeTables, PeerKey};
 
     fn tcp(first: u16, last: u16) -> PortSpec {
         let port = PortMatch::Range(PortRange { first, last });
@@ -349,8 +367,7 @@ mod tests {
     /// The number of the rule that lets `x/b` reach `x/a` on a TCP port.
     fn rule_for(tables: &NodeTables, port: u16) -> Option<u32> {
         let subject = tables.subjects[&(Direction::Ingress, "10.0.0.1".parse().unwrap())];
-        let peer = tables.peer_class("10.0.0.2".parse().unwrap());
-        let verdict = tables.verdict(subject, peer, Protocol::TCP, port);
+        let verdict = tables.verdict(subject, "10.0.0.2".parse().unwrap(), Protocol::TCP, port);
         verdict.rule.map(|id| tables.rules[&id].number)
     }
 
@@ -360,7 +377,7 @@ mod tests {
             Rule::allow(pods(), vec![tcp(80, 80), tcp(8000, 8001)]),
             Rule::allow(vec![], vec![tcp(80, 90)]),
         ]);
-        let own = tables.verdicts.keys().filter(|key| key.peer != PeerId::ANY).count();
+        let own = tables.verdicts.keys().filter(|key| key.peer != PeerKey::Any).count();
         assert_eq!(own, 1);
         assert_eq!((rule_for(&tables, 80), rule_for(&tables, 8000)), (Some(2), Some(1)));
     }

@@ -1,19 +1,29 @@
 //! What does one node's kernel need to know?
 //!
 //! ```text
-//!  packet ── local address ──▶ subject class ─┐
-//!     │      remote address ─▶ peer class ────┼──▶ (subject, peer, protocol, port) ──▶ verdict, rule
-//!     └───── protocol, port ──────────────────┘
+//!  packet ── local address ──▶ subject class ─────────────┐
+//!     │      remote address ─▶ own class, group ─▶ (net) ──┼──▶ (subject, peer, protocol, port) ──▶ verdict, rule
+//!     └───── protocol, port ──────────────────────────────┘
 //!
 //!  subject class   the policies that select a local pod in one direction; absent: not isolated
-//!  peer class      the selectors and CIDRs, of those that matter on this node, that an address meets
+//!  own class       the selectors and small CIDRs, of those that matter here, that an address meets
+//!  group           the selectors of whole namespaces that a pod's namespace meets
+//!  net             the large CIDRs that an address lies in
 //! ```
+//!
+//! Three partitions that know nothing of each other: a rule for all pods or for 0.0.0.0/0 is one
+//! row of its subject, however many own classes there are, and cuts none of them. Where rules only
+//! add to what passes, the rows of the three are asked one after the other and the first that says
+//! anything decides. A subject with rules in an order (Admin and Baseline tiers) has rows for own
+//! classes and for [`PeerKey::Any`] alone, each complete: what such rules ask is asked of single
+//! addresses, whole namespaces and large CIDRs included.
 //!
 //! The cost of a lookup does not depend on the number of policies. [`NodeTables::decide`] is the
 //! written form of what both data planes do in the kernel, in the same order; property tests hold
 //! it to the reference evaluator, packets hold the kernel to it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use podwall_policy::address::{AddressRange, Family};
@@ -33,15 +43,93 @@ impl SubjectId {
     pub const CLOSED: Self = Self(0);
 }
 
-/// A peer class.
+/// What a single address meets: selectors of pods and CIDRs of few addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub u32);
 
 impl PeerId {
-    /// Addresses that meet no selector and no CIDR.
+    /// Addresses that meet none. No verdict names it.
     pub const OTHER: Self = Self(0);
-    /// In a verdict's key: whatever the peer is. Looked up after the peer's own class.
-    pub const ANY: Self = Self(u32::MAX);
+}
+
+/// What a pod's namespace meets: selectors that take all pods of a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(pub u32);
+
+impl GroupId {
+    /// Addresses that are no pod's. No verdict names it.
+    pub const NONE: Self = Self(0);
+}
+
+/// What a part of the address line meets: CIDRs of many addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetId(pub u32);
+
+impl NetId {
+    /// Addresses in no such CIDR. No verdict names it.
+    pub const NONE: Self = Self(0);
+}
+
+/// What is known of the address of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Peer {
+    /// Its own class, which also covers the small CIDRs that it lies in.
+    pub own: PeerId,
+    /// The class of its namespace.
+    pub group: GroupId,
+}
+
+/// Whose verdict it is. Looked up in this order; the first that has one for the packet decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PeerKey {
+    /// Addresses of a class.
+    Own(PeerId),
+    /// Pods of namespaces of a class.
+    Group(GroupId),
+    /// Addresses in large CIDRs.
+    Net(NetId),
+    /// Whatever the peer is.
+    Any,
+}
+
+impl PeerKey {
+    const GROUP: u32 = 1 << 30;
+    const NET: u32 = 1 << 31;
+
+    /// The key as one number, as kernels hold it: bit 30 for groups, bit 31 for nets, all bits for
+    /// any peer. A compiler hands out less than 2³⁰ numbers of each kind.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Own(class) => class.0,
+            Self::Group(class) => class.0 | Self::GROUP,
+            Self::Net(class) => class.0 | Self::NET,
+            Self::Any => u32::MAX,
+        }
+    }
+
+    /// The key that a number stands for.
+    pub fn of_number(number: u32) -> Self {
+        if number == u32::MAX {
+            Self::Any
+        } else if number & Self::NET != 0 {
+            Self::Net(NetId(number & !Self::NET))
+        } else if number & Self::GROUP != 0 {
+            Self::Group(GroupId(number & !Self::GROUP))
+        } else {
+            Self::Own(PeerId(number))
+        }
+    }
+}
+
+impl fmt::Display for PeerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own(class) => write!(f, "peer {}", class.0),
+            Self::Group(class) => write!(f, "group {}", class.0),
+            Self::Net(class) => write!(f, "net {}", class.0),
+            Self::Any => f.write_str("any peer"),
+        }
+    }
 }
 
 /// The ports that a verdict is for. Looked up in this order; the first that is there decides.
@@ -62,8 +150,8 @@ pub enum PortKey {
 pub struct VerdictKey {
     /// Subject class, which also says the direction. Never [`SubjectId::CLOSED`].
     pub subject: SubjectId,
-    /// Peer class or [`PeerId::ANY`].
-    pub peer: PeerId,
+    /// Whose.
+    pub peer: PeerKey,
     /// Protocol and ports.
     pub ports: PortKey,
 }
@@ -86,11 +174,14 @@ pub struct Verdict {
 pub struct NodeTables {
     /// Local addresses that some policy isolates, per direction. Absent: that direction is open.
     pub subjects: BTreeMap<(Direction, IpAddr), SubjectId>,
-    /// Addresses of pods and nodes that meet a selector. Such an address's class also covers the
-    /// CIDRs that it lies in, so `blocks` is not asked for it.
-    pub peers: FxHashMap<IpAddr, PeerId>,
+    /// The addresses of all pods of the cluster, as long as any rule here asks for pods. An
+    /// address's own class also covers the small CIDRs that it lies in, so `blocks` is not asked
+    /// for it.
+    pub peers: FxHashMap<IpAddr, Peer>,
     /// Disjoint ranges, ascending, IPv4 first, for addresses that are not in `peers`.
     pub blocks: BTreeMap<AddressRange, PeerId>,
+    /// Disjoint ranges in the same order, for every address.
+    pub nets: BTreeMap<AddressRange, NetId>,
     /// The verdicts, in order: all of a subject stand together, and in them all of a peer. A lookup
     /// that finds none denies.
     pub verdicts: BTreeMap<VerdictKey, Verdict>,
@@ -140,7 +231,7 @@ impl NodeTables {
         }
         let side = |direction, local, remote| {
             let subject = *self.subjects.get(&(direction, local))?;
-            Some(self.verdict(subject, self.peer_class(remote), packet.protocol, packet.port))
+            Some(self.verdict(subject, remote, packet.protocol, packet.port))
         };
         Decision {
             egress: side(Direction::Egress, packet.src, packet.dst),
@@ -150,47 +241,75 @@ impl NodeTables {
         }
     }
 
-    /// The class of a remote address: the hash first, then the ranges.
-    pub fn peer_class(&self, address: IpAddr) -> PeerId {
-        self.peers.get(&address).copied().unwrap_or_else(|| {
-            let upto = ..=AddressRange::since(address);
-            self.blocks
-                .range(upto)
-                .next_back()
-                .filter(|(range, _)| range.contains(address))
-                .map_or(PeerId::OTHER, |(_, class)| *class)
+    /// The own class of a remote address: the hash first, then the ranges; and its group.
+    pub fn peer(&self, address: IpAddr) -> Peer {
+        self.peers.get(&address).copied().unwrap_or_else(|| Peer {
+            own: containing(&self.blocks, address).unwrap_or(PeerId::OTHER),
+            group: GroupId::NONE,
         })
     }
 
-    /// The verdict of a (subject, peer, protocol, port): the peer's own rows, then those for any
-    /// peer; none: denied.
+    /// The large CIDRs of an address, as a class.
+    pub fn net(&self, address: IpAddr) -> NetId {
+        containing(&self.nets, address).unwrap_or(NetId::NONE)
+    }
+
+    /// The verdict on a packet between a subject and an address; no entry: denied.
     pub fn verdict(
         &self,
         subject: SubjectId,
-        peer: PeerId,
+        remote: IpAddr,
         protocol: Protocol,
         port: u16,
     ) -> Verdict {
         let denied = Verdict { allow: false, rule: None };
-        self.lookup(subject, peer, protocol, port).map_or(denied, |(_, verdict)| verdict)
+        self.lookup(subject, remote, protocol, port).map_or(denied, |(_, verdict)| verdict)
     }
 
-    /// The entry that decides a (subject, peer, protocol, port), if one does.
+    /// The entry that decides a packet between a subject and an address, if one does.
     pub fn lookup(
         &self,
         subject: SubjectId,
-        peer: PeerId,
+        remote: IpAddr,
         protocol: Protocol,
         port: u16,
     ) -> Option<(VerdictKey, Verdict)> {
         let row = |peer| self.row(subject, peer, protocol, port);
-        row(peer).or_else(|| row(PeerId::ANY))
+        let Peer { own, group } = self.peer(remote);
+        row(PeerKey::Own(own))
+            .or_else(|| row(PeerKey::Group(group)))
+            .or_else(|| row(PeerKey::Net(self.net(remote))))
+            .or_else(|| row(PeerKey::Any))
+    }
+
+    /// The entry that decides a packet between a subject and whoever has these classes.
+    pub fn lookup_classes(
+        &self,
+        subject: SubjectId,
+        peer: Peer,
+        net: NetId,
+        protocol: Protocol,
+        port: u16,
+    ) -> Option<(VerdictKey, Verdict)> {
+        let keys = [PeerKey::Own(peer.own), PeerKey::Group(peer.group), PeerKey::Net(net)];
+        let mut keys = keys.into_iter().chain([PeerKey::Any]);
+        keys.find_map(|key| self.row(subject, key, protocol, port))
+    }
+
+    /// All verdicts of a subject.
+    pub fn verdicts_of(
+        &self,
+        subject: SubjectId,
+    ) -> impl Iterator<Item = (&VerdictKey, &Verdict)> + use<'_> {
+        let row = |peer, ports| VerdictKey { subject, peer, ports };
+        let first = row(PeerKey::Own(PeerId(0)), PortKey::Port(Protocol(0), 0));
+        self.verdicts.range(first..=row(PeerKey::Any, PortKey::AnyProtocol))
     }
 
     fn row(
         &self,
         subject: SubjectId,
-        peer: PeerId,
+        peer: PeerKey,
         protocol: Protocol,
         port: u16,
     ) -> Option<(VerdictKey, Verdict)> {
@@ -234,6 +353,10 @@ impl NodeTables {
             self.blocks.remove(range);
         }
         self.blocks.extend(delta.blocks_added.iter().copied());
+        for range in &delta.nets_removed {
+            self.nets.remove(range);
+        }
+        self.nets.extend(delta.nets_added.iter().copied());
         for (key, verdict) in &delta.verdicts {
             match verdict {
                 Some(verdict) => drop(self.verdicts.insert(*key, *verdict)),
@@ -261,6 +384,13 @@ impl NodeTables {
     }
 }
 
+/// What stands for the range that an address lies in.
+fn containing<T: Copy>(ranges: &BTreeMap<AddressRange, T>, address: IpAddr) -> Option<T> {
+    let upto = ..=AddressRange::since(address);
+    let (range, class) = ranges.range(upto).next_back()?;
+    range.contains(address).then_some(*class)
+}
+
 /// A change of a node's tables: what to set (`Some`) and what to remove (`None`). Each key stands
 /// at most once in its list. A data plane makes it visible to packets all at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -268,12 +398,16 @@ pub struct Delta {
     /// Local addresses.
     pub subjects: Vec<((Direction, IpAddr), Option<SubjectId>)>,
     /// Remote addresses.
-    pub peers: Vec<(IpAddr, Option<PeerId>)>,
+    pub peers: Vec<(IpAddr, Option<Peer>)>,
     /// Ranges that go; exactly as they were added.
     pub blocks_removed: Vec<AddressRange>,
     /// Ranges that come; disjoint from all that stay. A range whose class alone changes stands in
     /// both lists.
     pub blocks_added: Vec<(AddressRange, PeerId)>,
+    /// The same of `nets`.
+    pub nets_removed: Vec<AddressRange>,
+    /// The same of `nets`.
+    pub nets_added: Vec<(AddressRange, NetId)>,
     /// Verdicts.
     pub verdicts: Vec<(VerdictKey, Option<Verdict>)>,
     /// Rules that verdicts newly name or no longer name.
@@ -289,6 +423,8 @@ impl Delta {
             && self.peers.is_empty()
             && self.blocks_removed.is_empty()
             && self.blocks_added.is_empty()
+            && self.nets_removed.is_empty()
+            && self.nets_added.is_empty()
             && self.verdicts.is_empty()
     }
 }
@@ -297,56 +433,113 @@ impl Delta {
 mod tests {
     use super::*;
 
-    fn tables(rows: &[(PeerId, PortKey, bool)]) -> NodeTables {
-        let row = |(peer, ports, allow): &(PeerId, PortKey, bool)| {
+    const OWN: PeerKey = PeerKey::Own(PeerId(7));
+    const GROUP: PeerKey = PeerKey::Group(GroupId(7));
+    const NET: PeerKey = PeerKey::Net(NetId(7));
+
+    fn at(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn range(text: &str) -> AddressRange {
+        AddressRange::from(text.parse::<ipnet::IpNet>().unwrap())
+    }
+
+    /// 10.0.0.7 is of class 7 in every respect.
+    fn tables(rows: &[(PeerKey, PortKey, bool)]) -> NodeTables {
+        let row = |(peer, ports, allow): &(PeerKey, PortKey, bool)| {
             let key = VerdictKey { subject: SubjectId(1), peer: *peer, ports: *ports };
             (key, Verdict { allow: *allow, rule: None })
         };
-        NodeTables { verdicts: rows.iter().map(row).collect(), ..NodeTables::default() }
+        let mut tables =
+            NodeTables { verdicts: rows.iter().map(row).collect(), ..NodeTables::default() };
+        tables.peers.insert(at("10.0.0.7"), Peer { own: PeerId(7), group: GroupId(7) });
+        tables.nets.insert(range("10.0.0.0/16"), NetId(7));
+        tables
     }
 
-    fn passes(tables: &NodeTables, peer: PeerId, protocol: Protocol, port: u16) -> bool {
-        tables.verdict(SubjectId(1), peer, protocol, port).allow
+    fn passes(tables: &NodeTables, remote: &str, protocol: Protocol, port: u16) -> bool {
+        tables.verdict(SubjectId(1), at(remote), protocol, port).allow
     }
 
     #[test]
     fn the_most_specific_entry_decides_and_the_peers_own_row_goes_first() {
-        let (tcp, own) = (Protocol::TCP, PeerId(7));
+        let tcp = Protocol::TCP;
         let range = |first, last| PortKey::Range(tcp, PortRange { first, last });
         let tables = tables(&[
-            (own, PortKey::Port(tcp, 85), false),
-            (own, range(80, 90), true),
-            (own, range(100, 200), false),
-            (own, PortKey::AnyPort(tcp), true),
-            (own, PortKey::AnyProtocol, false),
-            (PeerId::ANY, PortKey::AnyProtocol, true),
+            (OWN, PortKey::Port(tcp, 85), false),
+            (OWN, range(80, 90), true),
+            (OWN, range(100, 200), false),
+            (OWN, PortKey::AnyPort(tcp), true),
+            (OWN, PortKey::AnyProtocol, false),
+            (PeerKey::Any, PortKey::AnyProtocol, true),
         ]);
         let table = [(84, true), (85, false), (90, true), (91, true), (150, false), (201, true)];
         for (port, expected) in table {
-            assert_eq!(passes(&tables, own, tcp, port), expected, "port {port}");
+            assert_eq!(passes(&tables, "10.0.0.7", tcp, port), expected, "port {port}");
         }
-        assert!(!passes(&tables, own, Protocol::UDP, 85));
-        assert!(!passes(&tables, own, Protocol::ICMP, 0));
-        assert!(passes(&tables, PeerId::OTHER, Protocol::UDP, 85));
+        assert!(!passes(&tables, "10.0.0.7", Protocol::UDP, 85));
+        assert!(!passes(&tables, "10.0.0.7", Protocol::ICMP, 0));
+        assert!(passes(&tables, "10.0.0.1", Protocol::UDP, 85));
+    }
+
+    #[test]
+    fn what_the_own_row_does_not_say_the_group_says_then_the_net_then_the_row_for_anybody() {
+        let port = |port| PortKey::Port(Protocol::TCP, port);
+        let tables = tables(&[
+            (OWN, port(1), true),
+            (GROUP, port(1), false),
+            (GROUP, port(2), true),
+            (NET, port(2), false),
+            (NET, port(3), true),
+            (PeerKey::Any, port(3), false),
+            (PeerKey::Any, port(4), true),
+        ]);
+        let found = |remote: &str, port| {
+            let found = tables.lookup(SubjectId(1), at(remote), Protocol::TCP, port);
+            found.map(|(key, verdict)| (key.peer, verdict.allow))
+        };
+        assert_eq!(found("10.0.0.7", 1), Some((OWN, true)));
+        assert_eq!(found("10.0.0.7", 2), Some((GROUP, true)));
+        assert_eq!(found("10.0.0.7", 3), Some((NET, true)));
+        assert_eq!(found("10.0.0.7", 4), Some((PeerKey::Any, true)));
+        assert_eq!(found("10.0.0.7", 5), None);
+        assert_eq!(found("10.0.0.1", 2), Some((NET, false)));
+        assert_eq!(found("192.0.2.1", 3), Some((PeerKey::Any, false)));
     }
 
     #[test]
     fn protocols_without_ports_meet_only_entries_for_every_protocol() {
-        let tables = tables(&[(PeerId::ANY, PortKey::AnyPort(Protocol::TCP), true)]);
-        assert!(passes(&tables, PeerId(7), Protocol::TCP, 0));
-        assert!(!passes(&tables, PeerId(7), Protocol::ICMP, 0));
+        let tables = tables(&[(PeerKey::Any, PortKey::AnyPort(Protocol::TCP), true)]);
+        assert!(passes(&tables, "10.0.0.7", Protocol::TCP, 0));
+        assert!(!passes(&tables, "10.0.0.7", Protocol::ICMP, 0));
     }
 
     #[test]
     fn an_address_has_the_class_of_its_pod_before_that_of_its_range() {
-        let net: ipnet::IpNet = "10.0.0.0/8".parse().unwrap();
-        let at = |text: &str| text.parse::<IpAddr>().unwrap();
         let mut tables = NodeTables::default();
-        tables.blocks.insert(AddressRange::from(net), PeerId(1));
-        tables.peers.insert(at("10.0.0.1"), PeerId(2));
-        assert_eq!(tables.peer_class(at("10.0.0.1")), PeerId(2));
-        assert_eq!(tables.peer_class(at("10.0.0.0")), PeerId(1));
-        assert_eq!(tables.peer_class(at("11.0.0.0")), PeerId::OTHER);
-        assert_eq!(tables.peer_class(at("::a00:1")), PeerId::OTHER);
+        let pod = Peer { own: PeerId(2), group: GroupId(3) };
+        tables.blocks.insert(range("10.0.0.0/24"), PeerId(1));
+        tables.peers.insert(at("10.0.0.1"), pod);
+        let no_pod = |own| Peer { own, group: GroupId::NONE };
+        assert_eq!(tables.peer(at("10.0.0.1")), pod);
+        assert_eq!(tables.peer(at("10.0.0.0")), no_pod(PeerId(1)));
+        assert_eq!(tables.peer(at("11.0.0.0")), no_pod(PeerId::OTHER));
+        assert_eq!(tables.peer(at("::a00:1")), no_pod(PeerId::OTHER));
+    }
+
+    #[test]
+    fn keys_and_their_numbers_stand_for_each_other() {
+        for class in [0, 1, (1 << 30) - 1] {
+            let keys = [
+                PeerKey::Own(PeerId(class)),
+                PeerKey::Group(GroupId(class)),
+                PeerKey::Net(NetId(class)),
+                PeerKey::Any,
+            ];
+            for key in keys {
+                assert_eq!(PeerKey::of_number(key.number()), key);
+            }
+        }
     }
 }

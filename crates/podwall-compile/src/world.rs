@@ -10,9 +10,11 @@
 //! terminated) is not here at all, and a pod whose object changed elsewhere did not change.
 
 use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use podwall_policy::address::AddressRange;
 use podwall_policy::label::Labels;
 use podwall_policy::object::{Name, Namespace, Pod};
 use podwall_policy::policy::{NamespaceScope, PodScope};
@@ -20,10 +22,14 @@ use podwall_policy::port::Protocol;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::ids::Ids;
-use crate::scopes::{LabelHash, anchors_of, label_hashes};
+use crate::scopes::{LabelHash, anchors_of, label_hash};
+use crate::slots::Slots;
 
 /// A pod's place in the world while it is known.
 pub(crate) type PodSlot = u32;
+
+/// A namespace's place in the world while it is known.
+pub(crate) type NamespaceSlot = u32;
 
 /// A port name and its protocol.
 pub(crate) type PortName = (Arc<str>, Protocol);
@@ -31,14 +37,17 @@ pub(crate) type PortName = (Arc<str>, Protocol);
 /// Pods and namespaces, by everything that they are searched by. Owned by the compiler.
 #[derive(Debug)]
 pub(crate) struct World {
-    pods: FxHashMap<PodSlot, KnownPod>,
+    /// By slot.
+    pods: Vec<Option<KnownPod>>,
     slots: FxHashMap<Name, PodSlot>,
     ids: Ids,
     namespaces: FxHashMap<Arc<str>, KnownNamespace>,
+    namespace_names: FxHashMap<NamespaceSlot, Arc<str>>,
+    namespace_ids: Ids,
     local: FxHashSet<PodSlot>,
-    owners: FxHashMap<IpAddr, Vec<PodSlot>>,
-    by_label: FxHashMap<LabelHash, FxHashSet<PodSlot>>,
-    by_port_name: FxHashMap<PortName, FxHashSet<PodSlot>>,
+    owners: FxHashMap<IpAddr, Owners>,
+    by_label: FxHashMap<LabelHash, Slots>,
+    by_port_name: FxHashMap<PortName, Slots>,
 }
 
 /// A pod that policies can select and selectors can match.
@@ -52,9 +61,17 @@ pub(crate) struct KnownPod {
     pub(crate) local: bool,
 }
 
+/// The pods that claim an address; mostly one.
+#[derive(Debug)]
+enum Owners {
+    One(PodSlot),
+    Several(Vec<PodSlot>),
+}
+
 /// A namespace that is stated or has pods.
 #[derive(Debug)]
 struct KnownNamespace {
+    slot: NamespaceSlot,
     labels: Labels,
     stated: bool,
     pods: FxHashSet<PodSlot>,
@@ -65,11 +82,14 @@ struct KnownNamespace {
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
     /// Pods that changed or whose namespace did, and are known now.
-    pub(crate) pods: BTreeSet<PodSlot>,
+    pub(crate) pods: FxHashSet<PodSlot>,
     /// Pods that are no longer known.
-    pub(crate) gone: BTreeSet<PodSlot>,
+    pub(crate) gone: FxHashSet<PodSlot>,
     /// The addresses of all these, before and after.
-    pub(crate) addresses: BTreeSet<IpAddr>,
+    pub(crate) addresses: FxHashSet<IpAddr>,
+    /// Namespaces that may have come or gone, have other labels, or may have got their first
+    /// address or lost their last.
+    pub(crate) namespaces: BTreeSet<NamespaceSlot>,
 }
 
 impl KnownPod {
@@ -103,10 +123,12 @@ impl World {
     /// A world without objects.
     pub(crate) fn new() -> Self {
         Self {
-            pods: FxHashMap::default(),
+            pods: Vec::new(),
             slots: FxHashMap::default(),
             ids: Ids::from(0),
             namespaces: FxHashMap::default(),
+            namespace_names: FxHashMap::default(),
+            namespace_ids: Ids::from(0),
             local: FxHashSet::default(),
             owners: FxHashMap::default(),
             by_label: FxHashMap::default(),
@@ -116,26 +138,38 @@ impl World {
 
     /// How many pods are known.
     pub(crate) fn len(&self) -> usize {
-        self.pods.len()
+        self.slots.len()
+    }
+
+    /// Makes room for so many pods more.
+    pub(crate) fn reserve(&mut self, pods: usize) {
+        if pods > self.slots.len() {
+            self.pods.reserve(pods);
+            self.slots.reserve(pods);
+            self.owners.reserve(pods);
+        }
     }
 
     /// Ends a commit: slots of pods that went may be used again.
     pub(crate) fn settle(&mut self) {
         self.ids.settle();
+        self.namespace_ids.settle();
     }
 
     /// A pod.
     pub(crate) fn pod(&self, slot: PodSlot) -> Option<&KnownPod> {
-        self.pods.get(&slot)
+        self.pods.get(usize::try_from(slot).ok()?)?.as_ref()
     }
 
     /// The pod that has an address: of several that claim it the one with the greatest name, as
     /// [`podwall_policy::cluster::Cluster::pod_by_ip`] has it.
     pub(crate) fn owner(&self, address: IpAddr) -> Option<(PodSlot, &KnownPod)> {
-        let pod = |slot: &PodSlot| Some((*slot, self.pods.get(slot)?));
-        match self.owners.get(&address)?.as_slice() {
-            [one] => pod(one),
-            several => several.iter().filter_map(pod).max_by(|a, b| a.1.name.cmp(&b.1.name)),
+        let pod = |slot: &PodSlot| Some((*slot, self.pod(*slot)?));
+        match self.owners.get(&address)? {
+            Owners::One(one) => pod(one),
+            Owners::Several(several) => {
+                several.iter().filter_map(pod).max_by(|a, b| a.1.name.cmp(&b.1.name))
+            }
         }
     }
 
@@ -146,6 +180,69 @@ impl World {
             .map_or_else(|| Namespace::implied(name.clone()).labels, |entry| entry.labels.clone())
     }
 
+    /// The addresses of a range that pods claim: each address of a short range is asked for.
+    pub(crate) fn addresses_in(&self, range: &AddressRange) -> Vec<IpAddr> {
+        let (first, last) = range.bits();
+        if last - first < 4096 {
+            let addresses = (first..=last)
+                .filter_map(|bits| AddressRange::from_bits(range.family(), bits, bits))
+                .map(|one| one.first());
+            return addresses.filter(|address| self.owners.contains_key(address)).collect();
+        }
+        self.owners.keys().copied().filter(|address| range.contains(*address)).collect()
+    }
+
+    /// Whether these are all addresses that pods claim, and perhaps more.
+    pub(crate) fn are_all_addresses(&self, addresses: &FxHashSet<IpAddr>) -> bool {
+        addresses.len() >= self.owners.len()
+            && self.owners.keys().all(|address| addresses.contains(address))
+    }
+
+    /// All addresses that pods claim.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.owners.keys().copied()
+    }
+
+    /// All namespaces.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = NamespaceSlot> {
+        self.namespaces.values().map(|entry| entry.slot)
+    }
+
+    /// The namespaces in a scope.
+    pub(crate) fn namespaces_in(&self, scope: &NamespaceScope) -> Vec<NamespaceSlot> {
+        match scope {
+            NamespaceScope::Own(name) => {
+                self.namespaces.get(name).map(|entry| entry.slot).into_iter().collect()
+            }
+            NamespaceScope::Matching(selector) => {
+                let entries = self.namespaces.values();
+                let matching = entries.filter(|entry| selector.matches(&entry.labels));
+                matching.map(|entry| entry.slot).collect()
+            }
+        }
+    }
+
+    /// The place of a namespace.
+    pub(crate) fn namespace(&self, name: &str) -> Option<NamespaceSlot> {
+        Some(self.namespaces.get(name)?.slot)
+    }
+
+    /// The name of a namespace.
+    pub(crate) fn namespace_name(&self, slot: NamespaceSlot) -> Option<&Arc<str>> {
+        self.namespace_names.get(&slot)
+    }
+
+    /// The addresses that pods of a namespace have and no other pod takes from them.
+    pub(crate) fn addresses_of(&self, namespace: &str) -> impl Iterator<Item = IpAddr> {
+        self.pods_of(namespace).flat_map(|slot| self.own_addresses(slot))
+    }
+
+    /// The addresses that a pod has and no other pod takes from it.
+    pub(crate) fn own_addresses(&self, slot: PodSlot) -> impl Iterator<Item = IpAddr> {
+        let addresses = self.pod(slot).into_iter().flat_map(|pod| pod.ips.iter().copied());
+        addresses.filter(move |ip| self.owner(*ip).is_some_and(|(owner, _)| owner == slot))
+    }
+
     /// The pods of a namespace.
     pub(crate) fn pods_of(&self, namespace: &str) -> impl Iterator<Item = PodSlot> {
         self.namespaces.get(namespace).into_iter().flat_map(|entry| entry.pods.iter().copied())
@@ -153,7 +250,7 @@ impl World {
 
     /// The pods that declare a port name.
     pub(crate) fn pods_with_port(&self, name: &PortName) -> impl Iterator<Item = PodSlot> {
-        self.by_port_name.get(name).into_iter().flatten().copied()
+        self.by_port_name.get(name).into_iter().flat_map(Slots::iter)
     }
 
     /// States a namespace's labels, or takes the statement back. The labels before and after, if
@@ -162,22 +259,25 @@ impl World {
         &mut self,
         name: &Arc<str>,
         namespace: Option<&Namespace>,
+        touched: &mut Touched,
     ) -> Option<(Labels, Labels)> {
         let before = self.namespace_labels(name);
-        let entry =
-            self.namespaces.entry(name.clone()).or_insert_with(|| KnownNamespace::new(name));
+        let entry = self.known_namespace(name, touched)?;
         entry.stated = namespace.is_some();
         entry.labels = namespace
             .map_or_else(|| Namespace::implied(name.clone()).labels, |it| it.labels.clone());
-        let after = entry.labels.clone();
-        self.forget_namespace_if_unused(name);
+        let (after, slot) = (entry.labels.clone(), entry.slot);
+        if before != after {
+            touched.namespaces.insert(slot);
+        }
+        self.forget_namespace_if_unused(name, touched);
         (before != after).then_some((before, after))
     }
 
     /// Sets what is known of a pod, or forgets it.
     pub(crate) fn set_pod(&mut self, name: &Name, pod: Option<KnownPod>, touched: &mut Touched) {
         let slot = self.slots.get(name).copied();
-        let before = slot.and_then(|slot| self.pods.get(&slot));
+        let before = slot.and_then(|slot| self.pod(slot));
         if before == pod.as_ref() {
             return;
         }
@@ -189,7 +289,7 @@ impl World {
                 let slot = slot.unwrap_or_else(|| self.ids.take());
                 touched.pods.insert(slot);
                 touched.addresses.extend(pod.ips.iter().copied());
-                self.link(slot, pod);
+                self.link(slot, pod, touched);
             }
             None => {
                 if let Some(slot) = slot {
@@ -198,62 +298,120 @@ impl World {
                     touched.pods.remove(&slot);
                     touched.gone.insert(slot);
                 }
-                self.forget_namespace_if_unused(&name.namespace);
+                self.forget_namespace_if_unused(&name.namespace, touched);
             }
         }
     }
 
-    fn link(&mut self, slot: PodSlot, pod: KnownPod) {
-        let namespace = &pod.name.namespace;
-        let entry = self
-            .namespaces
-            .entry(namespace.clone())
-            .or_insert_with(|| KnownNamespace::new(namespace));
-        entry.pods.insert(slot);
-        if pod.local {
-            entry.local.insert(slot);
-            self.local.insert(slot);
+    /// The entry of a namespace, new if need be.
+    fn known_namespace(
+        &mut self,
+        name: &Arc<str>,
+        touched: &mut Touched,
+    ) -> Option<&mut KnownNamespace> {
+        if !self.namespaces.contains_key(name) {
+            let slot = self.namespace_ids.take();
+            touched.namespaces.insert(slot);
+            self.namespace_names.insert(slot, name.clone());
+            self.namespaces.insert(name.clone(), KnownNamespace::new(slot, name));
+        }
+        self.namespaces.get_mut(name)
+    }
+
+    /// Notes the namespaces of the pods that claim an address.
+    fn touch_claimants(&self, address: IpAddr, touched: &mut Touched) {
+        let slots = match self.owners.get(&address) {
+            None => &[][..],
+            Some(Owners::One(slot)) => std::slice::from_ref(slot),
+            Some(Owners::Several(slots)) => slots,
+        };
+        let pods = slots.iter().filter_map(|slot| self.pod(*slot));
+        touched.namespaces.extend(pods.filter_map(|pod| self.namespace(&pod.name.namespace)));
+    }
+
+    fn link(&mut self, slot: PodSlot, pod: KnownPod, touched: &mut Touched) {
+        if let Some(entry) = self.known_namespace(&pod.name.namespace, touched) {
+            let namespace = entry.slot;
+            entry.pods.insert(slot);
+            if pod.local {
+                entry.local.insert(slot);
+                self.local.insert(slot);
+            }
+            touched.namespaces.insert(namespace);
         }
         for address in &pod.ips {
-            self.owners.entry(*address).or_default().push(slot);
+            match self.owners.entry(*address) {
+                Entry::Vacant(place) => drop(place.insert(Owners::One(slot))),
+                Entry::Occupied(mut place) => {
+                    match place.get_mut() {
+                        Owners::Several(slots) => slots.push(slot),
+                        one @ Owners::One(_) => {
+                            if let Owners::One(first) = *one {
+                                *one = Owners::Several(vec![first, slot]);
+                            }
+                        }
+                    }
+                    self.touch_claimants(*address, touched);
+                }
+            }
         }
-        for label in label_hashes(&pod.labels) {
+        for (key, value) in pod.labels.iter() {
+            let label = label_hash(key, value);
             self.by_label.entry(label).or_default().insert(slot);
         }
         for (name, _) in &pod.ports {
-            self.by_port_name.entry(name.clone()).or_default().insert(slot);
+            match self.by_port_name.get_mut(name) {
+                Some(slots) => slots.insert(slot),
+                None => self.by_port_name.entry(name.clone()).or_default().insert(slot),
+            }
         }
         self.slots.insert(pod.name.clone(), slot);
-        self.pods.insert(slot, pod);
+        let at = usize::try_from(slot).unwrap_or(usize::MAX);
+        if at >= self.pods.len() {
+            self.pods.resize_with(at + 1, || None);
+        }
+        self.pods[at] = Some(pod);
     }
 
     fn unlink(&mut self, slot: PodSlot, touched: &mut Touched) {
-        let Some(pod) = self.pods.remove(&slot) else { return };
+        let place = usize::try_from(slot).ok().and_then(|at| self.pods.get_mut(at));
+        let Some(pod) = place.and_then(Option::take) else { return };
         touched.addresses.extend(pod.ips.iter().copied());
         if let Some(entry) = self.namespaces.get_mut(&pod.name.namespace) {
             entry.pods.remove(&slot);
             entry.local.remove(&slot);
+            touched.namespaces.insert(entry.slot);
         }
         self.local.remove(&slot);
         for address in &pod.ips {
-            if let Some(owners) = self.owners.get_mut(address) {
-                owners.retain(|owner| *owner != slot);
-                if owners.is_empty() {
-                    self.owners.remove(address);
+            self.touch_claimants(*address, touched);
+            let left = match self.owners.remove(address) {
+                None | Some(Owners::One(_)) => continue,
+                Some(Owners::Several(mut slots)) => {
+                    slots.retain(|owner| *owner != slot);
+                    match slots[..] {
+                        [one] => Owners::One(one),
+                        _ => Owners::Several(slots),
+                    }
                 }
-            }
+            };
+            self.owners.insert(*address, left);
         }
-        for label in label_hashes(&pod.labels) {
-            drop_from(&mut self.by_label, &label, slot);
+        for (key, value) in pod.labels.iter() {
+            drop_from(&mut self.by_label, &label_hash(key, value), slot);
         }
         for (name, _) in &pod.ports {
             drop_from(&mut self.by_port_name, name, slot);
         }
     }
 
-    fn forget_namespace_if_unused(&mut self, name: &Arc<str>) {
-        if self.namespaces.get(name).is_some_and(|entry| !entry.stated && entry.pods.is_empty()) {
-            self.namespaces.remove(name);
+    fn forget_namespace_if_unused(&mut self, name: &Arc<str>, touched: &mut Touched) {
+        if self.namespaces.get(name).is_some_and(|entry| !entry.stated && entry.pods.is_empty())
+            && let Some(entry) = self.namespaces.remove(name)
+        {
+            self.namespace_names.remove(&entry.slot);
+            self.namespace_ids.give_back(entry.slot);
+            touched.namespaces.insert(entry.slot);
         }
     }
 
@@ -271,10 +429,10 @@ impl World {
         let in_namespaces = match &scope.namespaces {
             NamespaceScope::Own(name) => self.namespaces.get(name).map_or(0, set),
             NamespaceScope::Matching(_) if local => self.local.len(),
-            NamespaceScope::Matching(_) => self.pods.len(),
+            NamespaceScope::Matching(_) => self.len(),
         };
         let with_label = |labels: &[LabelHash]| -> usize {
-            labels.iter().filter_map(|label| self.by_label.get(label)).map(FxHashSet::len).sum()
+            labels.iter().filter_map(|label| self.by_label.get(label)).map(Slots::len).sum()
         };
         let by_label = scope
             .pods
@@ -287,7 +445,7 @@ impl World {
         let mut found = Vec::new();
         let mut check = |slot: PodSlot, namespace_fits: bool| {
             *walked += 1;
-            let Some(pod) = self.pods.get(&slot) else { return };
+            let Some(pod) = self.pod(slot) else { return };
             if (pod.local || !local)
                 && scope.pods.matches(&pod.labels)
                 && (namespace_fits || self.in_scope(&scope.namespaces, &pod.name.namespace))
@@ -296,8 +454,9 @@ impl World {
             }
         };
         if let Some((_, labels)) = by_label {
-            for slot in labels.iter().filter_map(|label| self.by_label.get(label)).flatten() {
-                check(*slot, false);
+            let lists = labels.iter().filter_map(|label| self.by_label.get(label));
+            for slot in lists.flat_map(Slots::iter) {
+                check(slot, false);
             }
             found.sort_unstable();
             found.dedup(); // two pairs may share a hash
@@ -341,8 +500,9 @@ impl World {
 }
 
 impl KnownNamespace {
-    fn new(name: &Arc<str>) -> Self {
+    fn new(slot: NamespaceSlot, name: &Arc<str>) -> Self {
         Self {
+            slot,
             labels: Namespace::implied(name.clone()).labels,
             stated: false,
             pods: FxHashSet::default(),
@@ -351,13 +511,9 @@ impl KnownNamespace {
     }
 }
 
-fn drop_from<K: std::hash::Hash + Eq>(
-    sets: &mut FxHashMap<K, FxHashSet<PodSlot>>,
-    key: &K,
-    slot: PodSlot,
-) {
+fn drop_from<K: std::hash::Hash + Eq>(sets: &mut FxHashMap<K, Slots>, key: &K, slot: PodSlot) {
     if let Some(set) = sets.get_mut(key) {
-        set.remove(&slot);
+        set.remove(slot);
         if set.is_empty() {
             sets.remove(key);
         }

@@ -193,8 +193,7 @@ fn sides(tables: &NodeTables, packet: &Packet) -> (bool, bool) {
     use podwall_policy::policy::Direction;
     let side = |direction, local, remote| {
         tables.subjects.get(&(direction, local)).is_none_or(|subject| {
-            let peer = tables.peer_class(remote);
-            tables.verdict(*subject, peer, packet.protocol, packet.port).allow
+            tables.verdict(*subject, remote, packet.protocol, packet.port).allow
         })
     };
     (

@@ -9,10 +9,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podwall_compile::compiler::{NodeCompiler, compile};
-use podwall_compile::tables::{NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey};
+use podwall_compile::tables::{
+    GroupId, NetId, NodeTables, Peer, PeerId, PeerKey, PortKey, SubjectId, Verdict, VerdictKey,
+};
 use podwall_compile::testing::change::{Change, changes};
 use podwall_compile::testing::dice::Dice;
 use podwall_compile::testing::random;
+use podwall_policy::address::AddressRange;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::object::Name;
 use podwall_policy::policy::{Direction, RuleRef};
@@ -35,15 +38,22 @@ struct Meaning {
 type Row = (String, PortKey, bool, Option<RuleRef>);
 
 fn meaning(tables: &NodeTables) -> Meaning {
-    let mut members: BTreeMap<PeerId, BTreeSet<String>> = BTreeMap::new();
-    for (address, class) in &tables.peers {
-        members.entry(*class).or_default().insert(address.to_string());
+    let mut members: BTreeMap<PeerKey, BTreeSet<String>> = BTreeMap::new();
+    let mut add = |key, member| {
+        members.entry(key).or_default().insert(member);
+    };
+    for (address, Peer { own, group }) in &tables.peers {
+        add(PeerKey::Own(*own), address.to_string());
+        add(PeerKey::Group(*group), format!("{address} in group"));
     }
     for (range, class) in &tables.blocks {
-        members.entry(*class).or_default().insert(format!("{range} as range"));
+        add(PeerKey::Own(*class), format!("{range} as range"));
     }
-    let name = |peer: PeerId| match peer {
-        PeerId::ANY => "anybody".to_string(),
+    for (range, class) in &tables.nets {
+        add(PeerKey::Net(*class), format!("{range} as net"));
+    }
+    let name = |peer: PeerKey| match peer {
+        PeerKey::Any => "anybody".to_string(),
         _ => format!("{:?}", members.get(&peer).unwrap_or_else(|| panic!("{peer:?} is nobody"))),
     };
     let rows = |subject: SubjectId| -> Vec<Row> {
@@ -61,6 +71,9 @@ fn meaning(tables: &NodeTables) -> Meaning {
     let of = |subject: &SubjectId| tables.isolated_by[subject].clone();
     let classes: BTreeSet<_> = tables.subjects.values().collect();
     assert!(tables.verdicts.keys().all(|key| classes.contains(&key.subject)), "row of nobody");
+    let nobody =
+        [PeerKey::Own(PeerId::OTHER), PeerKey::Group(GroupId::NONE), PeerKey::Net(NetId::NONE)];
+    assert!(tables.verdicts.keys().all(|key| !nobody.contains(&key.peer)), "row for no class");
     assert!(tables.isolated_by.keys().all(|subject| classes.contains(subject)));
     let named: BTreeSet<_> = tables.verdicts.values().filter_map(|v| v.rule).collect();
     assert!(tables.rules.keys().eq(named.iter()), "rules that no verdict names");
@@ -106,20 +119,28 @@ impl Followed {
         each_once(delta.peers.iter().map(|(key, _)| *key));
         each_once(delta.blocks_added.iter().map(|(key, _)| *key));
         each_once(delta.blocks_removed.iter().copied());
+        each_once(delta.nets_added.iter().map(|(key, _)| *key));
+        each_once(delta.nets_removed.iter().copied());
         each_once(delta.verdicts.iter().map(|(key, _)| *key));
         each_once(delta.rules.iter().map(|(key, _)| *key));
         each_once(delta.isolated_by.iter().map(|(key, _)| *key));
         assert!(delta.blocks_removed.iter().all(|range| self.copy.blocks.contains_key(range)));
+        assert!(delta.nets_removed.iter().all(|range| self.copy.nets.contains_key(range)));
         self.copy.apply(&delta);
         assert_eq!(&self.copy, self.compiler.tables(), "the delta is not the difference");
-        let ranges: Vec<_> = self.copy.blocks.iter().collect();
-        for pair in ranges.windows(2) {
-            let ((a, class_a), (b, class_b)) = (pair[0], pair[1]);
-            let same_family = a.family() == b.family();
-            assert!(!same_family || a.bits().1 < b.bits().0, "{a} and {b} overlap");
-            let touching = same_family && a.bits().1 + 1 == b.bits().0;
-            assert!(!touching || class_a != class_b, "{a} and {b} are one range");
-        }
+        assert_disjoint(&self.copy.blocks);
+        assert_disjoint(&self.copy.nets);
+    }
+}
+
+fn assert_disjoint<T: PartialEq>(ranges: &BTreeMap<AddressRange, T>) {
+    let ranges: Vec<_> = ranges.iter().collect();
+    for pair in ranges.windows(2) {
+        let ((a, class_a), (b, class_b)) = (pair[0], pair[1]);
+        let same_family = a.family() == b.family();
+        assert!(!same_family || a.bits().1 < b.bits().0, "{a} and {b} overlap");
+        let touching = same_family && a.bits().1 + 1 == b.bits().0;
+        assert!(!touching || class_a != class_b, "{a} and {b} are one range");
     }
 }
 
@@ -196,8 +217,10 @@ fn live_through(seed: u64) {
     }
     assert_eq!(*split.compiler.tables(), NodeTables::default(), "seed {seed}: nothing");
     let stats = split.compiler.stats();
-    let left = (stats.pods, stats.policies, stats.atoms, stats.peer_classes, stats.subject_classes);
-    assert_eq!(left, (0, 0, 0, 0, 0), "seed {seed}: something is kept");
+    let left = (stats.pods, stats.policies, stats.atoms, stats.subject_classes);
+    assert_eq!(left, (0, 0, 0, 0), "seed {seed}: something is kept");
+    let classes = (stats.peer_classes, stats.groups, stats.nets);
+    assert_eq!(classes, (0, 0, 0), "seed {seed}: some class is kept");
 }
 
 #[test]

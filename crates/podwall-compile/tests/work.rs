@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use podwall_compile::compiler::{NodeCompiler, Stats, compile};
-use podwall_compile::tables::Delta;
+use podwall_compile::tables::{Delta, PeerId};
 use podwall_compile::testing::realistic::{NODE, Shape, cluster};
 use podwall_policy::address::IpBlock;
 use podwall_policy::cluster::Cluster;
@@ -27,12 +27,13 @@ fn compiled() -> (Cluster, NodeCompiler) {
 /// A pod of another node that some policy names as a peer.
 fn peer_pod(cluster: &Cluster, compiler: &NodeCompiler) -> Pod {
     let remote = cluster.pods.values().filter(|pod| pod.node.as_deref() != Some(NODE));
-    let is_peer = |pod: &&Pod| compiler.tables().peers.contains_key(&pod.ips[0]);
+    let is_peer = |pod: &&Pod| compiler.tables().peer(pod.ips[0]).own != PeerId::OTHER;
     remote.into_iter().find(is_peer).cloned().unwrap()
 }
 
 fn size(delta: &Delta) -> usize {
-    delta.peers.len() + delta.subjects.len() + delta.verdicts.len() + delta.blocks_added.len()
+    let ranges = delta.blocks_added.len() + delta.nets_added.len();
+    delta.peers.len() + delta.subjects.len() + delta.verdicts.len() + ranges
 }
 
 /// The compiler's tables are those of the cluster, as far as counts tell.
@@ -40,6 +41,7 @@ fn assert_current(compiler: &NodeCompiler, cluster: &Cluster) {
     let (found, expected) = (compiler.tables(), compile(cluster, Some(NODE)));
     assert_eq!(found.peers.len(), expected.peers.len());
     assert_eq!(found.blocks.len(), expected.blocks.len());
+    assert_eq!(found.nets.len(), expected.nets.len());
     assert_eq!(found.verdicts.len(), expected.verdicts.len());
     assert_eq!(found.subjects.len(), expected.subjects.len());
 }
@@ -60,7 +62,7 @@ fn a_relabelled_peer_touches_its_own_address_and_rows() {
 }
 
 #[test]
-fn a_pod_that_no_policy_asks_for_touches_no_class_and_no_row() {
+fn a_pod_that_no_policy_asks_for_is_one_address_more_and_no_class_or_row() {
     let (cluster, mut compiler) = compiled();
     let mut pod = peer_pod(&cluster, &compiler);
     pod.name = Name::new("ns-5", "stranger");
@@ -70,7 +72,8 @@ fn a_pod_that_no_policy_asks_for_touches_no_class_and_no_row() {
     let delta = compiler.commit();
     let work = compiler.stats().last;
     assert_eq!((work.addresses, work.peer_classes, work.rows), (1, 0, 0));
-    assert!(delta.is_empty());
+    assert_eq!((delta.peers.len(), size(&delta)), (1, 1));
+    assert_eq!(delta.peers[0].1.unwrap().own, PeerId::OTHER);
 }
 
 #[test]
@@ -116,27 +119,48 @@ fn a_policy_more_touches_its_subjects_and_its_peers() {
 }
 
 #[test]
-fn a_selector_for_all_pods_renumbers_none_that_has_a_class() {
-    let (cluster, mut compiler) = compiled();
-    let everybody = PodScope {
-        namespaces: NamespaceScope::Matching(Selector::everything()),
-        pods: Selector::everything(),
+fn rules_for_all_pods_whole_namespaces_and_large_blocks_are_a_row_for_each_subject() {
+    let (mut cluster, mut compiler) = compiled();
+    let before = Stats { last: Default::default(), ..compiler.stats() };
+    let all = |labels: Selector| {
+        let pods = Selector::everything();
+        Peer::Pods(PodScope { namespaces: NamespaceScope::Matching(labels), pods })
     };
-    let add = |compiler: &mut NodeCompiler, name: &str, peers| {
+    let block = |net: &str, except: &[&str]| {
+        let except = except.iter().map(|net| net.parse().unwrap());
+        Peer::Block(IpBlock::new(net.parse().unwrap(), except))
+    };
+    let team = Selector::labels([("team", "t3")]);
+    for (name, peer, in_team) in [
+        ("all", all(Selector::everything()), false),
+        ("team", all(team), true),
+        ("any", block("0.0.0.0/0", &[]), false),
+        ("outside", block("0.0.0.0/0", &["10.0.0.0/8"]), false),
+        ("pods", block("10.0.0.0/8", &[]), false),
+    ] {
         let mut policy = Policy::network_policy("ns-1", name, Selector::everything());
-        policy.ingress = Some(vec![Rule::allow(peers, vec![])]);
-        compiler.put_policy(policy);
-        compiler.commit()
-    };
-    let known = compiler.tables().peers.len();
-    let delta = add(&mut compiler, "all", vec![Peer::Pods(everybody)]);
-    assert_eq!(delta.peers.len(), cluster.pods.len() - known, "only those that had no class");
-    let blocks = compiler.tables().blocks.len();
-    let every_address = IpBlock::new("0.0.0.0/0".parse().unwrap(), []);
-    let delta = add(&mut compiler, "any", vec![Peer::Block(every_address)]);
-    assert!(delta.peers.is_empty());
-    assert!(delta.blocks_added.len() <= blocks + 1, "gaps only: the blocks keep their classes");
-    assert!(delta.blocks_removed.is_empty());
+        policy.ingress = Some(vec![Rule::allow(vec![peer], vec![])]);
+        compiler.put_policy(policy.clone());
+        let delta = compiler.commit();
+        let work = compiler.stats().last;
+        // Twelve pods of the namespace, each alone with its labels.
+        assert!((1..=12).contains(&delta.verdicts.len()), "{name}: {delta:?}");
+        assert!(work.rows <= 12 * 3, "{name}: {work:?}");
+        assert_eq!((work.addresses, work.pods_walked), (0, 12), "{name}");
+        let of_team = |pod: &&Pod| {
+            let namespace = &cluster.namespaces[&pod.name.namespace];
+            in_team && namespace.labels.get("team") == Some("t3")
+        };
+        let expected = cluster.pods.values().filter(of_team).count();
+        assert_eq!(delta.peers.len(), expected, "{name}: pods whose group is another");
+        assert!(delta.blocks_added.is_empty() && delta.nets_added.len() <= 2, "{name}");
+        cluster.put_policy(policy.clone());
+        assert_current(&compiler, &cluster);
+        cluster.policies.remove(&(Tier::NetworkPolicy, policy.name.clone()));
+        compiler.remove_policy(Tier::NetworkPolicy, &policy.name);
+        compiler.commit();
+        assert_eq!(Stats { last: before.last, ..compiler.stats() }, before, "{name}: is gone");
+    }
 }
 
 #[test]

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use nix::sched::{CloneFlags, unshare};
-use podwall_compile::tables::{Delta, NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey};
+use podwall_compile::tables::{
+    Delta, GroupId, NodeTables, Peer, PeerId, PeerKey, PortKey, SubjectId, Verdict, VerdictKey,
+};
 use podwall_dataplane::{Choice, Config, DataPlane, ebpf};
 use podwall_policy::address::AddressRange;
 use podwall_policy::policy::Direction;
@@ -19,10 +21,18 @@ fn address(net: u8, index: u32) -> IpAddr {
     Ipv4Addr::from(u32::from_be_bytes([net, 0, 0, 0]) + index).into()
 }
 
+fn pod(own: u32) -> Peer {
+    Peer { own: PeerId(own), group: GroupId(1) }
+}
+
+fn own(class: u32) -> PeerKey {
+    PeerKey::Own(PeerId(class))
+}
+
 fn large() -> NodeTables {
     let mut tables = NodeTables::default();
     for index in 0..100_000 {
-        tables.peers.insert(address(10, index), PeerId(1 + index % 997));
+        tables.peers.insert(address(10, index), pod(1 + index % 997));
     }
     for index in 0..150 {
         for direction in Direction::BOTH {
@@ -30,7 +40,7 @@ fn large() -> NodeTables {
         }
     }
     for index in 0..20_000u32 {
-        let (subject, peer) = (SubjectId(1 + index % 40), PeerId(1 + index / 40));
+        let (subject, peer) = (SubjectId(1 + index % 40), own(1 + index / 40));
         let ports = match index % 20 {
             0 => PortKey::Range(Protocol::TCP, PortRange { first: 8000, last: 8999 }),
             1 => PortKey::AnyPort(Protocol::UDP),
@@ -96,13 +106,13 @@ fn bench_plane(
     group.bench_function("one peer changes its class", |b| {
         b.iter(|| {
             class += 1;
-            let peers = vec![(address(10, 77), Some(PeerId(class % 2 + 1)))];
+            let peers = vec![(address(10, 77), Some(pod(class % 2 + 1)))];
             plane.update(&Delta { peers, ..Delta::default() }).expect("update");
         });
     });
     group.bench_function("one verdict comes and goes", |b| {
         let ports = PortKey::Port(Protocol::TCP, 9);
-        let key = VerdictKey { subject: SubjectId(1), peer: PeerId(7), ports };
+        let key = VerdictKey { subject: SubjectId(1), peer: own(7), ports };
         b.iter(|| {
             for verdict in [Some(Verdict { allow: true, rule: None }), None] {
                 let verdicts = vec![(key, verdict)];
@@ -121,7 +131,7 @@ fn bench_plane(
     });
     group.bench_function("one range of ports comes and goes", |b| {
         let ports = PortKey::Range(Protocol::TCP, PortRange { first: 1, last: 9 });
-        let key = VerdictKey { subject: SubjectId(1), peer: PeerId(7), ports };
+        let key = VerdictKey { subject: SubjectId(1), peer: own(7), ports };
         b.iter(|| {
             for verdict in [Some(Verdict { allow: true, rule: None }), None] {
                 let verdicts = vec![(key, verdict)];

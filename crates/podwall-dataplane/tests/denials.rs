@@ -7,12 +7,13 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use podwall_compile::tables::{NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey};
+use podwall_compile::tables::{NodeTables, PortKey, SubjectId, Verdict, VerdictKey};
 use podwall_dataplane::{Denied, Error};
 use podwall_policy::address::Family;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 use support::World;
+use support::random::{own, pod};
 
 /// Pod 1 may send only by UDP to port 53; pod 2 takes nothing from pod 3.
 fn tables(world: &World) -> NodeTables {
@@ -21,13 +22,13 @@ fn tables(world: &World) -> NodeTables {
         let of = |index: usize| world.endpoints[index].address(family);
         tables.subjects.insert((Direction::Egress, of(1)), SubjectId(1));
         tables.subjects.insert((Direction::Ingress, of(2)), SubjectId(2));
-        tables.peers.insert(of(1), PeerId(1));
-        tables.peers.insert(of(2), PeerId(2));
+        tables.peers.insert(of(1), pod(1));
+        tables.peers.insert(of(2), pod(2));
     }
     let allow = Verdict { allow: true, rule: None };
     let row = |subject, peer, ports| VerdictKey { subject: SubjectId(subject), peer, ports };
-    tables.verdicts.insert(row(1, PeerId(2), PortKey::Port(Protocol::UDP, 53)), allow);
-    tables.verdicts.insert(row(2, PeerId(1), PortKey::AnyProtocol), allow);
+    tables.verdicts.insert(row(1, own(2), PortKey::Port(Protocol::UDP, 53)), allow);
+    tables.verdicts.insert(row(2, own(1), PortKey::AnyProtocol), allow);
     tables
 }
 

@@ -14,7 +14,7 @@ use podwall_policy::address::AddressRange;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::{PortRange, Protocol};
 use support::Net;
-use support::random::{delta, some_tables};
+use support::random::{delta, own, pod, some_tables};
 
 const ALLOW: Verdict = Verdict { allow: true, rule: None };
 
@@ -48,8 +48,8 @@ fn tables_grow_with_their_content() {
         for n in round * 1500..(round + 1) * 1500 {
             let v4 = Ipv4Addr::from_bits(0x0b00_0000 + n);
             let v6 = Ipv6Addr::from_bits((0xfd00_u128 << 112) + u128::from(n));
-            next.peers.insert(v4.into(), PeerId(n));
-            next.peers.insert(v6.into(), PeerId(n));
+            next.peers.insert(v4.into(), pod(n));
+            next.peers.insert(v6.into(), pod(n));
             next.subjects.insert((Direction::Ingress, v4.into()), SubjectId(n));
             next.subjects.insert((Direction::Egress, v6.into()), SubjectId(n));
             next.blocks.insert(
@@ -60,7 +60,7 @@ fn tables_grow_with_their_content() {
             let range = PortRange { first, last: first + 100 };
             for ports in [PortKey::Port(Protocol::TCP, first), PortKey::Range(Protocol::UDP, range)]
             {
-                let key = VerdictKey { subject: SubjectId(1), peer: PeerId(n), ports };
+                let key = VerdictKey { subject: SubjectId(1), peer: own(n), ports };
                 next.verdicts.insert(key, ALLOW);
             }
         }
@@ -83,7 +83,7 @@ fn damage_is_named_and_put_right() {
         ("podwall-conntrack", &|| drop(net.nft("flush ruleset\n"))),
         ("peers4", &|| {
             let map = table(&net, "peers4", 0);
-            map.update(&[198, 51, 100, 1], &7_u32.to_ne_bytes(), MapFlags::ANY).unwrap();
+            map.update(&[198, 51, 100, 1], &7_u64.to_ne_bytes(), MapFlags::ANY).unwrap();
         }),
         ("local4", &|| {
             let map = table(&net, "local4", 1);

@@ -8,12 +8,14 @@ mod support;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
 
-use podwall_compile::tables::{Delta, NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey};
+use podwall_compile::tables::{
+    Delta, GroupId, NetId, NodeTables, PeerId, PeerKey, PortKey, SubjectId, Verdict, VerdictKey,
+};
 use podwall_dataplane::{Config, DataPlane, Drift, Error, Log, Nftables};
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::policy::Direction;
 use podwall_policy::port::{PortRange, Protocol};
-use support::random::{Dice, addresses, delta, ip, some_tables, tables};
+use support::random::{Dice, addresses, delta, ip, own, pod, some_tables, tables};
 use support::{Kind, Net};
 
 #[test]
@@ -23,7 +25,7 @@ fn after_every_change_the_kernel_holds_what_the_model_says() {
     }
     let missing = |entry: &str| Drift::Missing { entry: entry.to_owned() };
     for (kind, drift) in [
-        (Kind::Nftables, vec![missing("element 203.0.113.9 : class 9 of peer4")]),
+        (Kind::Nftables, vec![missing("element 203.0.113.9 : class 9, group 1 of peer4")]),
         (Kind::Ebpf, [0, 1].map(|n| missing(&format!("peers4 cb007109 (copy {n})"))).to_vec()),
     ] {
         let net = Net::new();
@@ -42,7 +44,7 @@ fn after_every_change_the_kernel_holds_what_the_model_says() {
             now = next;
             assert_eq!(plane.verify(&now).unwrap(), [], "{kind:?}, round {round}");
             let mut other = now.clone();
-            other.peers.insert(ip("203.0.113.9"), PeerId(9));
+            other.peers.insert(ip("203.0.113.9"), pod(9));
             assert_eq!(plane.verify(&other).unwrap(), drift);
         }
     }
@@ -84,7 +86,7 @@ fn other_layouts_and_broken_tables_are_made_anew() {
         "table inet podwall { flags dormant; }\n",
         "flush map inet podwall peer4\n",
         "flush map inet podwall block6\n",
-        "add element inet podwall peer4 { 198.51.100.1 : 0x1 . 0x7 }\n",
+        "add element inet podwall peer4 { 198.51.100.1 : 0x1 . 0x7 . 0x40000001 }\n",
         "add element inet podwall self4 { 198.51.100.1 . 198.51.100.2 }\n",
         "add element inet podwall by_peer { 0x1 . 0x63 : drop }\n",
     ];
@@ -162,11 +164,11 @@ fn a_refused_element_is_named_and_leaves_the_old_state() {
     };
     tables.blocks.insert(block(0, 9), PeerId(1));
     plane.replace(&tables).unwrap();
-    let mut peers = vec![(ip("10.9.9.9"), Some(PeerId(4)))];
+    let mut peers = vec![(ip("10.9.9.9"), Some(pod(4)))];
     peers.extend(
         (0..3000u32)
             .map(|i| (ip("11.0.0.0"), i))
-            .map(|(_, i)| (IpAddr::from(Ipv4Addr::from(0x0b00_0000 + i)), Some(PeerId(3)))),
+            .map(|(_, i)| (IpAddr::from(Ipv4Addr::from(0x0b00_0000 + i)), Some(pod(3)))),
     );
     // Overlaps what is there, which the contract rules out.
     let blocks_added = vec![(block(20, 30), PeerId(2)), (block(5, 15), PeerId(2))];
@@ -191,7 +193,7 @@ fn nft_prints_the_table_in_both_families() {
     let text = net.command("nft", &["list", "ruleset"]);
     assert!(net.command("nft", &["-j", "list", "ruleset"]).contains("by_protocol"));
     for part in [
-        "comment \"podwall layout 1",
+        "comment \"podwall layout 2",
         "10.0.0.5 : 0x00000001 . 0x00000001",
         "fd00::5 : 0x00000001 . 0x00000001",
         "0x00000001 . 0x00000002 . tcp . 80 counter packets 0 bytes 0 : accept",
@@ -199,7 +201,8 @@ fn nft_prints_the_table_in_both_families() {
         "elements = { 0x00000001 counter packets 0 bytes 0, 0x00000002 counter",
         "10.0.0.5 . 10.0.0.5",
         "192.0.2.0/24 : ",
-        "ip saddr . ip daddr . meta l4proto . th dport vmap @by_port comment \"peer, one port\"",
+        "10.0.0.6 : 0x00000001 . 0x00000002 . 0x40000001",
+        "ip saddr . ip daddr . meta l4proto . th dport vmap @by_port comment \"pod, one port\"",
         "ip saddr . ip daddr @self4 accept comment \"a pod reaches itself\"",
         "limit rate 100/second burst 200 packets log prefix \"podwall egress \" group 7",
     ] {
@@ -217,13 +220,14 @@ fn full_tables() -> NodeTables {
         tables.subjects.insert((Direction::Egress, address), SubjectId(1));
         tables.subjects.insert((Direction::Ingress, address), SubjectId(2));
     }
-    tables.peers.insert(ip("10.0.0.6"), PeerId(2));
-    tables.peers.insert(ip("fd00::6"), PeerId(2));
+    tables.peers.insert(ip("10.0.0.6"), pod(2));
+    tables.peers.insert(ip("fd00::6"), pod(2));
     for (first, last) in [("192.0.2.0", "192.0.2.255"), ("2001:db8::", "2001:db8::ffff")] {
         let bits = |text| AddressRange::one(ip(text)).bits().0;
         let family = Family::of(ip(first));
         let range = AddressRange::from_bits(family, bits(first), bits(last)).unwrap();
         tables.blocks.insert(range, PeerId(3));
+        tables.nets.insert(AddressRange::all(family), NetId(1));
     }
     let range = PortRange { first: 8000, last: 8999 };
     for (ports, allow) in [
@@ -232,7 +236,8 @@ fn full_tables() -> NodeTables {
         (PortKey::AnyPort(Protocol::UDP), true),
         (PortKey::AnyProtocol, true),
     ] {
-        for peer in [PeerId(2), PeerId::OTHER, PeerId::ANY] {
+        let group = PeerKey::Group(GroupId(1));
+        for peer in [own(2), group, PeerKey::Net(NetId(1)), PeerKey::Any] {
             let key = VerdictKey { subject: SubjectId(1), peer, ports };
             tables.verdicts.insert(key, Verdict { allow, rule: None });
         }
@@ -276,7 +281,7 @@ fn inside_a_user_namespace() {
     // More than a send buffer without rights holds.
     let mut large = full_tables();
     for index in 0..40_000u32 {
-        large.peers.insert(Ipv4Addr::from(0x0b00_0000 + index).into(), PeerId(index));
+        large.peers.insert(Ipv4Addr::from(0x0b00_0000 + index).into(), pod(index));
     }
     plane.replace(&large).unwrap();
     assert_eq!(plane.verify(&large).unwrap(), []);

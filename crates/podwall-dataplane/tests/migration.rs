@@ -21,7 +21,7 @@ use std::time::Duration;
 use libbpf_rs::{MapHandle, MapType, libbpf_sys};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use podwall_compile::tables::{NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey};
+use podwall_compile::tables::{NodeTables, PortKey, SubjectId, Verdict, VerdictKey};
 use podwall_dataplane::{DataPlane, Ebpf, ebpf};
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
@@ -36,10 +36,10 @@ fn one_port() -> NodeTables {
     let mut tables = NodeTables::default();
     for (from, to) in [("10.0.0.11", "10.0.0.12"), ("fd00::b", "fd00::c")] {
         tables.subjects.insert((Direction::Ingress, support::random::ip(to)), SubjectId(1));
-        tables.peers.insert(support::random::ip(from), PeerId(1));
+        tables.peers.insert(support::random::ip(from), support::random::pod(1));
     }
     let ports = PortKey::Port(Protocol::UDP, ALLOWED);
-    let key = VerdictKey { subject: SubjectId(1), peer: PeerId(1), ports };
+    let key = VerdictKey { subject: SubjectId(1), peer: support::random::own(1), ports };
     tables.verdicts.insert(key, Verdict { allow: true, rule: None });
     tables
 }

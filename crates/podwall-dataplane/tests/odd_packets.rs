@@ -7,10 +7,11 @@ mod support;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use podwall_compile::tables::{NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey};
+use podwall_compile::tables::{NodeTables, PortKey, SubjectId, Verdict, VerdictKey};
 use podwall_policy::address::Family;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
+use support::random::{own, pod};
 use support::{World, extension_headers};
 
 const ALLOWED: u16 = 7001;
@@ -22,10 +23,10 @@ fn one_port(world: &World) -> NodeTables {
     for family in Family::BOTH {
         let of = |index: usize| world.endpoints[index].address(family);
         tables.subjects.insert((Direction::Ingress, of(2)), SubjectId(1));
-        tables.peers.insert(of(1), PeerId(1));
+        tables.peers.insert(of(1), pod(1));
     }
     let ports = PortKey::Port(Protocol::UDP, ALLOWED);
-    let key = VerdictKey { subject: SubjectId(1), peer: PeerId(1), ports };
+    let key = VerdictKey { subject: SubjectId(1), peer: own(1), ports };
     tables.verdicts.insert(key, Verdict { allow: true, rule: None });
     tables
 }

@@ -2,14 +2,46 @@
 
 mod support;
 
-use podwall_compile::tables::NodeTables;
+use std::collections::BTreeMap;
+
+use podwall_compile::tables::{NodeTables, Packet, PeerKey};
 use podwall_policy::address::Family;
+use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 use support::random::{Dice, PORTS, delta, tables};
 use support::{EXPERIMENT, World};
 
+/// Whose row decides the packet at either end.
+fn deciders(tables: &NodeTables, packet: &Packet) -> Vec<&'static str> {
+    let ends =
+        [(Direction::Egress, packet.src, packet.dst), (Direction::Ingress, packet.dst, packet.src)];
+    let asked = ends.iter().filter(|(way, ..)| !(packet.from_node && *way == Direction::Ingress));
+    let subjects = asked
+        .filter_map(|(way, local, remote)| Some((tables.subjects.get(&(*way, *local))?, remote)));
+    subjects
+        .map(|(subject, remote)| {
+            let found = tables.lookup(*subject, *remote, packet.protocol, packet.port);
+            match found.map(|(key, _)| key.peer) {
+                Some(PeerKey::Own(_)) => "own",
+                Some(PeerKey::Group(_)) => "group",
+                Some(PeerKey::Net(_)) => "net",
+                Some(PeerKey::Any) => "any",
+                None => "none",
+            }
+        })
+        .collect()
+}
+
+type Deciders = BTreeMap<&'static str, usize>;
+
 /// Every pair, protocol and some ports; how many packets passed and how many did not.
-fn compare(world: &World, tables: &NodeTables, dice: &mut Dice, each: usize) -> (usize, usize) {
+fn compare(
+    world: &World,
+    tables: &NodeTables,
+    dice: &mut Dice,
+    each: usize,
+    by: &mut Deciders,
+) -> (usize, usize) {
     let mut count = (0, 0);
     for from in 0..world.endpoints.len() {
         for to in (0..world.endpoints.len()).filter(|to| *to != from) {
@@ -26,7 +58,14 @@ fn compare(world: &World, tables: &NodeTables, dice: &mut Dice, each: usize) -> 
                     "{packet:?} {:?}\n{tables:#?}",
                     tables.decide(&packet)
                 );
-                if passed { count.0 += 1 } else { count.1 += 1 }
+                if passed {
+                    count.0 += 1;
+                } else {
+                    count.1 += 1;
+                }
+                for kind in deciders(tables, &packet) {
+                    *by.entry(kind).or_default() += 1;
+                }
             }
         }
     }
@@ -48,7 +87,7 @@ fn packets_are_decided_as_the_tables_do() {
         let mut plane = world.node().plane(kind);
         let mut now = NodeTables::default();
         plane.replace(&now).unwrap();
-        let mut total = (0, 0);
+        let (mut total, mut by) = ((0, 0), Deciders::new());
         for round in 0..60 {
             let next = tables(&mut dice, &local, &all);
             if round % 3 == 0 {
@@ -58,7 +97,7 @@ fn packets_are_decided_as_the_tables_do() {
             }
             now = next;
             assert_eq!(plane.verify(&now).unwrap(), []);
-            let (passed, dropped) = compare(&world, &now, &mut dice, 6);
+            let (passed, dropped) = compare(&world, &now, &mut dice, 6, &mut by);
             total = (total.0 + passed, total.1 + dropped);
         }
         eprintln!(
@@ -66,5 +105,6 @@ fn packets_are_decided_as_the_tables_do() {
             total.0, total.1
         );
         assert!(total.0 > 500 && total.1 > 500, "{total:?}");
+        assert!(by.len() == 5 && by.values().all(|count| *count > 50), "whose rows: {by:?}");
     }
 }

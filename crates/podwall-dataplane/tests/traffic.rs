@@ -10,16 +10,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use podwall_compile::tables::{Delta, NodeTables, PeerId, PortKey, SubjectId, Verdict, VerdictKey};
+use podwall_compile::tables::{
+    Delta, NodeTables, PeerKey, PortKey, SubjectId, Verdict, VerdictKey,
+};
 use podwall_dataplane::{Config, DataPlane, Nftables, bridge};
 use podwall_policy::address::Family;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
+use support::random::{own, pod};
 use support::{EXPERIMENT, Kind, Wiring, World};
 
 const ALLOW: Verdict = Verdict { allow: true, rule: None };
 
-fn row(subject: u32, peer: PeerId, ports: PortKey) -> VerdictKey {
+fn row(subject: u32, peer: PeerKey, ports: PortKey) -> VerdictKey {
     VerdictKey { subject: SubjectId(subject), peer, ports }
 }
 
@@ -34,8 +37,8 @@ fn isolated(world: &World) -> NodeTables {
         let of = |index: usize| world.endpoints[index].address(family);
         tables.subjects.insert((Direction::Egress, of(1)), SubjectId(1));
         tables.subjects.insert((Direction::Ingress, of(2)), SubjectId(2));
-        tables.peers.insert(of(1), PeerId(1));
-        tables.peers.insert(of(2), PeerId(1));
+        tables.peers.insert(of(1), pod(1));
+        tables.peers.insert(of(2), pod(1));
     }
     tables
 }
@@ -44,7 +47,7 @@ fn isolated(world: &World) -> NodeTables {
 fn open(world: &World) -> NodeTables {
     let mut tables = isolated(world);
     for subject in [1, 2] {
-        tables.verdicts.insert(row(subject, PeerId(1), PortKey::AnyProtocol), ALLOW);
+        tables.verdicts.insert(row(subject, own(1), PortKey::AnyProtocol), ALLOW);
     }
     tables
 }
@@ -95,7 +98,7 @@ fn a_connection_is_cut_at_once_and_goes_on_when_allowed_again() {
             assert_eq!(&buffer, b"one  ");
             for subject in [1, 2] {
                 // Either side alone cuts it.
-                let key = row(subject, PeerId(1), PortKey::AnyProtocol);
+                let key = row(subject, own(1), PortKey::AnyProtocol);
                 let verdicts = vec![(key, None)];
                 plane.update(&Delta { verdicts, ..Delta::default() }).unwrap();
                 client.write_all(b"two  ").unwrap();
@@ -165,8 +168,8 @@ fn a_denial_for_one_protocol_leaves_the_others() {
         let mut plane = world.node().plane(kind);
         let mut tables = open(&world);
         let no = Verdict { allow: false, rule: None };
-        tables.verdicts.insert(row(2, PeerId(1), PortKey::AnyPort(Protocol::SCTP)), no);
-        tables.verdicts.insert(row(1, PeerId(1), tcp(25)), no);
+        tables.verdicts.insert(row(2, own(1), PortKey::AnyPort(Protocol::SCTP)), no);
+        tables.verdicts.insert(row(1, own(1), tcp(25)), no);
         plane.replace(&tables).unwrap();
         for family in Family::BOTH {
             let probe = |protocol: u8, port| world.probe(1, 2, family, Protocol(protocol), port);
@@ -214,13 +217,13 @@ fn busy_tables(world: &World) -> NodeTables {
     let mut tables = isolated(world);
     for subject in [1, 2] {
         for port in [7001, 9] {
-            let key = row(subject, PeerId(1), PortKey::Port(Protocol::UDP, port));
+            let key = row(subject, own(1), PortKey::Port(Protocol::UDP, port));
             tables.verdicts.insert(key, ALLOW);
         }
-        tables.verdicts.insert(row(subject, PeerId(7), PortKey::AnyProtocol), ALLOW);
+        tables.verdicts.insert(row(subject, own(7), PortKey::AnyProtocol), ALLOW);
     }
     for index in 0..2000u32 {
-        tables.peers.insert(std::net::Ipv4Addr::from(0x0b00_0000 + index).into(), PeerId(7));
+        tables.peers.insert(std::net::Ipv4Addr::from(0x0b00_0000 + index).into(), pod(7));
     }
     tables
 }
@@ -317,11 +320,11 @@ fn an_allowed_stream_loses_nothing_while_other_policies_change() {
                 let port = index / 2;
                 let range = podwall_policy::port::PortRange { first: 2 * port, last: 2 * port + 1 };
                 let verdicts = vec![
-                    (row(1, PeerId(1), tcp(port)), verdict),
-                    (row(2, PeerId::ANY, PortKey::Range(Protocol::TCP, range)), verdict),
+                    (row(1, own(1), tcp(port)), verdict),
+                    (row(2, PeerKey::Any, PortKey::Range(Protocol::TCP, range)), verdict),
                 ];
                 let other = IpAddr::from([10, 9, 0, port as u8]);
-                let peers = vec![(other, verdict.map(|_| PeerId(3)))];
+                let peers = vec![(other, verdict.map(|_| pod(3)))];
                 let subjects = vec![((Direction::Ingress, other), verdict.map(|_| SubjectId(5)))];
                 plane.update(&Delta { verdicts, peers, subjects, ..Delta::default() }).unwrap();
             }
@@ -372,14 +375,14 @@ fn a_service_is_decided_on_the_real_pod_and_before_source_nat() {
             assert!(connect(&world, 1, service).is_err());
             // Egress names the pod and its port; ingress sees the client, not the node.
             for subject in [1, 2] {
-                tables.verdicts.insert(row(subject, PeerId(1), tcp(8080)), ALLOW);
+                tables.verdicts.insert(row(subject, own(1), tcp(8080)), ALLOW);
             }
             plane.replace(&tables).unwrap();
             connect(&world, 1, service).unwrap();
             let seen = accept(&listener).peer_addr().unwrap().ip();
             assert_ne!(seen, world.endpoints[1].address(family), "the masquerade was in place");
             // Pod 3 is no peer of pod 2; the node's address would be one.
-            tables.peers.insert(seen, PeerId(1));
+            tables.peers.insert(seen, pod(1));
             plane.replace(&tables).unwrap();
             assert!(connect(&world, 3, service).is_err());
             // Pod 2 reaches itself through the service although nothing allows it.

@@ -3,7 +3,7 @@
 //! ```text
 //!   1 objects    pods and namespaces into the world          ─▶ touched pods and addresses
 //!   2 policies   who selects whom, who is active             ─▶ atoms come and go
-//!   3 peers      addresses and blocks to classes             ─▶ classes that mean something else
+//!   3 peers      addresses, namespaces and blocks to classes ─▶ classes that mean something else
 //!   4 subjects   local addresses to classes                  ─▶ classes with other rules
 //!   5 rows       (subject, peer) pairs that 3 and 4 touch    ─▶ verdicts
 //! ```
@@ -19,7 +19,7 @@ use rustc_hash::FxHashMap;
 use crate::atoms::AtomId;
 use crate::compiler::NodeCompiler;
 use crate::policies::{Needs, PolicySlot};
-use crate::tables::{Delta, PeerId};
+use crate::tables::{Delta, PeerKey};
 use crate::world::{PodSlot, PortName};
 
 /// What step 2 hands on.
@@ -39,13 +39,13 @@ pub(crate) struct PolicyChanges {
 #[derive(Debug, Default)]
 pub(crate) struct ClassChanges {
     /// Classes and the atoms that they have now and had not before, or the other way round.
-    differ: Vec<(PeerId, Vec<AtomId>)>,
-    /// Classes that are no more.
-    gone: Vec<PeerId>,
+    differ: Vec<(PeerKey, Vec<AtomId>)>,
+    /// Classes that are no more, or meet nothing.
+    gone: Vec<PeerKey>,
     /// The classes that no longer meet an atom.
-    lost: FxHashMap<AtomId, Vec<PeerId>>,
+    lost: FxHashMap<AtomId, Vec<PeerKey>>,
     /// The same for the atoms of a port name.
-    lost_names: FxHashMap<PortName, Vec<PeerId>>,
+    lost_names: FxHashMap<PortName, Vec<PeerKey>>,
     /// Atoms that no class has any more.
     unused: Vec<AtomId>,
 }
@@ -70,6 +70,8 @@ impl NodeCompiler {
         self.world.settle();
         self.atoms.settle();
         self.peers.settle();
+        self.groups.settle();
+        self.nets.settle();
         self.subjects.settle();
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use podwall_policy::policy::Tier;
 use rustc_hash::FxHashSet;
 
 use super::PolicyChanges;
@@ -19,13 +20,14 @@ impl NodeCompiler {
     /// Step 1.
     pub(crate) fn apply_objects(&mut self) -> Touched {
         let mut touched = Touched::default();
+        self.world.reserve(self.pending.pods.len());
+        touched.addresses.reserve(self.pending.pods.len());
         for (name, pod) in std::mem::take(&mut self.pending.pods) {
             self.world.set_pod(&name, pod, &mut touched);
         }
         for (name, namespace) in std::mem::take(&mut self.pending.namespaces) {
-            let Some((before, after)) = self.world.set_namespace(&name, namespace.as_ref()) else {
-                continue;
-            };
+            let change = self.world.set_namespace(&name, namespace.as_ref(), &mut touched);
+            let Some((before, after)) = change else { continue };
             if self.subject_index.tells_apart(&before, &after)
                 || self.atoms.scopes().tells_apart(&before, &after)
             {
@@ -43,6 +45,7 @@ impl NodeCompiler {
     /// Step 2.
     pub(crate) fn apply_policies(&mut self, touched: &Touched) -> PolicyChanges {
         let mut changes = PolicyChanges::default();
+        let any_went_before = !self.going_before.is_empty();
         let mut reselected: BTreeSet<PolicySlot> = BTreeSet::new();
         for (name, policy) in std::mem::take(&mut self.pending.policies) {
             let slot = self.policy_slots.get(&name).copied();
@@ -53,10 +56,16 @@ impl NodeCompiler {
             let slot = slot.unwrap_or_else(|| self.policy_ids.take());
             changes.changed.insert(slot);
             reselected.insert(slot);
-            match policy {
+            let new = policy.map(KnownPolicy::new);
+            if new.as_ref().is_some_and(KnownPolicy::goes_before) {
+                self.going_before.insert(slot);
+            } else {
+                self.going_before.remove(&slot);
+            }
+            match new {
                 Some(policy) => {
                     self.policy_slots.insert(name, slot);
-                    self.replace_policy(slot, KnownPolicy::new(policy), &mut changes);
+                    self.replace_policy(slot, policy, &mut changes);
                 }
                 None => {
                     self.policy_slots.remove(&name);
@@ -101,10 +110,25 @@ impl NodeCompiler {
                 self.selected_by.insert(*slot, now);
             }
         }
+        if any_went_before || !self.going_before.is_empty() {
+            let lists = changes.pods.iter().filter_map(|pod| self.selected_by.get(pod));
+            reselected.extend(lists.flatten());
+        }
         for slot in reselected {
             self.update_needs(slot, &mut changes);
         }
         changes
+    }
+
+    /// Whether a policy's rules may have to be read in order with others: its own, or those of a
+    /// policy that goes before it on some pod.
+    fn is_in_order(&self, known: &KnownPolicy) -> bool {
+        let after_another = |pod: &PodSlot| {
+            let selecting = self.selected_by.get(pod).into_iter().flatten();
+            selecting.into_iter().any(|policy| self.going_before.contains(policy))
+        };
+        known.policy.tier != Tier::NetworkPolicy
+            || !self.going_before.is_empty() && known.selected.iter().any(after_another)
     }
 
     /// Puts a new or changed policy in its slot and finds the pods that it selects.
@@ -152,13 +176,16 @@ impl NodeCompiler {
     /// Takes or gives back atoms as the policy became active, inactive, or another.
     fn update_needs(&mut self, slot: PolicySlot, changes: &mut PolicyChanges) {
         let gone = changes.gone.contains(&slot);
-        let Some(known) = self.policies.get_mut(&slot) else { return };
-        let active = known.is_active() && !gone;
+        let Some(known) = self.policies.get(&slot) else { return };
+        let in_order = (known.is_active() && !gone).then(|| self.is_in_order(known));
         let changed = changes.changed.contains(&slot);
-        if known.needs.is_some() == active && !(active && changed) {
+        let had = known.needs.as_ref().map(|needs| needs.in_order);
+        if had == in_order && !(in_order.is_some() && changed) {
             return;
         }
-        let now = active.then(|| Needs::acquire(&known.policy, slot, &mut self.atoms));
+        let Some(known) = self.policies.get_mut(&slot) else { return };
+        let now =
+            in_order.map(|in_order| Needs::acquire(&known.policy, slot, in_order, &mut self.atoms));
         let before = std::mem::replace(&mut known.needs, now);
         if let Some(before) = before {
             before.release(known.needs.as_ref(), slot, &mut self.atoms);

@@ -15,12 +15,12 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{ClassChanges, PolicyChanges};
 use crate::atoms::Question;
-use crate::compiler::NodeCompiler;
+use crate::compiler::{NodeCompiler, Signature};
 use crate::partition::Changes;
 use crate::policies::{KnownPolicy, Needs, Part, PolicySlot};
 use crate::rows::Rows;
 use crate::subjects::{Program, Resolved, RowEntry, SubjectKey};
-use crate::tables::{Delta, PeerId, SubjectId};
+use crate::tables::{Delta, PeerKey, SubjectId};
 use crate::world::{KnownPod, PortName, Touched};
 
 type SubjectChanges = Changes<SubjectKey, (Direction, IpAddr)>;
@@ -33,7 +33,14 @@ impl NodeCompiler {
         policies: &PolicyChanges,
         delta: &mut Delta,
     ) -> SubjectChanges {
-        let mut addresses = touched.addresses.clone();
+        let local = |address: &IpAddr| {
+            self.world.owner(*address).is_some_and(|(_, pod)| pod.local)
+                || Direction::BOTH
+                    .iter()
+                    .any(|way| self.subjects.class_of((*way, *address)).is_some())
+        };
+        let mut addresses: BTreeSet<IpAddr> =
+            touched.addresses.iter().copied().filter(local).collect();
         for slot in &policies.pods {
             addresses.extend(self.world.pod(*slot).into_iter().flat_map(|pod| pod.ips.iter()));
         }
@@ -99,7 +106,7 @@ impl NodeCompiler {
         subjects: &SubjectChanges,
         delta: &mut Delta,
     ) {
-        let mut pairs: Vec<(SubjectId, PeerId)> = Vec::new();
+        let mut pairs: Vec<(SubjectId, PeerKey)> = Vec::new();
         let mut dirty: BTreeSet<SubjectId> =
             subjects.classes.iter().map(|change| SubjectId(change.id)).collect();
         for policy in &policies.changed {
@@ -110,14 +117,20 @@ impl NodeCompiler {
                 self.rows.touch(*policy, rules);
             }
         }
+        // Subjects of which all rows that there can be are in `pairs`.
+        let mut complete: FxHashSet<SubjectId> = FxHashSet::default();
         for subject in dirty {
-            self.update_program(subject, policies, classes, &mut pairs, delta);
+            if self.update_program(subject, policies, classes, &mut pairs, delta) {
+                complete.insert(subject);
+            }
         }
         for (class, atoms) in &classes.differ {
             let users: FxHashSet<PolicySlot> =
                 atoms.iter().flat_map(|atom| self.atoms.users(*atom)).collect();
             let known = users.iter().filter_map(|policy| self.policies.get(policy));
-            pairs.extend(known.flat_map(|known| &known.subjects).map(|s| (*s, *class)));
+            let subjects = known.flat_map(|known| &known.subjects);
+            let subjects = subjects.filter(|subject| !complete.contains(subject));
+            pairs.extend(subjects.map(|subject| (*subject, *class)));
         }
         for class in &classes.gone {
             pairs.extend(self.rows.subjects_of(*class).map(|subject| (subject, *class)));
@@ -125,18 +138,29 @@ impl NodeCompiler {
         pairs.sort_unstable();
         pairs.dedup();
         self.work.rows = pairs.len();
+        let first = self.tables.verdicts.is_empty();
         for pair in pairs {
             let row = self.row(pair);
-            self.rows.set(&mut self.tables, delta, pair, &row);
+            if first {
+                self.rows.add(delta, pair, &row);
+            } else {
+                self.rows.set(&mut self.tables, delta, pair, &row);
+            }
+        }
+        if first {
+            // At once and in order: quicker, and the tree has no half-empty nodes.
+            let verdicts = delta.verdicts.iter();
+            self.tables.verdicts =
+                verdicts.filter_map(|(key, verdict)| Some((*key, (*verdict)?))).collect();
         }
     }
 
-    fn row(&self, (subject, peer): (SubjectId, PeerId)) -> Vec<RowEntry> {
+    fn row(&self, (subject, peer): (SubjectId, PeerKey)) -> Vec<RowEntry> {
         let Some(program) = self.programs.get(&subject) else { return Vec::new() };
-        if peer == PeerId::ANY {
+        if peer == PeerKey::Any {
             return program.row_for_anybody(&self.policies);
         }
-        let Some(signature) = self.peers.key(peer.0) else { return Vec::new() };
+        let Some(signature) = self.signature(peer) else { return Vec::new() };
         let ports: Vec<Resolved<'_>> = match program.key().direction {
             Direction::Ingress => Vec::new(),
             Direction::Egress => signature
@@ -150,22 +174,33 @@ impl NodeCompiler {
         program.row(signature, &ports, &self.policies)
     }
 
-    /// Puts a subject class's rules together anew and notes the rows that this changes.
+    /// What a class meets.
+    fn signature(&self, peer: PeerKey) -> Option<&Signature> {
+        match peer {
+            PeerKey::Own(class) => self.peers.key(class.0),
+            PeerKey::Group(class) => self.groups.key(class.0),
+            PeerKey::Net(class) => self.nets.key(class.0),
+            PeerKey::Any => None,
+        }
+    }
+
+    /// Puts a subject class's rules together anew and notes the rows that this changes; whether
+    /// these are all that there can be.
     fn update_program(
         &mut self,
         subject: SubjectId,
         policies: &PolicyChanges,
         classes: &ClassChanges,
-        pairs: &mut Vec<(SubjectId, PeerId)>,
+        pairs: &mut Vec<(SubjectId, PeerKey)>,
         delta: &mut Delta,
-    ) {
+    ) -> bool {
         let before = self.programs.remove(&subject);
         let Some(key) = self.subjects.key(subject.0) else {
             pairs.extend(Rows::peers_of(&self.tables, subject).into_iter().map(|p| (subject, p)));
             if self.tables.isolated_by.remove(&subject).is_some() {
                 delta.isolated_by.push((subject, None));
             }
-            return;
+            return true;
         };
         self.work.subject_classes += 1;
         let program = Program::new(key, &self.policies);
@@ -190,11 +225,11 @@ impl NodeCompiler {
             .flatten()
             .map(|needs| needs.part(direction))
             .collect();
-        let mut peers: Vec<PeerId> = Vec::new();
+        let mut peers: Vec<PeerKey> = Vec::new();
         let everything = parts.iter().any(|part| part.has_rule_for_anybody())
             || before.is_none_or(|before| before.has_other_shape(&program));
         if everything {
-            peers.push(PeerId::ANY);
+            peers.push(PeerKey::Any);
             peers.extend(Rows::peers_of(&self.tables, subject));
             let met = program.atoms().filter_map(|atom| self.classes_of.get(&atom));
             peers.extend(met.flatten());
@@ -216,13 +251,14 @@ impl NodeCompiler {
         }
         pairs.extend(peers.into_iter().map(|peer| (subject, peer)));
         self.programs.insert(subject, program);
+        everything
     }
 
     fn classes_with_name<'a>(
         &'a self,
         name: &'a PortName,
-        lost: &'a FxHashMap<PortName, Vec<PeerId>>,
-    ) -> impl Iterator<Item = PeerId> {
+        lost: &'a FxHashMap<PortName, Vec<PeerKey>>,
+    ) -> impl Iterator<Item = PeerKey> {
         let atoms = self.atoms.ports_of(name);
         let now = atoms.filter_map(|atom| self.classes_of.get(&atom)).flatten();
         now.chain(lost.get(name).into_iter().flatten()).copied()

@@ -15,13 +15,16 @@ use podwall_policy::port::{PortMatch, PortSpec, Protocol};
 use podwall_policy::reason::Reason;
 
 use super::random::{PROTOCOLS, interesting_ports};
-use crate::tables::{Decision, NodeTables, Packet, PeerId, PortKey, Verdict as TableVerdict};
+use crate::atoms::Question as Asked;
+use crate::tables::{
+    Decision, NodeTables, Packet, Peer, PeerKey, PortKey, Verdict as TableVerdict,
+};
 
 /// How often each kind of outcome came up.
 pub type Coverage = BTreeMap<&'static str, usize>;
 
 /// Kinds of outcome that a long enough run must reach.
-pub const KINDS: [&str; 26] = [
+pub const KINDS: [&str; 34] = [
     "not local",
     "open",
     "loopback",
@@ -35,7 +38,15 @@ pub const KINDS: [&str; 26] = [
     "denied by default of a tier",
     "denied by a Deny rule",
     "own row",
+    "own row before a group's or net's",
+    "row of a group",
+    "row of a group, after the peer's own",
+    "row of a net",
+    "row of a net, after another",
     "row for anybody",
+    "row for anybody, after another",
+    "whole namespace or large block, in order",
+    "whole namespace or large block, after an Admin policy",
     "passed on",
     "dry run would have matched",
     "named port, ingress",
@@ -282,11 +293,27 @@ fn count_entry(
         count("portless protocol");
     }
     let Some(subject) = tables.subjects.get(&(direction, local)) else { return };
-    let peer = tables.peer_class(remote);
-    let Some((key, _)) = tables.lookup(*subject, peer, packet.protocol, packet.port) else {
+    let found = tables.lookup(*subject, remote, packet.protocol, packet.port);
+    let Some((key, _)) = found else {
         return count("denied, no entry");
     };
-    count(if key.peer == PeerId::ANY { "row for anybody" } else { "own row" });
+    let Peer { own, group } = tables.peer(remote);
+    let has = |peer| {
+        let mut rows = tables.verdicts.keys();
+        rows.any(|key| key.subject == *subject && key.peer == peer)
+    };
+    let (own, group) = (has(PeerKey::Own(own)), has(PeerKey::Group(group)));
+    let net = has(PeerKey::Net(tables.net(remote)));
+    count(match key.peer {
+        PeerKey::Own(_) if group || net => "own row before a group's or net's",
+        PeerKey::Own(_) => "own row",
+        PeerKey::Group(_) if own => "row of a group, after the peer's own",
+        PeerKey::Group(_) => "row of a group",
+        PeerKey::Net(_) if own || group => "row of a net, after another",
+        PeerKey::Net(_) => "row of a net",
+        PeerKey::Any if own || group || net => "row for anybody, after another",
+        PeerKey::Any => "row for anybody",
+    });
     count(match (verdict.allow, verdict.rule, key.ports) {
         (true, None, _) => "allowed by default of a tier",
         (false, None, _) => "denied by default of a tier",
@@ -302,6 +329,17 @@ fn count_entry(
     });
     let Some(rule) = rule else { return };
     let named = |spec: &PortSpec| matches!(spec.port, PortMatch::Named(_));
+    let broad = rule.peers.iter().any(|peer| Asked::of(peer).can_be_broad());
+    let all_broad = broad && rule.peers.iter().all(|peer| Asked::of(peer).can_be_broad());
+    if matches!(key.peer, PeerKey::Own(_)) && broad {
+        let tier = verdict.rule.and_then(|id| tables.rules.get(&id)).map(|rule| rule.tier);
+        if tier != Some(Tier::NetworkPolicy) {
+            count("whole namespace or large block, in order");
+        } else if all_broad && !rule.ports.iter().any(named) {
+            // Alone it would have been a group's or a net's row.
+            count("whole namespace or large block, after an Admin policy");
+        }
+    }
     if !rule.ports.is_empty() && rule.ports.iter().all(named) {
         count(match direction {
             Direction::Ingress => "named port, ingress",

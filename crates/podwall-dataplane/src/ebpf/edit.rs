@@ -6,17 +6,18 @@
 //! ```
 //!
 //! The model keeps what a change cannot do without: which directions of a local address are
-//! isolated, and which ports a row has. Remote addresses and ranges pass through.
+//! isolated, which kinds of rows its classes have, and which ports a row has. Remote addresses and
+//! ranges pass through.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use podwall_compile::tables::{Delta, NodeTables, PeerId, PortKey, SubjectId, Verdict};
-use podwall_policy::address::AddressRange;
+use podwall_compile::tables::{Delta, NodeTables, PeerKey, PortKey, SubjectId, Verdict};
+use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::policy::Direction;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::layout::{self, Local, Table};
+use super::layout::{self, Kinds, Local, Table};
 
 /// Entries of one table that come and go. Applied in this order: what goes, what comes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,7 +76,9 @@ impl Row {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
     locals: FxHashMap<IpAddr, Local>,
-    rows: FxHashMap<(SubjectId, PeerId), Row>,
+    rows: FxHashMap<(SubjectId, PeerKey), Row>,
+    /// How many rows of each kind a subject has.
+    kinds: FxHashMap<SubjectId, [usize; 4]>,
     /// How many entries each table has.
     pub(crate) counts: BTreeMap<Table, usize>,
 }
@@ -88,6 +91,7 @@ impl Model {
             subjects: tables.subjects.iter().map(|(key, class)| (*key, Some(*class))).collect(),
             peers: tables.peers.iter().map(|(ip, class)| (*ip, Some(*class))).collect(),
             blocks_added: tables.blocks.iter().map(|(range, class)| (*range, *class)).collect(),
+            nets_added: tables.nets.iter().map(|(range, class)| (*range, *class)).collect(),
             verdicts: tables.verdicts.iter().map(|(key, v)| (*key, Some(*v))).collect(),
             ..Delta::default()
         };
@@ -101,30 +105,28 @@ impl Model {
     /// Makes a change in the model; the entries that it means.
     pub(crate) fn change(&mut self, delta: &Delta) -> Edit {
         let mut edit = Edit::default();
-        self.change_locals(delta, &mut edit);
-        for (address, class) in &delta.peers {
+        let other_kinds = self.change_rows(delta, &mut edit);
+        self.change_locals(delta, &other_kinds, &mut edit);
+        for (address, peer) in &delta.peers {
             let (entries, key) = (edit.of(Table::peers(*address)), layout::address(*address));
-            match class {
-                Some(class) => entries.set(&key, &layout::peer(*class)),
+            match peer {
+                Some(peer) => entries.set(&key, &layout::peer(*peer)),
                 None => entries.gone.extend(key),
             }
         }
-        let blocks = |range: &AddressRange| Table::blocks(range.family());
-        for range in &delta.blocks_removed {
-            let keys = layout::prefixes(*range).concat();
-            edit.of(blocks(range)).gone.extend(keys);
-        }
-        for (range, class) in &delta.blocks_added {
-            let entries = edit.of(blocks(range));
-            for key in layout::prefixes(*range) {
-                entries.set(&key, &layout::peer(*class));
-            }
-        }
-        self.change_rows(delta, &mut edit);
+        let class = layout::block;
+        ranges(&mut edit, Table::blocks, &delta.blocks_removed, &delta.blocks_added, class);
+        ranges(&mut edit, Table::nets, &delta.nets_removed, &delta.nets_added, layout::net);
         edit
     }
 
-    fn change_locals(&mut self, delta: &Delta, edit: &mut Edit) {
+    /// `other_kinds`: subjects that have other kinds of rows than before.
+    fn change_locals(
+        &mut self,
+        delta: &Delta,
+        other_kinds: &FxHashSet<SubjectId>,
+        edit: &mut Edit,
+    ) {
         let mut touched: Vec<IpAddr> = Vec::new();
         for ((direction, address), class) in &delta.subjects {
             let local =
@@ -135,27 +137,48 @@ impl Model {
             }
             touched.push(*address);
         }
+        if !other_kinds.is_empty() {
+            let changed = |side: Option<SubjectId>| side.is_some_and(|s| other_kinds.contains(&s));
+            let locals = self.locals.iter();
+            let of_these = locals.filter(|(_, its)| changed(its.egress) || changed(its.ingress));
+            touched.extend(of_these.map(|(address, _)| *address));
+        }
         touched.sort_unstable();
         touched.dedup();
+        let kinds =
+            |subject: SubjectId| Kinds::of(self.kinds.get(&subject).copied().unwrap_or_default());
+        let mut open: Vec<IpAddr> = Vec::new();
         for address in touched {
             let (entries, key) = (edit.of(Table::local(address)), layout::address(address));
             match self.locals.get(&address) {
                 Some(local) if local.egress.is_some() || local.ingress.is_some() => {
-                    entries.set(&key, &local.bytes());
+                    entries.set(&key, &local.bytes(kinds));
                 }
                 _ => {
                     entries.gone.extend(key);
-                    self.locals.remove(&address);
+                    open.push(address);
                 }
             }
         }
+        for address in open {
+            self.locals.remove(&address);
+        }
     }
 
-    fn change_rows(&mut self, delta: &Delta, edit: &mut Edit) {
-        let mut touched: Vec<(SubjectId, PeerId)> = Vec::new();
+    /// The subjects that have other kinds of rows than before.
+    fn change_rows(&mut self, delta: &Delta, edit: &mut Edit) -> FxHashSet<SubjectId> {
+        let mut other_kinds = FxHashSet::default();
+        let mut touched: Vec<(SubjectId, PeerKey)> = Vec::new();
         for (key, verdict) in &delta.verdicts {
             let at = (key.subject, key.peer);
-            let row = self.rows.entry(at).or_default();
+            let row = self.rows.entry(at).or_insert_with(|| {
+                let count = &mut self.kinds.entry(key.subject).or_default()[Kinds::place(key.peer)];
+                *count += 1;
+                if *count == 1 {
+                    other_kinds.insert(key.subject);
+                }
+                Row::default()
+            });
             touched.push(at);
             if key.ports == PortKey::AnyProtocol {
                 row.otherwise = *verdict;
@@ -184,9 +207,41 @@ impl Model {
                 Some(row) if !row.is_empty() => entries.set(&key, &row.bytes()),
                 _ => {
                     entries.gone.extend(key);
-                    self.rows.remove(&(subject, peer));
+                    if self.rows.remove(&(subject, peer)).is_some()
+                        && let Some(counts) = self.kinds.get_mut(&subject)
+                    {
+                        let count = &mut counts[Kinds::place(peer)];
+                        *count -= 1;
+                        if *count == 0 {
+                            other_kinds.insert(subject);
+                        }
+                        if *counts == [0; 4] {
+                            self.kinds.remove(&subject);
+                        }
+                    }
                 }
             }
+        }
+        other_kinds
+    }
+}
+
+/// Ranges that go and come, as the prefixes that make them up.
+fn ranges<T: Copy>(
+    edit: &mut Edit,
+    table: impl Fn(Family) -> Table,
+    removed: &[AddressRange],
+    added: &[(AddressRange, T)],
+    value: impl Fn(T) -> Vec<u8>,
+) {
+    for range in removed {
+        let keys = layout::prefixes(*range).concat();
+        edit.of(table(range.family())).gone.extend(keys);
+    }
+    for (range, class) in added {
+        let entries = edit.of(table(range.family()));
+        for key in layout::prefixes(*range) {
+            entries.set(&key, &value(*class));
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What does an entry look like in the kernel's maps?
 //!
 //! ```text
-//!   subjects ──▶ local4, local6     address → egress class, ingress class
-//!   peers    ──▶ peers4, peers6     address → class
-//!   blocks   ──▶ blocks4, blocks6   prefixes that make up a range → class
+//!   subjects ──▶ local4, local6     address → egress class, ingress class, each with its kinds of rows
+//!   peers    ──▶ peers4, peers6     address → own class, group
+//!   blocks   ──▶ blocks4, blocks6   prefixes that make up a range → own class
+//!   nets     ──▶ nets4, nets6       the same → net
 //!   verdicts ──▶ rows               (subject, peer) → lengths of port prefixes, verdict for the rest
 //!            └─▶ ports              (subject, peer, protocol, prefix of a port) → verdict
 //! ```
@@ -13,12 +14,12 @@
 
 use std::net::IpAddr;
 
-use podwall_compile::tables::{PeerId, PortKey, SubjectId, Verdict};
+use podwall_compile::tables::{GroupId, NetId, Peer, PeerId, PeerKey, PortKey, SubjectId, Verdict};
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::port::Protocol;
 
 /// A change of this layout makes maps that an earlier program cannot read.
-pub(crate) const LAYOUT: u32 = 1;
+pub(crate) const LAYOUT: u32 = 2;
 
 /// A table of which the kernel has two copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,18 +30,22 @@ pub(crate) enum Table {
     Peers6,
     Blocks4,
     Blocks6,
+    Nets4,
+    Nets6,
     Rows,
     Ports,
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Local4,
         Self::Local6,
         Self::Peers4,
         Self::Peers6,
         Self::Blocks4,
         Self::Blocks6,
+        Self::Nets4,
+        Self::Nets6,
         Self::Rows,
         Self::Ports,
     ];
@@ -54,6 +59,8 @@ impl Table {
             Self::Peers6 => "peers6",
             Self::Blocks4 => "blocks4",
             Self::Blocks6 => "blocks6",
+            Self::Nets4 => "nets4",
+            Self::Nets6 => "nets6",
             Self::Rows => "rows",
             Self::Ports => "ports",
         }
@@ -62,19 +69,17 @@ impl Table {
     /// Bytes of a key and of a value.
     pub(crate) fn sizes(self) -> (usize, usize) {
         match self {
-            Self::Local4 => (4, 8),
-            Self::Local6 => (16, 8),
-            Self::Peers4 => (4, 4),
-            Self::Peers6 => (16, 4),
-            Self::Blocks4 => (8, 4),
-            Self::Blocks6 => (20, 4),
+            Self::Local4 | Self::Peers4 => (4, 8),
+            Self::Local6 | Self::Peers6 => (16, 8),
+            Self::Blocks4 | Self::Nets4 => (8, 4),
+            Self::Blocks6 | Self::Nets6 => (20, 4),
             Self::Rows => (8, 12),
             Self::Ports => (12, 8),
         }
     }
 
     pub(crate) fn is_prefixes(self) -> bool {
-        matches!(self, Self::Blocks4 | Self::Blocks6)
+        matches!(self, Self::Blocks4 | Self::Blocks6 | Self::Nets4 | Self::Nets6)
     }
 
     pub(crate) fn local(address: IpAddr) -> Self {
@@ -87,6 +92,33 @@ impl Table {
 
     pub(crate) fn blocks(family: Family) -> Self {
         if family == Family::V4 { Self::Blocks4 } else { Self::Blocks6 }
+    }
+
+    pub(crate) fn nets(family: Family) -> Self {
+        if family == Family::V4 { Self::Nets4 } else { Self::Nets6 }
+    }
+}
+
+/// Which rows a subject has, as bits beside its class in `local`, so that packets look up no
+/// others. A compiler hands out less than 2²⁸ − 1 subject classes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Kinds(pub(crate) u32);
+
+impl Kinds {
+    /// The place of a kind of row: 0 to 3.
+    pub(crate) fn place(peer: PeerKey) -> usize {
+        match peer {
+            PeerKey::Own(_) => 0,
+            PeerKey::Group(_) => 1,
+            PeerKey::Net(_) => 2,
+            PeerKey::Any => 3,
+        }
+    }
+
+    /// Of how many rows of each kind.
+    pub(crate) fn of(counts: [usize; 4]) -> Self {
+        let bits = counts.iter().zip(28..).map(|(count, bit)| u32::from(*count > 0) << bit);
+        Self(bits.sum())
     }
 }
 
@@ -101,8 +133,10 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn bytes(self) -> Vec<u8> {
-        let class = |side: Option<SubjectId>| side.map_or(OPEN, |subject| subject.0).to_ne_bytes();
+    pub(crate) fn bytes(self, kinds: impl Fn(SubjectId) -> Kinds) -> Vec<u8> {
+        let class = |side: Option<SubjectId>| {
+            side.map_or(OPEN, |subject| subject.0 | kinds(subject).0).to_ne_bytes()
+        };
         [class(self.egress), class(self.ingress)].concat()
     }
 }
@@ -114,8 +148,23 @@ pub(crate) fn address(address: IpAddr) -> Vec<u8> {
     }
 }
 
-pub(crate) fn peer(class: PeerId) -> Vec<u8> {
-    class.0.to_ne_bytes().to_vec()
+/// What the hash says of a pod: two classes as row keys hold them, 0 for none.
+pub(crate) fn peer(peer: Peer) -> Vec<u8> {
+    [block(peer.own), group(peer.group)].concat()
+}
+
+fn group(class: GroupId) -> Vec<u8> {
+    let number = if class == GroupId::NONE { 0 } else { PeerKey::Group(class).number() };
+    number.to_ne_bytes().to_vec()
+}
+
+pub(crate) fn block(class: PeerId) -> Vec<u8> {
+    PeerKey::Own(class).number().to_ne_bytes().to_vec()
+}
+
+pub(crate) fn net(class: NetId) -> Vec<u8> {
+    let number = if class == NetId::NONE { 0 } else { PeerKey::Net(class).number() };
+    number.to_ne_bytes().to_vec()
 }
 
 /// The keys of the prefixes that make up a range.
@@ -139,8 +188,8 @@ pub(crate) fn verdict(verdict: Option<Verdict>) -> Vec<u8> {
     [allow.to_ne_bytes(), rule.to_ne_bytes()].concat()
 }
 
-pub(crate) fn row_key(subject: SubjectId, peer: PeerId) -> Vec<u8> {
-    [subject.0.to_ne_bytes(), peer.0.to_ne_bytes()].concat()
+pub(crate) fn row_key(subject: SubjectId, peer: PeerKey) -> Vec<u8> {
+    [subject.0.to_ne_bytes(), peer.number().to_ne_bytes()].concat()
 }
 
 /// Any port of a protocol.
@@ -175,7 +224,7 @@ pub(crate) fn port_prefixes(ports: PortKey) -> Vec<(Protocol, u8, u16)> {
 
 pub(crate) fn port_key(
     subject: SubjectId,
-    peer: PeerId,
+    peer: PeerKey,
     (protocol, length, port): (Protocol, u8, u16),
 ) -> Vec<u8> {
     let mut key = row_key(subject, peer);

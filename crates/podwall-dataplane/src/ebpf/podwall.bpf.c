@@ -1,8 +1,11 @@
 /* How does a packet meet the tables?
  *
  *   reply, ICMP error of a connection ──▶ passes
- *   source in `local`, isolated for egress ───▶ row (subject, peer) ──▶ verdict ─┐ both allow: passes
- *   destination in `local`, isolated for ingress ▶ row (subject, peer) ▶ verdict ┘
+ *   source in `local`, isolated for egress ──────▶ rows (subject, peer) ▶ verdict ─┐ both allow:
+ *   destination in `local`, isolated for ingress ▶ rows (subject, peer) ▶ verdict ─┘ passes
+ *
+ *   peer: the address's own class, its pod's group, the net it lies in, any; the first row that says
+ *   something. What a local address has no rows of is not looked up.
  *
  * The program is the same whatever the policies say; it is the written form of
  * NodeTables::decide in podwall-compile.
@@ -15,7 +18,7 @@
 #include "kernel.h"
 
 #define OPEN 0xffffffff     /* a direction that nothing isolates */
-#define PEER_OTHER 0
+#define NO_CLASS 0          /* of a peer: no row names it */
 #define PEER_ANY 0xffffffff
 #define NO_RULE 0xffffffff
 #define RETRIES 8
@@ -24,6 +27,13 @@
 #define LENGTH_ANY 0
 #define LENGTH_ONE 17
 
+/* A local address's class, and which rows that has. */
+#define CLASS 0x0fffffff
+#define HAS_OWN (1U << 28)
+#define HAS_GROUP (1U << 29)
+#define HAS_NET (1U << 30)
+#define HAS_ANY (1U << 31)
+
 /* Flags of the tables in force, in the upper half of `control`. */
 #define HAS_BLOCKS4 (1ULL << 32)
 #define HAS_BLOCKS6 (1ULL << 33)
@@ -31,6 +41,11 @@
 struct local {
 	__u32 egress;
 	__u32 ingress;
+};
+
+struct peer {
+	__u32 own;
+	__u32 group;
 };
 
 struct block4 {
@@ -103,10 +118,12 @@ struct limit {
 
 TWO_COPIES(local4, BPF_MAP_TYPE_HASH, __u32, struct local);
 TWO_COPIES(local6, BPF_MAP_TYPE_HASH, __u32[4], struct local);
-TWO_COPIES(peers4, BPF_MAP_TYPE_HASH, __u32, __u32);
-TWO_COPIES(peers6, BPF_MAP_TYPE_HASH, __u32[4], __u32);
+TWO_COPIES(peers4, BPF_MAP_TYPE_HASH, __u32, struct peer);
+TWO_COPIES(peers6, BPF_MAP_TYPE_HASH, __u32[4], struct peer);
 TWO_COPIES(blocks4, BPF_MAP_TYPE_LPM_TRIE, struct block4, __u32);
 TWO_COPIES(blocks6, BPF_MAP_TYPE_LPM_TRIE, struct block6, __u32);
+TWO_COPIES(nets4, BPF_MAP_TYPE_LPM_TRIE, struct block4, __u32);
+TWO_COPIES(nets6, BPF_MAP_TYPE_LPM_TRIE, struct block6, __u32);
 TWO_COPIES(rows, BPF_MAP_TYPE_HASH, struct row_key, struct row);
 TWO_COPIES(ports, BPF_MAP_TYPE_HASH, struct port_key, struct verdict);
 
@@ -267,35 +284,60 @@ static __always_inline int read_v6(struct bpf_dynptr *data, struct packet *packe
 #define ALLOW_OF(verdict) ((__u32)((verdict) >> 32))
 #define RULE_OF(verdict) ((__u32)(verdict))
 
-__noinline __u32 peer_of(struct packet *packet, __u32 ingress, __u64 control)
+/* Own class in the lower half, group in the upper. `local` says which rows it is for. */
+__noinline __u64 peer_of(struct packet *packet, __u32 local, __u32 ingress, __u64 control)
 {
 	__u32 copy = control & 1;
-	__u32 *address, *class;
+	__u32 *address, *class = 0;
+	struct peer *peer;
 	void *table;
 
 	if (!packet)
-		return PEER_OTHER;
+		return NO_CLASS;
 	address = ingress ? packet->source : packet->destination;
 	if (packet->is_v6) {
 		struct block6 key = { 128, { address[0], address[1], address[2], address[3] } };
 
 		table = TABLE(peers6, copy);
-		class = table ? bpf_map_lookup_elem(table, key.address) : 0;
-		if (class)
-			return *class;
-		table = control & HAS_BLOCKS6 ? TABLE(blocks6, copy) : 0;
+		peer = table ? bpf_map_lookup_elem(table, key.address) : 0;
+		if (peer)
+			return (__u64)peer->group << 32 | peer->own;
+		table = control & HAS_BLOCKS6 && local & HAS_OWN ? TABLE(blocks6, copy) : 0;
 		class = table ? bpf_map_lookup_elem(table, &key) : 0;
 	} else {
 		struct block4 key = { 32, address[0] };
 
 		table = TABLE(peers4, copy);
-		class = table ? bpf_map_lookup_elem(table, &key.address) : 0;
-		if (class)
-			return *class;
-		table = control & HAS_BLOCKS4 ? TABLE(blocks4, copy) : 0;
+		peer = table ? bpf_map_lookup_elem(table, &key.address) : 0;
+		if (peer)
+			return (__u64)peer->group << 32 | peer->own;
+		table = control & HAS_BLOCKS4 && local & HAS_OWN ? TABLE(blocks4, copy) : 0;
 		class = table ? bpf_map_lookup_elem(table, &key) : 0;
 	}
-	return class ? *class : PEER_OTHER;
+	return class ? *class : NO_CLASS;
+}
+
+__noinline __u32 net_of(struct packet *packet, __u32 ingress, __u32 copy)
+{
+	__u32 *address, *class;
+	void *table;
+
+	if (!packet)
+		return NO_CLASS;
+	copy &= 1;
+	address = ingress ? packet->source : packet->destination;
+	if (packet->is_v6) {
+		struct block6 key = { 128, { address[0], address[1], address[2], address[3] } };
+
+		table = TABLE(nets6, copy);
+		class = table ? bpf_map_lookup_elem(table, &key) : 0;
+	} else {
+		struct block4 key = { 32, address[0] };
+
+		table = TABLE(nets4, copy);
+		class = table ? bpf_map_lookup_elem(table, &key) : 0;
+	}
+	return class ? *class : NO_CLASS;
 }
 
 /* One row: a port, ranges from the narrowest, any port, everything. 0: it says nothing. */
@@ -332,20 +374,34 @@ __noinline __u64 in_row(struct packet *packet, __u32 subject, __u32 peer, __u32 
 	return row->otherwise.allow ? VERDICT(row->otherwise.allow, row->otherwise.rule) : 0;
 }
 
-/* The peer's own row, then that for any peer; neither: denied, by no rule. */
-__noinline __u64 judge(struct packet *packet, __u32 subject, __u32 ingress, __u64 control)
+/* The first row that says something; none does: denied, by no rule. */
+__noinline __u64 judge(struct packet *packet, __u32 local, __u32 ingress, __u64 control)
 {
-	__u64 verdict;
+	__u32 subject = local & CLASS, class;
+	__u64 peer, verdict = 0;
 
 	if (!packet)
 		return 0;
-	verdict = in_row(packet, subject, peer_of(packet, ingress, control), control & 1);
-	if (!verdict)
+	if (local & (HAS_OWN | HAS_GROUP)) {
+		peer = peer_of(packet, local, ingress, control);
+		class = peer;
+		if (local & HAS_OWN && class != NO_CLASS)
+			verdict = in_row(packet, subject, class, control & 1);
+		class = peer >> 32;
+		if (!verdict && local & HAS_GROUP && class != NO_CLASS)
+			verdict = in_row(packet, subject, class, control & 1);
+	}
+	if (!verdict && local & HAS_NET) {
+		class = net_of(packet, ingress, control & 1);
+		if (class != NO_CLASS)
+			verdict = in_row(packet, subject, class, control & 1);
+	}
+	if (!verdict && local & HAS_ANY)
 		verdict = in_row(packet, subject, PEER_ANY, control & 1);
 	return verdict ? verdict : VERDICT(1, NO_RULE);
 }
 
-/* A local address's class in a direction; OPEN if nothing isolates it. */
+/* A local address's class and flags in a direction; OPEN if nothing isolates it. */
 __noinline __u32 subject_of(struct packet *packet, __u32 ingress, __u32 copy)
 {
 	struct local *local;
@@ -407,7 +463,7 @@ __noinline int report(struct packet *packet, __u32 subject, __u32 rule, __u32 in
 	__builtin_memset(event, 0, sizeof(*event));
 	event->time = now;
 	event->subject = subject;
-	event->peer = peer_of(packet, ingress, control);
+	event->peer = peer_of(packet, HAS_OWN, ingress, control);
 	event->rule = rule;
 	event->source_port = packet->source_port;
 	event->port = packet->port;
@@ -453,6 +509,7 @@ static __always_inline int passes(struct packet *packet, __u32 subject, __u64 ve
 {
 	if (subject == OPEN)
 		return 1;
+	subject &= CLASS;
 	count(subject, verdict);
 	if (ALLOW_OF(verdict) == 2)
 		return 1;

@@ -6,8 +6,9 @@
 //! ```
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
-use podwall_compile::tables::{NodeTables, PeerId, PortKey};
+use podwall_compile::tables::{NodeTables, Peer, PeerId, PortKey};
 
 /// A longer list is cut: it is for people.
 const SHOWN: usize = 200;
@@ -18,10 +19,11 @@ pub(crate) fn text(tables: &NodeTables) -> String {
     let _ = writeln!(
         out,
         "netfilter programs podwall on LOCAL_IN and POST_ROUTING, IPv4 and IPv6; two copies of:\n\
-         {} isolated addresses, {} known addresses, {} ranges, {} verdicts",
+         {} isolated addresses, {} pods' addresses, {} small and {} large ranges, {} verdicts",
         tables.subjects.len(),
         tables.peers.len(),
         tables.blocks.len(),
+        tables.nets.len(),
         tables.verdicts.len()
     );
     let mut section = |title: &str, lines: Vec<String>| {
@@ -40,15 +42,20 @@ pub(crate) fn text(tables: &NodeTables) -> String {
     );
     let mut peers: Vec<_> = tables.peers.iter().collect();
     peers.sort();
-    section("known", peers.iter().map(|(ip, class)| format!("{ip} peer {}", class.0)).collect());
+    let pod = |(ip, Peer { own, group }): &(&IpAddr, &Peer)| {
+        let own = if *own == PeerId::OTHER { String::new() } else { format!(" peer {}", own.0) };
+        format!("{ip} group {}{own}", group.0)
+    };
+    section("pods", peers.iter().map(pod).collect());
     let blocks = tables.blocks.iter();
     section("ranges", blocks.map(|(range, class)| format!("{range} peer {}", class.0)).collect());
+    let nets = tables.nets.iter();
+    section(
+        "large ranges",
+        nets.map(|(range, class)| format!("{range} net {}", class.0)).collect(),
+    );
     let verdicts = tables.verdicts.iter().map(|(key, verdict)| {
-        let peer = match key.peer {
-            PeerId::ANY => "any peer".to_owned(),
-            PeerId::OTHER => "other peers".to_owned(),
-            PeerId(peer) => format!("peer {peer}"),
-        };
+        let peer = key.peer;
         let ports = match key.ports {
             PortKey::Port(protocol, port) => format!("{protocol} {port}"),
             PortKey::Range(protocol, range) => {

@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use podwall_compile::tables::{NodeTables, PeerId, PortKey, SubjectId, VerdictKey};
+use podwall_compile::tables::{
+    GroupId, NetId, NodeTables, Peer, PeerId, PeerKey, PortKey, SubjectId,
+};
 use podwall_policy::address::AddressRange;
 use podwall_policy::port::Protocol;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -17,12 +19,28 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::{Limits, Sizes, Table, Why, block_size, verdict_size};
 use crate::Error;
 
-/// What [`NodeTables::peer_class`] says of an address.
-type Class = PeerId;
+/// What tables say of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Class {
+    peer: Peer,
+    net: NetId,
+}
 
-/// The peers whose rows a class can meet before those for any peer.
-fn rows_of(class: Class) -> [PeerId; 1] {
-    [class]
+impl Class {
+    fn of(tables: &NodeTables, address: IpAddr) -> Self {
+        Self { peer: tables.peer(address), net: tables.net(address) }
+    }
+
+    /// Of an address that is no pod's.
+    fn outside(own: PeerId, net: NetId) -> Self {
+        Self { peer: Peer { own, group: GroupId::NONE }, net }
+    }
+
+    /// The rows that it can meet before those for any peer.
+    fn rows(self) -> [PeerKey; 3] {
+        let Peer { own, group } = self.peer;
+        [PeerKey::Own(own), PeerKey::Group(group), PeerKey::Net(self.net)]
+    }
 }
 
 /// Tables of which something had to be left out.
@@ -41,7 +59,7 @@ pub(super) fn sizes(tables: &NodeTables) -> Sizes {
     Sizes {
         locals: locals.len(),
         peers: tables.peers.len(),
-        blocks: tables.blocks.keys().map(block_size).sum(),
+        blocks: tables.blocks.keys().chain(tables.nets.keys()).map(block_size).sum(),
         verdicts: tables.verdicts.keys().map(|key| verdict_size(key.ports)).sum(),
     }
 }
@@ -108,18 +126,24 @@ fn admit_blocks(
     before: &NodeTables,
     admitted: &mut NodeTables,
 ) -> BTreeSet<AddressRange> {
-    let mut order: Vec<_> = wanted.blocks.iter().collect();
-    order.sort_by_key(|(range, _)| !before.blocks.contains_key(range));
     let (mut room, mut left_out) = (limits.blocks, BTreeSet::new());
-    for (range, class) in order {
-        match room.checked_sub(block_size(range)) {
-            Some(left) => {
-                room = left;
-                admitted.blocks.insert(*range, *class);
-            }
-            None => drop(left_out.insert(*range)),
+    let mut take = |range: &AddressRange| match room.checked_sub(block_size(range)) {
+        Some(left) => {
+            room = left;
+            true
         }
-    }
+        None => {
+            left_out.insert(*range);
+            false
+        }
+    };
+    // Large ranges first: they are few, and many addresses lie in each.
+    let mut nets: Vec<_> = wanted.nets.iter().collect();
+    nets.sort_by_key(|(range, _)| !before.nets.contains_key(range));
+    admitted.nets = nets.into_iter().filter(|(r, _)| take(r)).map(|(r, c)| (*r, *c)).collect();
+    let mut blocks: Vec<_> = wanted.blocks.iter().collect();
+    blocks.sort_by_key(|(range, _)| !before.blocks.contains_key(range));
+    admitted.blocks = blocks.into_iter().filter(|(r, _)| take(r)).map(|(r, c)| (*r, *c)).collect();
     left_out
 }
 
@@ -165,23 +189,35 @@ fn leaking(
     ranges: &BTreeSet<AddressRange>,
 ) -> BTreeMap<SubjectId, Why> {
     let of_addresses = addresses.iter().copied();
-    // No address that is known lies in a range, for what matters here: its class is looked up first.
-    let of_ranges = ranges.iter().map(|range| wanted.blocks.get(range).copied());
     let mut taken_for: FxHashSet<(Class, Class)> = of_addresses
-        .map(|address| (wanted.peer_class(address), admitted.peer_class(address)))
+        .map(|address| (Class::of(wanted, address), Class::of(admitted, address)))
         .collect();
-    taken_for.extend(of_ranges.flatten().map(|class| (class, PeerId::OTHER)));
+    // No address that is known lies in such a range, for what matters here: its class is looked up
+    // first. The range may lie in several nets, and outside of all.
+    for (range, own) in ranges.iter().filter_map(|range| wanted.blocks.get_key_value(range)) {
+        let nets = wanted.nets.iter().filter(|(net, _)| overlap(net, range)).map(|(_, net)| *net);
+        let nets = nets.chain([NetId::NONE]);
+        taken_for.extend(
+            nets.map(|net| (Class::outside(*own, net), Class::outside(PeerId::OTHER, net))),
+        );
+    }
     taken_for.retain(|(own, other)| own != other);
+    // Whoever denies a net that is left out would fall through to what it allows anybody.
+    let nets_gone: FxHashSet<NetId> =
+        ranges.iter().filter_map(|range| wanted.nets.get(range).copied()).collect();
     let mut out = BTreeMap::new();
-    if taken_for.is_empty() {
+    if taken_for.is_empty() && nets_gone.is_empty() {
         return out;
     }
-    let mut subjects_of: FxHashMap<PeerId, BTreeSet<SubjectId>> = FxHashMap::default();
-    for key in wanted.verdicts.keys() {
+    let mut subjects_of: FxHashMap<PeerKey, BTreeSet<SubjectId>> = FxHashMap::default();
+    for (key, verdict) in &wanted.verdicts {
         subjects_of.entry(key.peer).or_default().insert(key.subject);
+        if matches!(key.peer, PeerKey::Net(net) if !verdict.allow && nets_gone.contains(&net)) {
+            out.insert(key.subject, Why::Addresses);
+        }
     }
     for (own, other) in taken_for {
-        let rows = rows_of(own).into_iter().chain(rows_of(other));
+        let rows = own.rows().into_iter().chain(other.rows());
         // Both classes meet the same rows of every other subject: those for any peer.
         let subjects: BTreeSet<SubjectId> =
             rows.filter_map(|peer| subjects_of.get(&peer)).flatten().copied().collect();
@@ -194,17 +230,18 @@ fn leaking(
     out
 }
 
+fn overlap(a: &AddressRange, b: &AddressRange) -> bool {
+    a.contains(b.first()) || b.contains(a.first())
+}
+
 /// Whether a subject allows one class something that it denies another.
 fn allows_more(tables: &NodeTables, subject: SubjectId, class: Class, than: Class) -> bool {
-    let peers: Vec<PeerId> =
-        rows_of(class).into_iter().chain(rows_of(than)).chain([PeerId::ANY]).collect();
-    let first = PortKey::Port(Protocol(0), 0);
-    let row = |peer, ports| VerdictKey { subject, peer, ports };
-    let all = row(PeerId(0), first)..=row(PeerId::ANY, PortKey::AnyProtocol);
+    let peers: Vec<PeerKey> =
+        class.rows().into_iter().chain(than.rows()).chain([PeerKey::Any]).collect();
     // Between two of these ports nothing changes.
     let mut ports: BTreeSet<(Protocol, u16)> = BTreeSet::from([(Protocol::ICMP, 0)]);
     ports.extend(Protocol::WITH_PORTS.map(|protocol| (protocol, 0)));
-    for (key, _) in tables.verdicts.range(all).filter(|(key, _)| peers.contains(&key.peer)) {
+    for (key, _) in tables.verdicts_of(subject).filter(|(key, _)| peers.contains(&key.peer)) {
         let (protocol, first, last) = match key.ports {
             PortKey::Port(protocol, port) => (protocol, port, port),
             PortKey::Range(protocol, range) => (protocol, range.first, range.last),
@@ -213,6 +250,9 @@ fn allows_more(tables: &NodeTables, subject: SubjectId, class: Class, than: Clas
         ports.insert((protocol, first));
         ports.extend(last.checked_add(1).map(|next| (protocol, next)));
     }
-    let allows = |class, (protocol, port)| tables.verdict(subject, class, protocol, port).allow;
+    let allows = |class: Class, (protocol, port)| {
+        let found = tables.lookup_classes(subject, class.peer, class.net, protocol, port);
+        found.is_some_and(|(_, verdict)| verdict.allow)
+    };
     ports.into_iter().any(|at| allows(class, at) && !allows(than, at))
 }

@@ -20,6 +20,11 @@ pub(super) fn between(from: &NodeTables, to: &NodeTables) -> Delta {
     let new = to.blocks.iter().filter(|(range, class)| from.blocks.get(range) != Some(class));
     delta.blocks_added.extend(new.map(|(range, class)| (*range, *class)));
 
+    let gone = from.nets.iter().filter(|(range, class)| to.nets.get(range) != Some(class));
+    delta.nets_removed.extend(gone.map(|(range, _)| *range));
+    let new = to.nets.iter().filter(|(range, class)| from.nets.get(range) != Some(class));
+    delta.nets_added.extend(new.map(|(range, class)| (*range, *class)));
+
     let gone = from.verdicts.keys().filter(|key| !to.verdicts.contains_key(key));
     delta.verdicts.extend(gone.map(|key| (*key, None)));
     let new = to.verdicts.iter().filter(|(key, verdict)| from.verdicts.get(key) != Some(verdict));

@@ -179,6 +179,15 @@ fn changed(state: &State, delta: &Delta) -> Sizes {
             step(&mut size.blocks, 0, block_size(range));
         }
     }
+    let removed: FxHashSet<_> = delta.nets_removed.iter().collect();
+    for range in removed.iter().filter(|range| tables.nets.contains_key(range)) {
+        step(&mut size.blocks, block_size(range), 0);
+    }
+    for (range, _) in &delta.nets_added {
+        if removed.contains(range) || !tables.nets.contains_key(range) {
+            step(&mut size.blocks, 0, block_size(range));
+        }
+    }
     for (key, verdict) in &delta.verdicts {
         let is = |there: bool| if there { verdict_size(key.ports) } else { 0 };
         let before = tables.verdicts.contains_key(key);

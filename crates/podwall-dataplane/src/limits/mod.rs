@@ -45,7 +45,7 @@ use crate::ebpf::layout::port_prefixes;
 pub struct Limits {
     /// Local addresses that some policy isolates. Default 65,536.
     pub locals: usize,
-    /// Addresses of pods and nodes that a selector meets. Default 2,097,152.
+    /// Addresses of pods. Default 2,097,152.
     pub peers: usize,
     /// CIDR blocks that make up the ranges of rules; a range that is no block itself is several.
     /// Default 524,288.

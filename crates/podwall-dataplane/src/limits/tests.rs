@@ -71,9 +71,10 @@ fn somewhere() -> Vec<IpAddr> {
 fn check(full: &NodeTables, admitted: &NodeTables, fill: &Fill) -> [usize; 2] {
     let mut count = [0, 0];
     let reported = |address: IpAddr| {
+        let ranges = || fill.ranges.iter().filter(|range| range.contains(address));
         fill.addresses.contains(&address)
-            || !full.peers.contains_key(&address)
-                && fill.ranges.iter().any(|range| range.contains(address))
+            || !full.peers.contains_key(&address) && ranges().next().is_some()
+            || ranges().any(|range| full.nets.contains_key(range))
     };
     for ((direction, local), subject) in &full.subjects {
         for remote in somewhere().into_iter().filter(|r| r.is_ipv4() == local.is_ipv4()) {

@@ -11,10 +11,7 @@
 //! An element does not say whose it is, and what an earlier process' compiler called it is not known:
 //! a new process starts at zero.
 
-use podwall_compile::tables::{
-    Delta, NodeTables, PeerId, PortKey, RuleId, SubjectId, Verdict, VerdictKey,
-};
-use podwall_policy::port::Protocol;
+use podwall_compile::tables::{Delta, NodeTables, RuleId, SubjectId, Verdict, VerdictKey};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::set::{self, Element, Key, SetId};
@@ -70,9 +67,7 @@ fn owner(model: &NodeTables, (_, key): &Place) -> Option<Owner> {
 
 /// Whether a class has a verdict that denies and is no rule's.
 fn denies_by_default(tables: &NodeTables, subject: SubjectId) -> bool {
-    let row = |peer, ports| VerdictKey { subject, peer, ports };
-    let first = row(PeerId(0), PortKey::Port(Protocol(0), 0));
-    let mut all = tables.verdicts.range(first..=row(PeerId::ANY, PortKey::AnyProtocol));
+    let mut all = tables.verdicts_of(subject);
     all.any(|(_, verdict)| !verdict.allow && verdict.rule.is_none())
 }
 

@@ -59,7 +59,7 @@ pub(super) fn changes(model: &NodeTables, delta: &Delta) -> (Vec<Element>, Vec<E
         change(own(set::is_subject(model, address)), own(isolated.contains(&true)));
     }
     if !delta.subjects.is_empty() {
-        let before = set::classes(model);
+        let before = set::subject_classes(model);
         let after = set::classes_after(model, delta);
         for class in before.symmetric_difference(&after) {
             let element = |there: bool| there.then(|| Element::unmatched(*class));
@@ -67,7 +67,7 @@ pub(super) fn changes(model: &NodeTables, delta: &Delta) -> (Vec<Element>, Vec<E
         }
     }
     for (address, class) in &delta.peers {
-        let element = |class| Element::peer(*address, class);
+        let element = |peer| Element::peer(*address, peer);
         change(model.peers.get(address).copied().map(element), class.map(element));
     }
     for (key, verdict) in &delta.verdicts {
@@ -79,6 +79,12 @@ pub(super) fn changes(model: &NodeTables, delta: &Delta) -> (Vec<Element>, Vec<E
     }
     for (range, class) in &delta.blocks_added {
         change(None, Some(Element::block(*range, *class)));
+    }
+    for range in &delta.nets_removed {
+        change(model.nets.get(range).map(|class| Element::net(*range, *class)), None);
+    }
+    for (range, class) in &delta.nets_added {
+        change(None, Some(Element::net(*range, *class)));
     }
     remove.sort_by_key(|element| element.set);
     add.sort();

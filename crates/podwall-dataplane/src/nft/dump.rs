@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use podwall_compile::tables::{PeerId, PortKey, SubjectId, VerdictKey};
+use podwall_compile::tables::{PeerKey, PortKey, SubjectId, VerdictKey};
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::port::{PortRange, Protocol};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -156,7 +156,9 @@ fn dump(socket: &mut Socket, table: &str, set: SetId) -> Result<Option<(Content,
         for (_, element) in list {
             let element = Attributes(element);
             let known = match set {
-                SetId::Block(family) => tree.read(set, family, element, &mut content.elements),
+                SetId::Block(family) | SetId::Net(family) => {
+                    tree.read(set, family, element, &mut content.elements)
+                }
                 _ => read(set, element).map(|e| {
                     if set.counts() {
                         content.packets.insert(e.key, packets(element));
@@ -232,12 +234,20 @@ fn value(element: Attributes<'_>, kind: u16) -> Option<&[u8]> {
 fn data(set: SetId, element: Attributes<'_>) -> Data {
     let read = || match set.data() {
         DataKind::Nothing => Some(Data::Nothing),
-        DataKind::Class => {
-            let words = value(element, encode::ELEM_DATA)?;
-            let class = u32::from_ne_bytes(words.get(4..)?.try_into().ok()?);
+        kind @ (DataKind::Class | DataKind::Classes) => {
+            let bytes = value(element, encode::ELEM_DATA)?;
+            let mut words = [0_u32; 3];
+            let count = if kind == DataKind::Class { 2 } else { 3 };
+            if bytes.len() != 4 * count {
+                return None;
+            }
+            for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+                *word = u32::from_ne_bytes(bytes.try_into().ok()?);
+            }
+            let [found, own, group] = words;
             let otherwise = flags(element) & encode::ELEM_CATCHALL != 0;
-            let found = u32::from(!otherwise).to_ne_bytes();
-            (words.get(..4)? == found).then_some(Data::Class(class))
+            let data = if count == 2 { Data::Class(own) } else { Data::Classes(own, group) };
+            (found == u32::from(!otherwise)).then_some(data)
         }
         DataKind::Fate => {
             let verdict = element.nest(encode::ELEM_DATA).nest(encode::DATA_VERDICT);
@@ -259,7 +269,7 @@ fn read(set: SetId, element: Attributes<'_>) -> Option<Element> {
     let start = value(element, encode::ELEM_KEY)?;
     let end = value(element, encode::ELEM_KEY_END);
     let key = match set {
-        SetId::Egress(f) | SetId::Ingress(f) | SetId::Peer(f) | SetId::Block(f) => {
+        SetId::Egress(f) | SetId::Ingress(f) | SetId::Peer(f) | SetId::Block(f) | SetId::Net(f) => {
             Key::Address(address(f, start)?)
         }
         SetId::Own(family) => {
@@ -294,7 +304,7 @@ fn row(set: SetId, start: &[u8], end: Option<&[u8]>) -> Option<VerdictKey> {
         SetId::ByProtocol => PortKey::AnyPort(protocol()?),
         _ => PortKey::AnyProtocol,
     };
-    Some(VerdictKey { subject: SubjectId(class(0)?), peer: PeerId(class(4)?), ports })
+    Some(VerdictKey { subject: SubjectId(class(0)?), peer: PeerKey::of_number(class(4)?), ports })
 }
 
 fn address(family: Family, bytes: &[u8]) -> Option<IpAddr> {
@@ -335,7 +345,7 @@ impl Tree {
 
     /// Each start goes with the next end above it; the last may go without.
     fn finish(mut self, set: SetId, content: &mut Content) {
-        let SetId::Block(family) = set else { return };
+        let (SetId::Block(family) | SetId::Net(family)) = set else { return };
         self.starts.sort_unstable();
         self.ends.sort_unstable();
         let mut ends = self.ends.into_iter().peekable();

@@ -163,6 +163,10 @@ pub(crate) fn set(w: &mut Writer, table: &str, set: SetId, id: u32) {
             w.u32(6, MARK << 6 | MARK);
             w.u32(7, 8);
         }
+        DataKind::Classes => {
+            w.u32(6, MARK << 12 | MARK << 6 | MARK);
+            w.u32(7, 12);
+        }
         DataKind::Fate => {
             w.u32(6, VERDICT_TYPE);
             w.u32(7, 16);
@@ -179,7 +183,8 @@ pub(crate) fn set(w: &mut Writer, table: &str, set: SetId, id: u32) {
     }
     w.u32(10, id);
     let class_key = *fields == [KeyField::Class];
-    w.put(13, &userdata::set(set.comment(), class_key, set.data() == DataKind::Class));
+    let class_data = matches!(set.data(), DataKind::Class | DataKind::Classes);
+    w.put(13, &userdata::set(set.comment(), class_key, class_data));
     if set.counts() {
         // Each element gets one like it.
         w.nest(17, |w| {
@@ -382,7 +387,7 @@ pub(crate) fn key_bytes(set: SetId, key: Key) -> (Vec<u8>, Option<Vec<u8>>) {
         Key::Row(row) => {
             let mut bytes = Vec::with_capacity(16);
             bytes.extend_from_slice(&row.subject.0.to_ne_bytes());
-            bytes.extend_from_slice(&row.peer.0.to_ne_bytes());
+            bytes.extend_from_slice(&row.peer.number().to_ne_bytes());
             let with = |protocol: u8, port: u16| {
                 let port = port.to_be_bytes();
                 [&bytes[..], &[protocol, 0, 0, 0, port[0], port[1], 0, 0]].concat()
@@ -408,18 +413,16 @@ fn after(range: &AddressRange) -> Option<IpAddr> {
     Some(AddressRange::from_bits(range.family(), next, next)?.first())
 }
 
-/// What a map of classes holds: 1, or 0 for every other key; the class.
-pub(crate) fn class_words(key: Key, class: u32) -> [u8; 8] {
-    let mut words = [0; 8];
-    words[..4].copy_from_slice(&u32::from(key != Key::Otherwise).to_ne_bytes());
-    words[4..].copy_from_slice(&class.to_ne_bytes());
-    words
+/// What a map of classes holds: 1, or 0 for every other key; the classes.
+fn class_words(key: Key, classes: &[u32]) -> Vec<u8> {
+    let found = u32::from(key != Key::Otherwise);
+    [&[found], classes].concat().into_iter().flat_map(u32::to_ne_bytes).collect()
 }
 
 /// One element in the list of NEWSETELEM or DELSETELEM; two for a range in a tree.
 pub(crate) fn element(w: &mut Writer, set: SetId, key: Key, data: Option<Data>) {
     let (start, end) = key_bytes(set, key);
-    let tree = matches!(set, SetId::Block(_));
+    let tree = set.is_tree();
     w.nest(LIST_ELEM, |w| {
         if key == Key::Otherwise {
             w.u32(ELEM_FLAGS, ELEM_CATCHALL);
@@ -431,8 +434,10 @@ pub(crate) fn element(w: &mut Writer, set: SetId, key: Key, data: Option<Data>) 
         }
         match data {
             Some(Data::Class(class)) => {
-                let words = class_words(key, class);
-                w.nest(ELEM_DATA, |w| w.put(DATA_VALUE, &words));
+                w.nest(ELEM_DATA, |w| w.put(DATA_VALUE, &class_words(key, &[class])));
+            }
+            Some(Data::Classes(own, group)) => {
+                w.nest(ELEM_DATA, |w| w.put(DATA_VALUE, &class_words(key, &[own, group])));
             }
             Some(Data::Allow) => w.nest(ELEM_DATA, |w| verdict(w, Fate::Accept)),
             Some(Data::Deny) => w.nest(ELEM_DATA, |w| verdict(w, Fate::Return)),

@@ -32,7 +32,7 @@ pub(super) enum Found {
 
 impl Nftables {
     fn comment(program: &Program) -> String {
-        format!("{OURS}layout 1 program {:016x}", program.fingerprint())
+        format!("{OURS}layout 2 program {:016x}", program.fingerprint())
     }
 
     /// Reads our table.
@@ -189,23 +189,30 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use nix::sched::{CloneFlags, unshare};
-    use podwall_compile::tables::{Delta, PeerId, PortKey, SubjectId, Verdict, VerdictKey};
+    use podwall_compile::tables::{
+        Delta, GroupId, Peer, PeerId, PeerKey, PortKey, SubjectId, Verdict, VerdictKey,
+    };
     use podwall_policy::policy::Direction;
     use podwall_policy::port::Protocol;
 
     use super::*;
     use crate::{Config, DataPlane};
 
+    fn pod(own: u32) -> Peer {
+        Peer { own: PeerId(own), group: GroupId(1) }
+    }
+
     fn tables(peers: u32) -> NodeTables {
         let mut tables = NodeTables::default();
         for index in 0..peers {
-            tables.peers.insert(Ipv4Addr::from(0x0a00_0000 + index).into(), PeerId(index % 9));
+            tables.peers.insert(Ipv4Addr::from(0x0a00_0000 + index).into(), pod(index % 9));
         }
         for index in 0..5 {
             let address = Ipv4Addr::from(0x0a00_0000 + index).into();
             tables.subjects.insert((Direction::Egress, address), SubjectId(1 + index));
             let ports = PortKey::Port(Protocol::TCP, index as u16);
-            let key = VerdictKey { subject: SubjectId(1 + index), peer: PeerId(2), ports };
+            let key =
+                VerdictKey { subject: SubjectId(1 + index), peer: PeerKey::Own(PeerId(2)), ports };
             tables.verdicts.insert(key, Verdict { allow: true, rule: None });
         }
         tables
@@ -226,9 +233,8 @@ mod tests {
                 plane.replace(&next).unwrap();
                 assert_eq!(plane.verify(&next).unwrap(), []);
             }
-            let mut peers: Vec<_> = (0..2000)
-                .map(|i| (Ipv4Addr::from(0x0b00_0000 + i).into(), Some(PeerId(3))))
-                .collect();
+            let mut peers: Vec<_> =
+                (0..2000).map(|i| (Ipv4Addr::from(0x0b00_0000 + i).into(), Some(pod(3)))).collect();
             plane.update(&Delta { peers: peers.clone(), ..Delta::default() }).unwrap();
             let mut now = tables(5000);
             now.apply(&Delta { peers: peers.clone(), ..Delta::default() });

@@ -24,11 +24,11 @@
 //!   bridges between two pods (`br_nf_post_routing` in net/bridge/br_netfilter_hooks.c).
 //! - Neighbour discovery passes with hop limit 255 only, which no routed packet can have
 //!   (RFC 4861 §6.1.1), so that it is no way out for a pod.
-//! - A peer found in the hash never falls through to the ranges: its class covers them.
+//! - A pod found in the hash never falls through to the small ranges: its class covers them.
 
 use std::fmt;
 
-use podwall_compile::tables::{Delta, NodeTables, PeerId, PortKey, VerdictKey};
+use podwall_compile::tables::{Delta, NodeTables, PeerKey, PortKey, VerdictKey};
 use podwall_policy::address::Family;
 use podwall_policy::policy::Direction;
 
@@ -53,13 +53,14 @@ const ADDRESS: Reg = Reg(8);
 
 /// The kinds of entries that the tables have, as bits. Lookups for absent kinds are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Shape(u16);
+pub(crate) struct Shape(u32);
 
-/// Whose rows: of a peer class, of [`PeerId::OTHER`], of [`PeerId::ANY`].
+/// Whose rows.
 #[derive(Clone, Copy)]
 enum Rows {
-    Peer,
-    Other,
+    Own,
+    Group,
+    Net,
     Any,
 }
 
@@ -74,15 +75,20 @@ impl Shape {
             PortKey::AnyProtocol => 3,
         };
         let whose = match key.peer {
-            PeerId::OTHER => Rows::Other,
-            PeerId::ANY => Rows::Any,
-            _ => Rows::Peer,
+            PeerKey::Own(_) => Rows::Own,
+            PeerKey::Group(_) => Rows::Group,
+            PeerKey::Net(_) => Rows::Net,
+            PeerKey::Any => Rows::Any,
         };
-        Self(1 << (4 * whose as u16 + kind))
+        Self(1 << (4 * whose as u32 + kind))
     }
 
     fn block(family: Family) -> Self {
-        Self(if family == Family::V4 { 1 << 12 } else { 1 << 13 })
+        Self(if family == Family::V4 { 1 << 16 } else { 1 << 17 })
+    }
+
+    fn net(family: Family) -> Self {
+        Self(if family == Family::V4 { 1 << 18 } else { 1 << 19 })
     }
 
     /// What either has.
@@ -95,7 +101,8 @@ impl Shape {
     pub(crate) fn of(tables: &NodeTables) -> Self {
         let rows = tables.verdicts.keys().map(Self::row);
         let blocks = tables.blocks.keys().map(|range| Self::block(range.family()));
-        rows.chain(blocks).fold(Self::default(), Self::with)
+        let nets = tables.nets.keys().map(|range| Self::net(range.family()));
+        rows.chain(blocks).chain(nets).fold(Self::default(), Self::with)
     }
 
     /// The kinds of entries that a change adds.
@@ -103,16 +110,21 @@ impl Shape {
         let rows =
             delta.verdicts.iter().filter(|(_, v)| v.is_some()).map(|(key, _)| Self::row(key));
         let blocks = delta.blocks_added.iter().map(|(range, _)| Self::block(range.family()));
-        rows.chain(blocks).fold(Self::default(), Self::with)
+        let nets = delta.nets_added.iter().map(|(range, _)| Self::net(range.family()));
+        rows.chain(blocks).chain(nets).fold(Self::default(), Self::with)
     }
 
-    fn kinds(self, whose: &[Rows]) -> impl Iterator<Item = SetId> {
-        let bits = whose.iter().fold(0, |bits, w| bits | self.0 >> (4 * *w as u16));
+    fn kinds(self, whose: Rows) -> impl Iterator<Item = SetId> {
+        let bits = self.0 >> (4 * whose as u32);
         KINDS.into_iter().enumerate().filter(move |(i, _)| bits & (1 << i) != 0).map(|(_, s)| s)
     }
 
     fn has_blocks(self, family: Family) -> bool {
         self.0 & Self::block(family).0 != 0
+    }
+
+    fn has_nets(self, family: Family) -> bool {
+        self.0 & Self::net(family).0 != 0
     }
 }
 
@@ -203,8 +215,8 @@ fn sets_text() -> String {
         text += &format!("{set}: {} : {:?}", fields.join(" . "), set.data());
         text += if set.is_interval() { ", ranges" } else { "" };
         text += if set.counts() { ", counted" } else { "" };
-        if let Some(class) = set.otherwise() {
-            text += &format!(", otherwise class {class:#x}");
+        if let Some(data) = set.otherwise() {
+            text += &format!(", otherwise {data}");
         }
         text += &format!("    # {}\n", set.comment());
     }
@@ -332,11 +344,15 @@ fn isolated(direction: Direction, family: Family, log: Option<Log>) -> Chain {
 ///
 /// The kernel would do with one word. But nft 1.0.6 ends with a failed assertion when it lists a
 /// rule in which the result of a map is part of a key (`netlink_parse_concat_expr`: such a result
-/// has no length there). It takes only the first register of the two for the result, and the second
+/// has no length there). It takes only the first register of the result for it, and the others
 /// for what was last put there: the address, which makes good reading, or the end of it for IPv6,
 /// whose addresses are too long for that.
 fn class(set: SetId, field: Field, to: Reg) -> Vec<Expr> {
-    let found = Reg(to.0 - 1);
+    lookup(set, field, to, Reg(to.0 - 1))
+}
+
+/// The same, with the result in registers from another one on.
+fn lookup(set: SetId, field: Field, to: Reg, found: Reg) -> Vec<Expr> {
     let end = match field {
         Field::Source(Family::V6) => Field::SourceEnd,
         Field::Destination(Family::V6) => Field::DestinationEnd,
@@ -345,32 +361,31 @@ fn class(set: SetId, field: Field, to: Reg) -> Vec<Expr> {
     vec![Expr::Load(end, to), Expr::Load(field, ADDRESS), Expr::Map(set, ADDRESS, found)]
 }
 
-/// The lookups, in the order of [`NodeTables::decide`]: the rows of the peer's own class, then
-/// those for any peer; of each, one port, ports, any port, everything.
+/// The lookups, in the order of [`NodeTables::decide`]: the rows of the peer's own class, of its
+/// group, of its net, then those for any peer; of each, one port, ports, any port, everything.
 fn rows(shape: Shape, direction: Direction, family: Family) -> Chain {
     let (local, remote) = sides(direction, family);
     // Behind the peer's, whose lookup writes over the register of this one.
     let subject = class(SetId::subjects(direction, family), local, SUBJECT);
     let peer = class(SetId::Peer(family), remote, PEER);
-    let no_peer = [Expr::Holds(SUBJECT, 0)];
-    let any = vec![Expr::Put(PEER, PeerId::ANY.0)];
-    let mut stages = vec![("peer", peer.clone(), vec![Rows::Peer, Rows::Other])];
+    let no_pod = [Expr::Holds(SUBJECT, 0)];
+    let is_pod = [Expr::HoldsNot(SUBJECT, 0)];
+    let mut stages = vec![("pod", [peer.as_slice(), &is_pod].concat(), Rows::Own)];
     if shape.has_blocks(family) {
         let block = class(SetId::Block(family), remote, PEER);
-        let steps = [peer.as_slice(), &no_peer, &block].concat();
-        stages.push(("block", steps, vec![Rows::Peer, Rows::Other]));
-    } else {
-        let other = [Expr::Put(PEER, PeerId::OTHER.0)];
-        stages.push((
-            "other peers",
-            [peer.as_slice(), &no_peer, &other].concat(),
-            vec![Rows::Other],
-        ));
+        stages.push(("block", [peer.as_slice(), &no_pod, &block].concat(), Rows::Own));
     }
-    stages.push(("any peer", any, vec![Rows::Any]));
+    // Its third word is the group: one register further down than for the second.
+    let group = lookup(SetId::Peer(family), remote, PEER, FOUND);
+    let in_hash = [Expr::HoldsNot(FOUND, 0)];
+    stages.push(("group", [group.as_slice(), &in_hash].concat(), Rows::Group));
+    if shape.has_nets(family) {
+        stages.push(("net", class(SetId::Net(family), remote, PEER), Rows::Net));
+    }
+    stages.push(("any peer", vec![Expr::Put(PEER, PeerKey::Any.number())], Rows::Any));
     let mut rules = Vec::new();
     for (stage, find_peer, whose) in stages {
-        for kind in shape.kinds(&whose) {
+        for kind in shape.kinds(whose) {
             let protocol = [Expr::Load(Field::L4proto, PROTOCOL)];
             let port = [Expr::Load(Field::DestinationPort, PORT)];
             let (word, load): (_, &[&[Expr]]) = match kind {

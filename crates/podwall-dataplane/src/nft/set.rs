@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!   egress4 egress6 ingress4 ingress6   local address          → subject class
-//!   peer4 peer6                         address of a pod, node → peer class    (hash; * → NONE)
-//!   block4 block6                       range                  → peer class    (tree; * → OTHER)
+//!   peer4 peer6                         address of a pod       → class, group  (hash; * → none)
+//!   block4 block6                       small range            → class         (tree; * → none)
+//!   net4 net6                           large range            → net           (tree; * → none)
 //!   self4 self6                         own address . own address
 //!   by_port      subject . peer . protocol . port   → accept | return
 //!   by_range     the same with ports first-last     → accept | return
@@ -23,14 +24,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use podwall_compile::tables::{Delta, NodeTables, PeerId, PortKey, SubjectId, VerdictKey};
+use podwall_compile::tables::{
+    Delta, GroupId, NetId, NodeTables, Peer, PeerId, PeerKey, PortKey, SubjectId, VerdictKey,
+};
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::policy::Direction;
 use rustc_hash::FxHashSet;
-
-/// A peer class that no verdict names: what the hash of peers says of an address that it does not
-/// hold.
-pub(crate) const NO_PEER: u32 = u32::MAX - 1;
 
 /// One of the table's sets and maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +38,7 @@ pub(crate) enum SetId {
     Ingress(Family),
     Peer(Family),
     Block(Family),
+    Net(Family),
     Own(Family),
     ByPort,
     ByRange,
@@ -75,12 +75,14 @@ pub(crate) enum DataKind {
     /// Only that it is there.
     Nothing,
     Class,
+    /// A peer class and a group.
+    Classes,
     Fate,
 }
 
 impl SetId {
     /// All, in the order in which they are made.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Egress(Family::V4),
         Self::Egress(Family::V6),
         Self::Ingress(Family::V4),
@@ -89,6 +91,8 @@ impl SetId {
         Self::Peer(Family::V6),
         Self::Block(Family::V4),
         Self::Block(Family::V6),
+        Self::Net(Family::V4),
+        Self::Net(Family::V6),
         Self::Own(Family::V4),
         Self::Own(Family::V6),
         Self::ByPort,
@@ -123,6 +127,8 @@ impl SetId {
             Self::Peer(Family::V6) => "peer6",
             Self::Block(Family::V4) => "block4",
             Self::Block(Family::V6) => "block6",
+            Self::Net(Family::V4) => "net4",
+            Self::Net(Family::V6) => "net6",
             Self::Own(Family::V4) => "self4",
             Self::Own(Family::V6) => "self6",
             Self::ByPort => "by_port",
@@ -138,8 +144,9 @@ impl SetId {
         match self {
             Self::Egress(_) => "isolated for egress: local address to subject class",
             Self::Ingress(_) => "isolated for ingress: local address to subject class",
-            Self::Peer(_) => "pods and nodes: address to peer class",
-            Self::Block(_) => "other addresses: range to peer class",
+            Self::Peer(_) => "pods: address to peer class and group",
+            Self::Block(_) => "other addresses: small range to peer class",
+            Self::Net(_) => "all addresses: large range to net",
             Self::Own(_) => "a pod reaches itself",
             Self::ByPort => "verdicts: subject, peer, protocol, port",
             Self::ByRange => "verdicts: subject, peer, protocol, ports",
@@ -153,10 +160,12 @@ impl SetId {
     pub(crate) fn key_fields(self) -> &'static [KeyField] {
         use KeyField::{Address, Class, Port, Protocol};
         match self {
-            Self::Egress(f) | Self::Ingress(f) | Self::Peer(f) | Self::Block(f) => match f {
-                Family::V4 => &[Address(Family::V4)],
-                Family::V6 => &[Address(Family::V6)],
-            },
+            Self::Egress(f) | Self::Ingress(f) | Self::Peer(f) | Self::Block(f) | Self::Net(f) => {
+                match f {
+                    Family::V4 => &[Address(Family::V4)],
+                    Family::V6 => &[Address(Family::V6)],
+                }
+            }
             Self::Own(Family::V4) => &[Address(Family::V4), Address(Family::V4)],
             Self::Own(Family::V6) => &[Address(Family::V6), Address(Family::V6)],
             Self::ByPort | Self::ByRange => &[Class, Class, Protocol, Port],
@@ -174,7 +183,8 @@ impl SetId {
     /// What it says of a key.
     pub(crate) fn data(self) -> DataKind {
         match self {
-            Self::Egress(_) | Self::Ingress(_) | Self::Peer(_) | Self::Block(_) => DataKind::Class,
+            Self::Egress(_) | Self::Ingress(_) | Self::Block(_) | Self::Net(_) => DataKind::Class,
+            Self::Peer(_) => DataKind::Classes,
             Self::Own(_) | Self::Unmatched => DataKind::Nothing,
             Self::ByPort | Self::ByRange | Self::ByProtocol | Self::ByPeer => DataKind::Fate,
         }
@@ -182,14 +192,19 @@ impl SetId {
 
     /// Whether its keys are ranges.
     pub(crate) fn is_interval(self) -> bool {
-        matches!(self, Self::Block(_) | Self::ByRange)
+        self.is_tree() || self == Self::ByRange
     }
 
-    /// The class of a key that is not in it, for maps that always answer.
-    pub(crate) fn otherwise(self) -> Option<u32> {
+    /// Whether its keys are ranges of one field.
+    pub(crate) fn is_tree(self) -> bool {
+        matches!(self, Self::Block(_) | Self::Net(_))
+    }
+
+    /// What is said of a key that is not in it, for maps that always answer.
+    pub(crate) fn otherwise(self) -> Option<Data> {
         match self {
-            Self::Peer(_) => Some(NO_PEER),
-            Self::Block(_) => Some(PeerId::OTHER.0),
+            Self::Peer(_) => Some(Data::Classes(NO_CLASS, NO_CLASS)),
+            Self::Block(_) | Self::Net(_) => Some(Data::Class(NO_CLASS)),
             _ => None,
         }
     }
@@ -217,11 +232,16 @@ pub(crate) enum Key {
 pub(crate) enum Data {
     Nothing,
     Class(u32),
+    /// A peer class and a group, as keys of verdicts hold them.
+    Classes(u32, u32),
     Allow,
     Deny,
     /// Something that Podwall never writes.
     Strange,
 }
+
+/// Of a peer: no class. No verdict names it.
+pub(crate) const NO_CLASS: u32 = 0;
 
 /// The class of a local address that nothing is allowed.
 pub(crate) const CLOSED: Data = Data::Class(SubjectId::CLOSED.0);
@@ -242,11 +262,7 @@ impl fmt::Display for Key {
             Self::Class(class) => write!(f, "class {}", class.0),
             Self::Otherwise => f.write_str("*"),
             Self::Row(VerdictKey { subject, peer, ports }) => {
-                write!(f, "subject {} . ", subject.0)?;
-                match *peer {
-                    PeerId::ANY => f.write_str("any peer")?,
-                    PeerId(class) => write!(f, "peer {class}")?,
-                }
+                write!(f, "subject {} . {peer}", subject.0)?;
                 match ports {
                     PortKey::Port(protocol, port) => write!(f, " . {protocol} {port}"),
                     PortKey::Range(protocol, range) => write!(f, " . {protocol} {range}"),
@@ -262,7 +278,14 @@ impl fmt::Display for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("(present)"),
-            Self::Class(class) => write!(f, "class {class}"),
+            Self::Class(class) => match PeerKey::of_number(*class) {
+                PeerKey::Own(PeerId(class)) => write!(f, "class {class}"),
+                other => write!(f, "{other}"),
+            },
+            Self::Classes(own, NO_CLASS) => write!(f, "class {own}"),
+            Self::Classes(own, group) => {
+                write!(f, "class {own}, {}", PeerKey::of_number(*group))
+            }
             Self::Allow => f.write_str("allow"),
             Self::Deny => f.write_str("deny"),
             Self::Strange => f.write_str("something else"),
@@ -291,6 +314,26 @@ pub(crate) fn row_set(ports: PortKey) -> Option<SetId> {
     }
 }
 
+/// A class as keys of verdicts hold it.
+fn word(key: PeerKey) -> u32 {
+    match key {
+        PeerKey::Group(GroupId::NONE) | PeerKey::Net(NetId::NONE) => NO_CLASS,
+        _ => key.number(),
+    }
+}
+
+fn classes(Peer { own, group }: Peer) -> Data {
+    Data::Classes(word(PeerKey::Own(own)), word(PeerKey::Group(group)))
+}
+
+fn block(class: PeerId) -> Data {
+    Data::Class(word(PeerKey::Own(class)))
+}
+
+fn net(class: NetId) -> Data {
+    Data::Class(word(PeerKey::Net(class)))
+}
+
 /// Builders of elements, one for each kind of entry.
 impl Element {
     pub(crate) fn subject(direction: Direction, address: IpAddr, class: SubjectId) -> Self {
@@ -303,14 +346,19 @@ impl Element {
         Self { set, key: Key::Address(address), data: Data::Nothing }
     }
 
-    pub(crate) fn peer(address: IpAddr, class: PeerId) -> Self {
+    pub(crate) fn peer(address: IpAddr, peer: Peer) -> Self {
         let set = SetId::Peer(Family::of(address));
-        Self { set, key: Key::Address(address), data: Data::Class(class.0) }
+        Self { set, key: Key::Address(address), data: classes(peer) }
     }
 
     pub(crate) fn block(range: AddressRange, class: PeerId) -> Self {
         let set = SetId::Block(range.family());
-        Self { set, key: Key::Range(range), data: Data::Class(class.0) }
+        Self { set, key: Key::Range(range), data: block(class) }
+    }
+
+    pub(crate) fn net(range: AddressRange, class: NetId) -> Self {
+        let set = SetId::Net(range.family());
+        Self { set, key: Key::Range(range), data: net(class) }
     }
 
     pub(crate) fn row(key: VerdictKey, allow: bool) -> Option<Self> {
@@ -323,7 +371,7 @@ impl Element {
     }
 
     pub(crate) fn otherwise(set: SetId) -> Option<Self> {
-        Some(Self { set, key: Key::Otherwise, data: Data::Class(set.otherwise()?) })
+        Some(Self { set, key: Key::Otherwise, data: set.otherwise()? })
     }
 }
 
@@ -335,7 +383,7 @@ pub(crate) fn is_subject(tables: &NodeTables, address: IpAddr) -> bool {
 }
 
 /// The classes that local addresses have.
-pub(crate) fn classes(tables: &NodeTables) -> BTreeSet<SubjectId> {
+pub(crate) fn subject_classes(tables: &NodeTables) -> BTreeSet<SubjectId> {
     tables.subjects.values().copied().collect()
 }
 
@@ -363,9 +411,10 @@ pub(crate) fn elements(tables: &NodeTables) -> impl Iterator<Item = Element> {
     otherwise
         .chain(tables.peers.iter().map(|(a, class)| Element::peer(*a, *class)))
         .chain(tables.blocks.iter().map(|(r, class)| Element::block(*r, *class)))
+        .chain(tables.nets.iter().map(|(r, class)| Element::net(*r, *class)))
         .chain(tables.verdicts.iter().filter_map(|(key, v)| Element::row(*key, v.allow)))
         .chain(own)
-        .chain(classes(tables).into_iter().map(Element::unmatched))
+        .chain(subject_classes(tables).into_iter().map(Element::unmatched))
         .chain(subjects)
 }
 
@@ -373,7 +422,7 @@ pub(crate) fn elements(tables: &NodeTables) -> impl Iterator<Item = Element> {
 pub(crate) fn wanted(tables: &NodeTables, set: SetId, key: Key) -> Option<Data> {
     let class = |class: u32| Some(Data::Class(class));
     match (set, key) {
-        (_, Key::Otherwise) => class(set.otherwise()?),
+        (_, Key::Otherwise) => set.otherwise(),
         (SetId::Egress(_), Key::Address(address)) => {
             class(tables.subjects.get(&(Direction::Egress, address))?.0)
         }
@@ -383,8 +432,9 @@ pub(crate) fn wanted(tables: &NodeTables, set: SetId, key: Key) -> Option<Data> 
         (SetId::Own(_), Key::Address(address)) => {
             is_subject(tables, address).then_some(Data::Nothing)
         }
-        (SetId::Peer(_), Key::Address(address)) => class(tables.peers.get(&address)?.0),
-        (SetId::Block(_), Key::Range(range)) => class(tables.blocks.get(&range)?.0),
+        (SetId::Peer(_), Key::Address(address)) => tables.peers.get(&address).copied().map(classes),
+        (SetId::Block(_), Key::Range(range)) => tables.blocks.get(&range).copied().map(block),
+        (SetId::Net(_), Key::Range(range)) => tables.nets.get(&range).copied().map(net),
         (SetId::Unmatched, Key::Class(class)) => {
             tables.subjects.values().any(|it| *it == class).then_some(Data::Nothing)
         }

@@ -1,15 +1,25 @@
 //! Random tables, and the change from one to another.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use podwall_compile::tables::{
-    Delta, NodeTables, PeerId, PortKey, RuleId, SubjectId, Verdict, VerdictKey,
+    Delta, GroupId, NetId, NodeTables, Peer, PeerId, PeerKey, PortKey, RuleId, SubjectId, Verdict,
+    VerdictKey,
 };
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::object::Name;
 use podwall_policy::policy::{Direction, RuleRef, Tier};
 use podwall_policy::port::{PortRange, Protocol};
+
+/// A pod of a class, in the first group.
+pub fn pod(own: u32) -> Peer {
+    Peer { own: PeerId(own), group: GroupId(1) }
+}
+
+/// Whose rows: of a class.
+pub fn own(class: u32) -> PeerKey {
+    PeerKey::Own(PeerId(class))
+}
 
 /// xorshift64*.
 pub struct Dice(pub u64);
@@ -47,21 +57,41 @@ pub fn tables(dice: &mut Dice, local: &[IpAddr], all: &[IpAddr]) -> NodeTables {
     }
     for address in all {
         if dice.chance(50) {
-            tables.peers.insert(*address, PeerId(dice.roll(4) as u32));
+            let (own, group) = (PeerId(dice.roll(4) as u32), GroupId(dice.roll(3) as u32));
+            tables.peers.insert(*address, Peer { own, group });
         }
     }
     for family in Family::BOTH {
         if dice.chance(60) {
-            blocks(dice, family, all, &mut tables.blocks);
+            ranges(dice, family, all, |range, class| {
+                tables.blocks.insert(range, PeerId(class));
+            });
+        }
+        if dice.chance(60) {
+            ranges(dice, family, all, |range, class| {
+                tables.nets.insert(range, NetId(class));
+            });
         }
     }
     // Some tables have only some kinds of rows, so that every shape of the rules comes up.
     let kinds: Vec<usize> = (0..4).filter(|_| dice.chance(60)).collect();
     for subject in 1..=4 {
-        for peer in [0, 1, 2, 3, 4, u32::MAX] {
+        let groups = [1, 2].map(|class| PeerKey::Group(GroupId(class)));
+        let nets = [1, 2, 3, 4].map(|class| PeerKey::Net(NetId(class)));
+        let mut peers = [1, 2, 3, 4].map(own).to_vec();
+        // Some subjects have only some kinds of rows.
+        for (kind, chance) in [(&groups[..], 60), (&nets[..], 60), (&[PeerKey::Any], 80)] {
+            if dice.chance(chance) {
+                peers.extend(kind);
+            }
+        }
+        if dice.chance(30) {
+            peers.drain(..4);
+        }
+        for peer in peers {
             for kind in &kinds {
                 if dice.chance(40) {
-                    row(dice, *kind, SubjectId(subject), PeerId(peer), &mut tables);
+                    row(dice, *kind, SubjectId(subject), peer, &mut tables);
                 }
             }
         }
@@ -87,7 +117,7 @@ fn name_rules(dice: &mut Dice, tables: &mut NodeTables) {
     }
 }
 
-fn row(dice: &mut Dice, kind: usize, subject: SubjectId, peer: PeerId, tables: &mut NodeTables) {
+fn row(dice: &mut Dice, kind: usize, subject: SubjectId, peer: PeerKey, tables: &mut NodeTables) {
     let protocol = dice.pick(&Protocol::WITH_PORTS);
     let ranges = [(8000, 8004), (8005, 9000), (400, 500), (1, 79), (60000, 65535)];
     let ports = match kind {
@@ -104,12 +134,7 @@ fn row(dice: &mut Dice, kind: usize, subject: SubjectId, peer: PeerId, tables: &
 }
 
 /// Disjoint ranges around the addresses, some of them neighbours, some up to the family's end.
-fn blocks(
-    dice: &mut Dice,
-    family: Family,
-    all: &[IpAddr],
-    out: &mut BTreeMap<AddressRange, PeerId>,
-) {
+fn ranges(dice: &mut Dice, family: Family, all: &[IpAddr], mut add: impl FnMut(AddressRange, u32)) {
     let (low, high) = AddressRange::all(family).bits();
     let mut cuts = vec![low, high];
     for address in all.iter().filter(|a| Family::of(**a) == family) {
@@ -123,7 +148,7 @@ fn blocks(
         if dice.chance(50) {
             let last = if pair[1] == high { high } else { pair[1] - 1 };
             let range = AddressRange::from_bits(family, pair[0], last).unwrap();
-            out.insert(range, PeerId(dice.roll(5) as u32));
+            add(range, dice.roll(5) as u32);
         }
     }
 }
@@ -148,6 +173,12 @@ pub fn delta(from: &NodeTables, to: &NodeTables) -> Delta {
     }
     for (range, class) in to.blocks.iter().filter(|(k, v)| from.blocks.get(k) != Some(v)) {
         delta.blocks_added.push((*range, *class));
+    }
+    for (range, _) in from.nets.iter().filter(|(k, v)| to.nets.get(k) != Some(v)) {
+        delta.nets_removed.push(*range);
+    }
+    for (range, class) in to.nets.iter().filter(|(k, v)| from.nets.get(k) != Some(v)) {
+        delta.nets_added.push((*range, *class));
     }
     for key in from.verdicts.keys().filter(|key| !to.verdicts.contains_key(key)) {
         delta.verdicts.push((*key, None));
