@@ -10,10 +10,12 @@
 
 mod support;
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -105,8 +107,22 @@ fn only(world: &World) -> PathBuf {
     all.into_iter().next().unwrap()
 }
 
-/// What is in a program's directory when all is well.
-const PINS: usize = 8 + 5 + 4;
+/// What is in a program's directory when all is well: as a first start leaves it.
+fn whole() -> &'static [OsString] {
+    static WHOLE: OnceLock<Vec<OsString>> = OnceLock::new();
+    WHOLE.get_or_init(|| {
+        let net = support::Net::new();
+        net.ebpf().replace(&one_port()).unwrap();
+        let programs = entries(&net.pins);
+        let names = names(&programs[0]);
+        assert!(names.iter().any(|name| name == "link-10-4"), "{names:?}");
+        names
+    })
+}
+
+fn names(directory: &Path) -> Vec<OsString> {
+    entries(directory).iter().map(|path| path.file_name().unwrap().to_owned()).collect()
+}
 
 /// The next start over some damage: nothing is lost, nothing slips through, nothing old stays.
 fn next_start(world: &World, tables: &NodeTables, what: &str, damage: impl FnOnce()) {
@@ -119,8 +135,7 @@ fn next_start(world: &World, tables: &NodeTables, what: &str, damage: impl FnOnc
     });
     assert!(sent > 20, "{what}: {sent}");
     assert_eq!((allowed, denied), (sent, 0), "{what}: allowed of {sent}, denied");
-    let pins = entries(&only(world));
-    assert_eq!(pins.len(), PINS, "{what}: {pins:?}");
+    assert_eq!(names(&only(world)), whole(), "{what}");
 }
 
 /// A map with other keys and values, pinned.
@@ -164,7 +179,9 @@ fn a_map_of_another_form_or_none_under_our_name_is_made_anew() {
     let world = World::new(Wiring::Ptp, 2);
     let tables = one_port();
     world.node().ebpf().replace(&tables).unwrap();
-    for name in ["local4", "ports", "rows", "control", "rule_packets", "events", "limits"] {
+    for name in
+        ["local4", "ports", "rows", "control", "rule_packets", "rule_names", "events", "limits"]
+    {
         let pin = || only(&world).join(name);
         next_start(&world, &tables, &format!("no {name}"), || fs::remove_file(pin()).unwrap());
         next_start(&world, &tables, &format!("another {name}"), || {
@@ -265,11 +282,11 @@ fn a_start_that_was_killed_is_made_up_for() {
             }
         }
         // One after the other, none of which gets to sweep.
-        let kills: Vec<usize> = (0..1 + dice.roll(3)).map(|_| dice.roll(PINS)).collect();
+        let kills: Vec<usize> = (0..1 + dice.roll(3)).map(|_| dice.roll(whole().len())).collect();
         let mut start_and_kill = || {
             for more in &kills {
                 let came = killed_start(&world, *more);
-                halves += usize::from((1..PINS).contains(&came));
+                halves += usize::from((1..whole().len()).contains(&came));
             }
         };
         let what = format!("round {round}, {what}, killed after {kills:?} pins");

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use libbpf_rs::libbpf_sys::{self, BPF_F_NETFILTER_IP_DEFRAG};
 use libbpf_rs::{
-    ErrorKind, Link, MapCore, MapFlags, MapHandle, NF_INET_LOCAL_IN, NF_INET_POST_ROUTING,
+    ErrorKind, Link, MapCore, MapFlags, MapHandle, MapType, NF_INET_LOCAL_IN, NF_INET_POST_ROUTING,
     NFPROTO_IPV4, NFPROTO_IPV6, NetfilterOpts, Object, ObjectBuilder,
 };
 use nix::mount::{MsFlags, mount};
@@ -50,6 +50,9 @@ const SINGLE: [&str; 8] = [
     "limits",
     "passed",
 ];
+
+/// Those of [`SINGLE`] that the program itself does not read: notes of a process for the next one.
+const NOTES: [&str; 2] = ["rule_names", "default_names"];
 
 /// A program with its maps, pinned or about to be.
 pub(crate) struct Pinned {
@@ -107,8 +110,8 @@ fn name(config: &Config) -> String {
 
 impl Pinned {
     /// What an earlier process with the same program left, if all of it is there: four links to one
-    /// program, and under our names the very maps that it reads. Anything else is not taken over;
-    /// whatever of it is attached goes on until a new program is.
+    /// program, and under our names the very maps that it reads and notes of the right form. Anything
+    /// else is not taken over; whatever of it is attached goes on until a new program is.
     pub(crate) fn find(config: &Config) -> Option<Self> {
         let directory = config.pins.join(name(config));
         let programs: Option<BTreeSet<u32>> =
@@ -123,7 +126,15 @@ impl Pinned {
         for table in Table::ALL {
             tables.insert(table, Copies::found(table, open(table.name())?).ok()?);
         }
-        if !SINGLE.iter().all(|name| open(name).is_some()) {
+        let is_note = |name: &str| {
+            MapHandle::from_pinned_path(directory.join(name)).is_ok_and(|map| {
+                let form = (map.map_type(), map.key_size(), map.value_size(), map.max_entries());
+                form == (MapType::Array, 4, 8, config.counters)
+            })
+        };
+        let is_there =
+            |name: &&str| if NOTES.contains(name) { is_note(name) } else { open(name).is_some() };
+        if !SINGLE.iter().all(is_there) {
             return None;
         }
         let control = open("control")?;
