@@ -19,6 +19,7 @@ use podwall_policy::label::Labels;
 use podwall_policy::object::{Name, Namespace, Pod};
 use podwall_policy::policy::{NamespaceScope, PodScope};
 use podwall_policy::port::Protocol;
+use podwall_policy::selector::Selector;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::ids::Ids;
@@ -44,6 +45,7 @@ pub(crate) struct World {
     namespaces: FxHashMap<Arc<str>, KnownNamespace>,
     namespace_names: FxHashMap<NamespaceSlot, Arc<str>>,
     namespace_ids: Ids,
+    namespaces_by_label: FxHashMap<LabelHash, Slots>,
     local: FxHashSet<PodSlot>,
     owners: FxHashMap<IpAddr, Owners>,
     by_label: FxHashMap<LabelHash, Slots>,
@@ -129,6 +131,7 @@ impl World {
             namespaces: FxHashMap::default(),
             namespace_names: FxHashMap::default(),
             namespace_ids: Ids::from(0),
+            namespaces_by_label: FxHashMap::default(),
             local: FxHashSet::default(),
             owners: FxHashMap::default(),
             by_label: FxHashMap::default(),
@@ -215,11 +218,27 @@ impl World {
                 self.namespaces.get(name).map(|entry| entry.slot).into_iter().collect()
             }
             NamespaceScope::Matching(selector) => {
-                let entries = self.namespaces.values();
-                let matching = entries.filter(|entry| selector.matches(&entry.labels));
-                matching.map(|entry| entry.slot).collect()
+                self.namespaces_with(selector).into_iter().map(|entry| entry.slot).collect()
             }
         }
+    }
+
+    /// The namespaces that a selector matches. It mostly asks for labels that few of them have.
+    fn namespaces_with(&self, selector: &Selector) -> Vec<&KnownNamespace> {
+        let list = |label: &LabelHash| self.namespaces_by_label.get(label);
+        let count = |labels: &[LabelHash]| -> usize {
+            labels.iter().filter_map(list).map(Slots::len).sum()
+        };
+        let anchors = selector.requirements.iter().filter_map(anchors_of);
+        let matches = |entry: &&KnownNamespace| selector.matches(&entry.labels);
+        let Some(labels) = anchors.min_by_key(|labels| count(labels)) else {
+            return self.namespaces.values().filter(matches).collect();
+        };
+        // Two labels may share a hash, and a selector may ask for one twice.
+        let slots: BTreeSet<NamespaceSlot> =
+            labels.iter().filter_map(list).flat_map(Slots::iter).collect();
+        let entry = |slot: &NamespaceSlot| self.namespaces.get(self.namespace_names.get(slot)?);
+        slots.iter().filter_map(entry).filter(matches).collect()
     }
 
     /// The place of a namespace.
@@ -269,6 +288,10 @@ impl World {
         let (after, slot) = (entry.labels.clone(), entry.slot);
         if before != after {
             touched.namespaces.insert(slot);
+            for (key, value) in before.iter() {
+                drop_from(&mut self.namespaces_by_label, &label_hash(key, value), slot);
+            }
+            self.index_namespace(slot, &after);
         }
         self.forget_namespace_if_unused(name, touched);
         (before != after).then_some((before, after))
@@ -313,9 +336,17 @@ impl World {
             let slot = self.namespace_ids.take();
             touched.namespaces.insert(slot);
             self.namespace_names.insert(slot, name.clone());
-            self.namespaces.insert(name.clone(), KnownNamespace::new(slot, name));
+            let entry = KnownNamespace::new(slot, name);
+            self.index_namespace(slot, &entry.labels);
+            self.namespaces.insert(name.clone(), entry);
         }
         self.namespaces.get_mut(name)
+    }
+
+    fn index_namespace(&mut self, slot: NamespaceSlot, labels: &Labels) {
+        for (key, value) in labels.iter() {
+            self.namespaces_by_label.entry(label_hash(key, value)).or_default().insert(slot);
+        }
     }
 
     /// Notes the namespaces of the pods that claim an address.
@@ -410,6 +441,9 @@ impl World {
             && let Some(entry) = self.namespaces.remove(name)
         {
             self.namespace_names.remove(&entry.slot);
+            for (key, value) in entry.labels.iter() {
+                drop_from(&mut self.namespaces_by_label, &label_hash(key, value), entry.slot);
+            }
             self.namespace_ids.give_back(entry.slot);
             touched.namespaces.insert(entry.slot);
         }
@@ -423,14 +457,14 @@ impl World {
         local: bool,
         walked: &mut usize,
     ) -> Vec<PodSlot> {
-        let set = |entry: &KnownNamespace| -> usize {
+        let set = |entry: &KnownNamespace| {
             if local { entry.local.len() } else { entry.pods.len() }
         };
-        let in_namespaces = match &scope.namespaces {
-            NamespaceScope::Own(name) => self.namespaces.get(name).map_or(0, set),
-            NamespaceScope::Matching(_) if local => self.local.len(),
-            NamespaceScope::Matching(_) => self.len(),
+        let namespaces: Vec<&KnownNamespace> = match &scope.namespaces {
+            NamespaceScope::Own(name) => self.namespaces.get(name).into_iter().collect(),
+            NamespaceScope::Matching(selector) => self.namespaces_with(selector),
         };
+        let in_namespaces: usize = namespaces.iter().map(|entry| set(entry)).sum();
         let with_label = |labels: &[LabelHash]| -> usize {
             labels.iter().filter_map(|label| self.by_label.get(label)).map(Slots::len).sum()
         };
@@ -462,27 +496,10 @@ impl World {
             found.dedup(); // two pairs may share a hash
             return found;
         }
-        match &scope.namespaces {
-            NamespaceScope::Own(name) => {
-                let entry = self.namespaces.get(name);
-                let slots = entry.map(|entry| if local { &entry.local } else { &entry.pods });
-                for slot in slots.into_iter().flatten() {
-                    check(*slot, true);
-                }
-            }
-            NamespaceScope::Matching(_) if local => {
-                for slot in &self.local {
-                    check(*slot, false);
-                }
-            }
-            NamespaceScope::Matching(selector) => {
-                for entry in self.namespaces.values() {
-                    if selector.matches(&entry.labels) {
-                        for slot in &entry.pods {
-                            check(*slot, true);
-                        }
-                    }
-                }
+        for entry in namespaces {
+            let slots = if local { &entry.local } else { &entry.pods };
+            for slot in slots {
+                check(*slot, true);
             }
         }
         found.sort_unstable();

@@ -113,6 +113,9 @@ pub(crate) fn once(engine: Engine, shape: &Shape, pins: &Path) -> Result<Once> {
         timed(&mut || policy.take().into_iter().for_each(|p| compiler.put_policy(p)));
     }
     timed(&mut || drop(compiler.commit()));
+    if std::env::var_os("PODWALL_STATS").is_some() {
+        eprintln!("{:#?}", compiler.stats());
+    }
     let start = Instant::now();
     plane.replace(compiler.tables())?;
     let kernel = start.elapsed().as_secs_f64();
