@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use podwall_compile::compiler::NodeCompiler;
 use podwall_compile::testing::dice::Dice;
 use podwall_dataplane::DataPlane;
@@ -107,7 +107,7 @@ impl Node {
 
     /// Opens the way for the probe and closes it again; the two times, in seconds.
     fn there_and_back(&mut self, kind: usize) -> Result<[f64; 2]> {
-        let plan = self.plan();
+        let plan = self.plan(kind);
         let policy = cluster::policy(&plan);
         let name = policy.name.clone();
         let client = cluster::pod(0);
@@ -141,8 +141,9 @@ impl Node {
         Ok([open, closed])
     }
 
-    /// A policy of the cluster's sizes that lets the client to the near server, on every port.
-    fn plan(&mut self) -> Plan {
+    /// A policy of the cluster's sizes that lets the client to the near server, on every port. If a
+    /// pod is to be changed it names apps: in a whole namespace the pod would be with any label.
+    fn plan(&mut self, kind: usize) -> Plan {
         self.number += 1;
         let mut plan = cluster::plan(&mut self.dice, &self.shape, self.number);
         let ours = [CLIENTS, SERVERS];
@@ -157,6 +158,7 @@ impl Node {
                 *namespace = 0;
                 add(apps);
             }
+            peers @ Peers::Namespaces(_) if kind > 0 => *peers = Peers::Apps(0, ours.to_vec()),
             Peers::Namespaces(all) if !all.contains(&0) => all.push(0),
             Peers::Namespaces(_) => {}
         }
@@ -175,6 +177,34 @@ impl Node {
         change(&mut self.compiler);
         self.follow()?;
         self.probe.first(start, opens)
+    }
+}
+
+/// So many packets later one may come that a soft interrupt was late with, and so many must be
+/// missing before they count as dropped.
+const LATE: u64 = 3;
+
+/// What became of the packets so far.
+#[derive(Default)]
+struct Seen {
+    /// The number of the last.
+    sent: u64,
+    /// Whether they pass; `None` before the first.
+    passes: Option<bool>,
+    /// When the first was sent of those that are missing, and how many these are.
+    missing: Option<(Instant, u64)>,
+}
+
+impl Seen {
+    /// Notes a packet; a change of what becomes of them, and when it was seen first.
+    fn packet(&mut self, sent: Instant, arrived: bool) -> Option<(Instant, bool)> {
+        if arrived {
+            self.missing = None;
+            return (self.passes.replace(true) != Some(true)).then_some((sent, true));
+        }
+        let (since, count) = self.missing.unwrap_or((sent, 0));
+        self.missing = Some((since, count + 1));
+        (count >= LATE && self.passes.replace(false) != Some(false)).then_some((since, false))
     }
 }
 
@@ -200,18 +230,24 @@ impl Probe {
         let (shared, ended) = (Arc::clone(&now), Arc::clone(&stop));
         std::thread::Builder::new().name("probe".into()).spawn(move || -> Result<()> {
             pin(cpu)?;
-            let mut last = None;
-            let mut byte = [0; 8];
+            let mut seen = Seen::default();
+            let mut buffer = [0; 8];
             while !ended.load(Ordering::Relaxed) {
                 let sent = Instant::now();
+                seen.sent += 1;
                 // A full queue or a route that comes and goes is a packet that did not arrive.
-                let _ = sender.send(&byte);
-                let arrived = receiver.recv(&mut byte).is_ok();
-                if let Ok(mut now) = shared.lock() {
-                    *now = (sent, arrived);
+                let _ = sender.send(&seen.sent.to_ne_bytes());
+                let mut arrived = false;
+                while receiver.recv(&mut buffer).is_ok() {
+                    arrived = u64::from_ne_bytes(buffer) >= seen.sent.saturating_sub(LATE);
                 }
-                if last.replace(arrived) != Some(arrived) && found.send((sent, arrived)).is_err() {
+                if let Some(turn) = seen.packet(sent, arrived)
+                    && found.send(turn).is_err()
+                {
                     break;
+                }
+                if let (Ok(mut now), Some(passes)) = (shared.lock(), seen.passes) {
+                    *now = (sent, passes);
                 }
             }
             Ok(())
@@ -241,8 +277,7 @@ impl Probe {
             let (sent, arrived) =
                 self.turns.recv_timeout(PATIENCE).context("no packet follows the change")?;
             if arrived == arrives {
-                ensure!(sent >= start, "a packet followed the change before it was made");
-                return Ok(sent.duration_since(start).as_secs_f64());
+                return Ok(sent.saturating_duration_since(start).as_secs_f64());
             }
         }
     }

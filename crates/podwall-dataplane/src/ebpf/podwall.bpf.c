@@ -353,20 +353,27 @@ __noinline __u64 in_row(struct packet *packet, __u32 subject, __u32 peer, __u32 
 	if (!packet)
 		return 0;
 	copy &= 1;
+	port.protocol = packet->protocol;
+	/* Most verdicts are for one port, and that goes first anyway. */
+	if (packet->has_port) {
+		port.length = LENGTH_ONE;
+		port.port = packet->port;
+		table = TABLE(ports, copy);
+		found = table ? bpf_map_lookup_elem(table, &port) : 0;
+		if (found)
+			return VERDICT(found->allow, found->rule);
+	}
 	table = TABLE(rows, copy);
 	row = table ? bpf_map_lookup_elem(table, &key) : 0;
 	if (!row)
 		return 0;
-	lengths = row->lengths;
-	port.protocol = packet->protocol;
+	lengths = row->lengths & ~(1 << LENGTH_ONE);
 	table = lengths && has_ports(packet->protocol) ? TABLE(ports, copy) : 0;
-	for (int length = LENGTH_ONE; table && length >= LENGTH_ANY; length--) {
+	for (int length = LENGTH_ONE - 1; table && length >= LENGTH_ANY; length--) {
 		if (!(lengths & (1 << length)) || (length != LENGTH_ANY && !packet->has_port))
 			continue;
 		port.length = length;
-		port.port = packet->port;
-		if (length != LENGTH_ONE)
-			port.port &= ~(0xffff >> length);
+		port.port = packet->port & ~(0xffff >> length);
 		found = bpf_map_lookup_elem(table, &port);
 		if (found)
 			return VERDICT(found->allow, found->rule);

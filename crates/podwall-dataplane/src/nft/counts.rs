@@ -71,6 +71,30 @@ fn denies_by_default(tables: &NodeTables, subject: SubjectId) -> bool {
     all.any(|(_, verdict)| !verdict.allow && verdict.rule.is_none())
 }
 
+/// The elements that count for some owners. Nothing else is read for them: a dump of all takes a
+/// third of a second for 100,000.
+fn elements_of(model: &NodeTables, owners: &[Owner]) -> Vec<Place> {
+    let mut places = Vec::new();
+    let mut rules = FxHashSet::default();
+    for owner in owners {
+        match owner {
+            Owner::Rule(rule) => drop(rules.insert(*rule)),
+            Owner::Class(class) => {
+                places.push((SetId::Unmatched, Key::Class(*class)));
+                let verdicts = model.verdicts_of(*class);
+                let denying = verdicts.filter(|(_, v)| !v.allow && v.rule.is_none());
+                places.extend(denying.filter_map(|(key, _)| place(key)));
+            }
+        }
+    }
+    if !rules.is_empty() {
+        let theirs =
+            model.verdicts.iter().filter(|(_, v)| v.rule.is_some_and(|r| rules.contains(&r)));
+        places.extend(theirs.filter_map(|(key, _)| place(key)));
+    }
+    places
+}
+
 fn place(row: &VerdictKey) -> Option<Place> {
     Some((set::row_set(row.ports)?, Key::Row(*row)))
 }
@@ -265,8 +289,11 @@ impl Nftables {
             return;
         }
         // Their elements may have stayed. If they cannot be read, neither can they be told.
-        let packets = self.all_packets().unwrap_or_default();
         let Some(model) = &self.model else { return };
+        let mut places = elements_of(model, &others);
+        places.sort_unstable_by_key(|(set, _)| *set);
+        let packets = dump::packets_of(&mut self.socket, &self.config.table, &places);
+        let packets = packets.unwrap_or_default();
         let total = self.book.total(model, &packets);
         for owner in others {
             let so_far = total.get(&owner).copied().unwrap_or(0);
