@@ -17,8 +17,8 @@ test: ## everything that can be tested
 	@scripts/deps test
 	@scripts/test
 
-bench: ## the figures of docs/performance.md (needs root; takes minutes)
-	@scripts/deps test
+bench: ## what policy costs, and all other figures of docs/performance.md (needs root; half an hour)
+	@scripts/deps bench
 	@scripts/bench
 
 build: ## the program, in target/release/podwall

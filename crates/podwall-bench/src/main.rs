@@ -59,6 +59,9 @@ enum What {
         /// Where the parts are, and where the report goes.
         #[arg(long, default_value = "bench-results")]
         out: PathBuf,
+        /// Where `cargo bench` has left its estimates, to be added.
+        #[arg(long)]
+        criterion: Option<PathBuf>,
     },
     /// One full sync in this process; what `sync` and `memory` start.
     #[command(hide = true)]
@@ -109,7 +112,7 @@ const PARTS: [(&str, Run); 6] = [
 
 fn main() -> Result<()> {
     let (wanted, flags) = match Cli::parse().what {
-        What::Report { out } => return report::write(&out),
+        What::Report { out, criterion } => return report::write(&out, criterion.as_deref()),
         What::Once { engine, pods, policies } => {
             let pins = site::private_mounts()?;
             let once = parts::sync::once(engine_named(&engine)?, &Shape { pods, policies }, &pins)?;
@@ -139,7 +142,7 @@ fn main() -> Result<()> {
         let part = Part { machine, seconds, command: format!("podwall-bench {command}"), points };
         results::save(&flags.out, name, &part)?;
     }
-    report::write(&flags.out)
+    report::write(&flags.out, None)
 }
 
 fn engine_named(word: &str) -> Result<Engine> {

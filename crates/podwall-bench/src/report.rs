@@ -6,6 +6,7 @@
 //!                    *.svg        a plot of every curve
 //! ```
 
+mod criterion;
 pub(crate) mod machine;
 mod markdown;
 mod plot;
@@ -18,9 +19,12 @@ use serde_json::json;
 
 use crate::results;
 
-/// Puts together what the parts have left.
-pub(crate) fn write(out: &Path) -> Result<()> {
-    let parts = results::load(out)?;
+/// Puts together what the parts have left, and what `cargo bench` has.
+pub(crate) fn write(out: &Path, estimates: Option<&Path>) -> Result<()> {
+    let mut parts = results::load(out)?;
+    if let Some(directory) = estimates {
+        parts.insert("tables".to_owned(), criterion::read(directory));
+    }
     ensure!(!parts.is_empty(), "{}: no part has run yet", results::directory(out).display());
     let plots = plot::draw(out, &parts)?;
     let text = markdown::text(&parts, &plots);

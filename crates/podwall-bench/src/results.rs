@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::engine::Engine;
 use crate::stats::Estimate;
 
 /// One number of the report. Its schema is stable: fields are added, not changed.
@@ -51,6 +52,7 @@ pub(crate) type Machine = BTreeMap<String, String>;
 /// The file of one part.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Part {
+    #[serde(default)]
     pub machine: Machine,
     /// How long it took, in seconds.
     pub seconds: f64,
@@ -74,14 +76,18 @@ impl Point {
         }
     }
 
-    pub(crate) fn engine(mut self, engine: impl ToString) -> Self {
+    pub(crate) fn engine(mut self, engine: Engine) -> Self {
         self.engine = engine.to_string();
         self
     }
 
-    pub(crate) fn at(mut self, key: &str, value: impl ToString) -> Self {
-        self.at.insert(key.into(), value.to_string());
+    pub(crate) fn at(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.at.insert(key.into(), value.into());
         self
+    }
+
+    pub(crate) fn at_number(self, key: &str, value: usize) -> Self {
+        self.at(key, value.to_string())
     }
 
     pub(crate) fn ratio(mut self, ratio: Estimate) -> Self {

@@ -45,13 +45,14 @@ fn sweep(options: &Options, shapes: &[Shape], axis: &str) -> Result<Vec<Point>> 
             let what = format!("{what} by {axis}");
             let mut point = Point::new(PART, &what, "connections/s", estimate(rates), rates.len())
                 .engine(column.engine)
-                .at("path", path)
+                .at("path", *path)
                 .target(target(column));
             if column.engine == Engine::Conntrack {
-                point = point.at("policies", 0);
+                point = point.at_number("policies", 0);
             } else {
-                point =
-                    point.at("policies", column.shape.policies).at("addresses", column.shape.pods);
+                point = point
+                    .at_number("policies", column.shape.policies)
+                    .at_number("addresses", column.shape.pods);
             }
             points.push(point.ratio(ratio(rates, &against(column, &bases))));
         }

@@ -67,8 +67,8 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Point>> {
                     points.push(
                         Point::new(PART, &format!("change of a {name}"), "ms", value, times.len())
                             .engine(engine)
-                            .at("policies", policies)
-                            .at("addresses", pods)
+                            .at_number("policies", policies)
+                            .at_number("addresses", pods)
                             .at("quantile", word)
                             .target(target),
                     );

@@ -58,9 +58,9 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Point>> {
             let values: Vec<f64> = found.iter().map(value).collect();
             points.push(
                 Point::new("sync", what, unit, estimate(&values), values.len())
-                    .engine(engine)
-                    .at("policies", shape.policies)
-                    .at("addresses", shape.pods)
+                    .engine(*engine)
+                    .at_number("policies", shape.policies)
+                    .at_number("addresses", shape.pods)
                     .target(target),
             );
         };

@@ -9,7 +9,7 @@ use crate::stats::Estimate;
 
 pub(super) fn text(parts: &BTreeMap<String, Part>, plots: &[Plot]) -> String {
     let mut text = String::from("# Benches\n");
-    if let Some(part) = parts.values().next() {
+    if let Some(part) = parts.values().find(|part| !part.machine.is_empty()) {
         text.push('\n');
         for (key, value) in &part.machine {
             let _ = writeln!(text, "- {key}: {value}");

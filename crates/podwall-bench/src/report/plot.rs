@@ -169,6 +169,7 @@ fn curves(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Engine;
 
     #[test]
     fn every_curve_has_a_picture_with_its_engines_and_steps() {
@@ -177,12 +178,12 @@ mod tests {
         let e = |median| Estimate { median, low: median - 0.01, high: median + 0.01 };
         let mut part = Part::default();
         for (policies, ratio) in [(1, 0.99), (100, 0.98), (10_000, 0.97)] {
-            for engine in ["ebpf", "linear"] {
+            for engine in [Engine::Ebpf, Engine::Linear] {
                 part.points.push(
                     Point::new("connections", "by policies", "1/s", e(1000.0), 3)
                         .engine(engine)
                         .at("path", "one node")
-                        .at("policies", policies)
+                        .at_number("policies", policies)
                         .ratio(e(ratio)),
                 );
             }

@@ -20,6 +20,7 @@ mod rounds;
 mod spread;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 const HELP: &str = "\
 lab [--rounds N] [--changes N] [--policies N] [--networks ptp,bridge] [--out DIR]
@@ -28,9 +29,8 @@ lab [--rounds N] [--changes N] [--policies N] [--networks ptp,bridge] [--out DIR
   --changes N    how many single changes are timed in the last round (100)
   --policies N   how many policies are in place (1000)
   --networks L   ptp, bridge, or both (ptp,bridge)
-  --out DIR      where bench.json and bench.md go (bench-results)
-  --lab NAME     what the labs are called (bench-PID)
-  --criterion D  where `cargo bench` has left its estimates, to be added";
+  --out DIR      where parts/labs.json goes (bench-results)
+  --lab NAME     what the labs are called (bench-PID)";
 
 /// What the command line says.
 struct Options {
@@ -40,7 +40,6 @@ struct Options {
     networks: Vec<String>,
     out: PathBuf,
     lab: String,
-    criterion: Option<PathBuf>,
 }
 
 fn main() {
@@ -53,8 +52,9 @@ fn main() {
         _ => {}
     }
     let options = options(&arguments);
+    let start = Instant::now();
     let measured = rounds::run(&options);
-    report::write(&options, &measured);
+    report::write(&options, &measured, start.elapsed().as_secs_f64());
 }
 
 fn options(arguments: &[String]) -> Options {
@@ -65,7 +65,6 @@ fn options(arguments: &[String]) -> Options {
         networks: vec!["ptp".into(), "bridge".into()],
         out: "bench-results".into(),
         lab: format!("bench-{}", std::process::id()),
-        criterion: None,
     };
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
@@ -78,7 +77,6 @@ fn options(arguments: &[String]) -> Options {
             "--networks" => options.networks = value().split(',').map(Into::into).collect(),
             "--out" => options.out = value().into(),
             "--lab" => options.lab = value(),
-            "--criterion" => options.criterion = Some(value().into()),
             _ => usage(word),
         }
     }

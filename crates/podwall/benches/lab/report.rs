@@ -1,19 +1,17 @@
-//! What was measured, where, and was it good enough?
+//! What was measured of labs, in the form that the whole report is made of.
+//!
+//! `podwall-bench report` puts `parts/labs.json` together with the other parts; the fields are those
+//! of its `results::Point`.
 
-use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::Options;
-use crate::rounds::podwall;
 use crate::spread::{Spread, words};
 
-/// One line of the report.
+/// One number of the report.
 pub(crate) struct Measure {
-    key: String,
     network: String,
     words: String,
     /// At most this: seconds of the median, or a count.
@@ -29,152 +27,62 @@ pub(crate) enum Found {
     Count(u64, String),
     /// How many a second.
     Rate(f64),
-    /// Seconds as `cargo bench` has estimated them: median, and the ends of its 95 % interval.
-    Estimate(f64, f64, f64),
 }
 
 impl Measure {
-    pub(crate) fn new(
-        key: &str,
-        network: &str,
-        words: String,
-        target: Option<f64>,
-        found: Found,
-    ) -> Self {
-        Self { key: key.into(), network: network.into(), words, target, found }
-    }
-
-    fn median(&self) -> Option<f64> {
-        match &self.found {
-            Found::Times(spread) => Some(spread.median()),
-            Found::Count(count, _) => Some(*count as f64),
-            Found::Rate(_) | Found::Estimate(..) => None,
-        }
-    }
-
-    fn met(&self) -> Option<bool> {
-        Some(self.median()? <= self.target?)
+    pub(crate) fn new(network: &str, words: String, target: Option<f64>, found: Found) -> Self {
+        Self { network: network.into(), words, target, found }
     }
 
     fn json(&self) -> Value {
-        let found = match &self.found {
-            Found::Times(spread) => json!({"seconds": spread.json()}),
-            Found::Count(count, note) => json!({"count": count, "note": note}),
-            Found::Rate(rate) => json!({"perSecond": rate}),
-            Found::Estimate(median, low, high) => {
-                json!({"seconds": {"median": median, "low": low, "high": high}})
+        let alike = |value: f64| json!({"median": value, "low": value, "high": value});
+        let (value, unit, samples, scale) = match &self.found {
+            Found::Times(spread) => {
+                let at = |share| spread.quantile(share) * 1e3;
+                let value = json!({"median": at(0.5), "low": at(0.0), "high": at(1.0)});
+                (value, "ms", spread.len(), 1e3)
             }
+            Found::Count(count, _) => (alike(*count as f64), "lost", 1, 1.0),
+            Found::Rate(rate) => (alike(*rate), "pairs/s", 1, 1.0),
         };
-        let (Self { key, network, words, target, .. }, met) = (self, self.met());
-        json!({"key": key, "network": network, "what": words, "target": target, "met": met,
-            "found": found})
-    }
-
-    fn row(&self) -> String {
-        let (median, spread) = match &self.found {
-            Found::Times(s) => (
-                words(s.median()),
-                format!(
-                    "{} … {}, p99 {} of {}",
-                    words(s.quantile(0.0)),
-                    words(s.quantile(1.0)),
-                    words(s.quantile(0.99)),
-                    s.len()
-                ),
-            ),
-            Found::Count(count, note) => (count.to_string(), note.clone()),
-            Found::Rate(rate) => (format!("{rate:.0} /s"), String::new()),
-            Found::Estimate(median, low, high) => {
-                (words(*median), format!("{} … {}", words(*low), words(*high)))
-            }
-        };
-        let target = match (self.target, &self.found) {
-            (None, _) => String::new(),
-            (Some(target), Found::Count(..)) => format!("{target}"),
-            (Some(target), _) => words(target),
-        };
-        let mark = match self.met() {
-            None => "",
-            Some(true) => "met",
-            Some(false) => "**missed**",
-        };
-        let Self { words: what, network, .. } = self;
-        format!("| {what} | {network} | {median} | {spread} | {target} | {mark} |\n")
-    }
-}
-
-/// Writes `bench.json` and `bench.md`.
-pub(crate) fn write(options: &Options, measured: &[Measure]) {
-    let estimates = options.criterion.as_deref().map(estimates).unwrap_or_default();
-    let all = || measured.iter().chain(&estimates);
-    let machine = machine();
-    let results: Vec<Value> = all().map(Measure::json).collect();
-    let json = json!({"machine": machine, "results": results});
-    let mut text = String::from("# Benches\n\n");
-    for (key, value) in machine.as_object().into_iter().flatten() {
-        writeln!(text, "- {key}: {}", value.as_str().unwrap_or_default()).unwrap();
-    }
-    text += "\n| what | network | median | spread | target | |\n|---|---|---|---|---|---|\n";
-    text.extend(all().map(Measure::row));
-    fs::create_dir_all(&options.out).unwrap();
-    let json = serde_json::to_string_pretty(&json).unwrap() + "\n";
-    fs::write(options.out.join("bench.json"), json).unwrap();
-    fs::write(options.out.join("bench.md"), &text).unwrap();
-    println!("{text}\nwritten to {}/bench.md and bench.json", options.out.display());
-}
-
-/// What `cargo bench` left: `GROUP/NAME/new/estimates.json`.
-fn estimates(directory: &Path) -> Vec<Measure> {
-    let mut found = Vec::new();
-    collect(directory, directory, &mut found);
-    found.sort_by(|a, b| a.key.cmp(&b.key));
-    found
-}
-
-fn collect(root: &Path, directory: &Path, found: &mut Vec<Measure>) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            collect(root, &path, found);
-        } else if path.ends_with("new/estimates.json") {
-            let text = fs::read(&path).unwrap_or_default();
-            let json: Value = serde_json::from_slice(&text).unwrap_or_default();
-            let seconds = |pointer: &str| {
-                json.pointer(pointer).and_then(Value::as_f64).map_or(f64::NAN, |ns| ns / 1e9)
-            };
-            let name = path.parent().and_then(Path::parent).unwrap_or(root);
-            let name = name.strip_prefix(root).unwrap_or(name).display().to_string();
-            let estimate = Found::Estimate(
-                seconds("/median/point_estimate"),
-                seconds("/median/confidence_interval/lower_bound"),
-                seconds("/median/confidence_interval/upper_bound"),
-            );
-            found.push(Measure::new(&name, "", name.clone(), None, estimate));
+        let mut point = json!({"part": "labs", "what": self.words, "value": value, "unit": unit,
+            "samples": samples, "at": {"network": self.network}});
+        if let Found::Count(_, of) = &self.found {
+            point["at"]["of"] = json!(of);
         }
+        if let Some(target) = self.target {
+            point["target"] = json!({"atMost": target * scale});
+        }
+        point
+    }
+
+    fn line(&self) -> String {
+        let found = match &self.found {
+            Found::Times(s) => format!(
+                "{} ({} … {}, p99 {} of {})",
+                words(s.median()),
+                words(s.quantile(0.0)),
+                words(s.quantile(1.0)),
+                words(s.quantile(0.99)),
+                s.len()
+            ),
+            Found::Count(count, of) => format!("{count} of {of}"),
+            Found::Rate(rate) => format!("{rate:.0} a second"),
+        };
+        format!("{:6} {}: {found}", self.network, self.words)
     }
 }
 
-/// Where it was measured.
-fn machine() -> Value {
-    let line = |file: &str, name: &str| {
-        let text = fs::read_to_string(file).unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
-    };
-    let said = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output();
-        let text = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned());
-        text.unwrap_or_default()
-    };
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    json!({
-        "processor": format!("{}, {cores} cores", line("/proc/cpuinfo", "model name")),
-        "memory": line("/proc/meminfo", "MemTotal"),
-        "kernel": said("uname", &["-sr"]),
-        "load at the end": load.split(' ').take(3).collect::<Vec<_>>().join(" "),
-        "podwall": said(&podwall().display().to_string(), &["--version"]),
-        "commit": said("git", &["describe", "--always", "--dirty"]),
-        "rustc": said("rustc", &["--version"]),
-    })
+/// Writes `parts/labs.json`, and shows what is in it.
+pub(crate) fn write(options: &Options, measured: &[Measure], seconds: f64) {
+    let points: Vec<Value> = measured.iter().map(Measure::json).collect();
+    let command = format!("lab {}", std::env::args().skip(1).collect::<Vec<_>>().join(" "));
+    let part = json!({"machine": {}, "seconds": seconds, "command": command, "points": points});
+    let directory = options.out.join("parts");
+    fs::create_dir_all(&directory).unwrap();
+    let file = directory.join("labs.json");
+    fs::write(&file, serde_json::to_string_pretty(&part).unwrap() + "\n").unwrap();
+    for measure in measured {
+        println!("{}", measure.line());
+    }
 }

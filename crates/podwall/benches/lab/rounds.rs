@@ -70,13 +70,13 @@ fn on(options: &Options, network: &str, measures: &mut Vec<Measure>) {
         down.push(called.elapsed());
     }
     let policies = options.policies;
-    let mut times = |key: &str, words: String, target: Option<f64>, spread: Spread| {
-        measures.push(Measure::new(key, network, words, target, Found::Times(spread)));
+    let mut times = |words: String, target: Option<f64>, spread: Spread| {
+        measures.push(Measure::new(network, words, target, Found::Times(spread)));
     };
-    times("up", format!("lab up: 3 nodes, {PODS} pods"), Some(20.0), up);
-    times("policies", format!("lab apply: {policies} policies"), Some(1.0), as_process);
-    times("policies-call", format!("{policies} policies, call to return"), Some(1.0), as_call);
-    times("down", "lab down".into(), None, down);
+    times(format!("lab up: 3 nodes, {PODS} pods"), Some(20.0), up);
+    times(format!("lab apply: {policies} policies"), Some(1.0), as_process);
+    times(format!("{policies} policies, call to return"), Some(1.0), as_call);
+    times("lab down".into(), None, down);
 }
 
 /// One policy is changed again and again; a sender looks on.
@@ -116,12 +116,12 @@ fn changes(
         words(seen.median())
     );
     let target = Some(0.01);
-    for (key, words, target, spread) in [
-        ("change", "one policy changed, call to return", target, calls),
-        ("change-packet", "one policy changed, call to first packet that follows", target, seen),
-        ("change-process", "one policy changed, by `lab apply`", None, processes),
+    for (words, target, spread) in [
+        ("one policy changed, call to return", target, calls),
+        ("one policy changed, call to first packet that follows", target, seen),
+        ("one policy changed, by `lab apply`", None, processes),
     ] {
-        measures.push(Measure::new(key, network, words.into(), target, Found::Times(spread)));
+        measures.push(Measure::new(network, words.into(), target, Found::Times(spread)));
     }
 }
 
@@ -194,11 +194,11 @@ fn nothing_lost(
     let words = format!("UDP packets lost by the firewall while policies change {changes} times");
     let note = format!("{sent} sent, {overflow} found the receiver's buffer full");
     eprintln!("  {network}: {lost} {words} ({note}); TCP: {}", talked.trim());
-    measures.push(Measure::new("lost-udp", network, words, Some(0.0), Found::Count(lost, note)));
+    measures.push(Measure::new(network, words, Some(0.0), Found::Count(lost, note)));
     let words = format!("TCP segments sent again while policies change {changes} times");
     let note = format!("{} lines answered", field(&talked, "answered"));
     let again = field(&talked, "again") + field(&talked, "broken");
-    measures.push(Measure::new("lost-tcp", network, words, Some(0.0), Found::Count(again, note)));
+    measures.push(Measure::new(network, words, Some(0.0), Found::Count(again, note)));
 }
 
 /// The number behind a word.
@@ -244,7 +244,7 @@ fn evaluator(options: &Options) -> Measure {
     }
     let rate = answers as f64 / since.elapsed().as_secs_f64();
     let words = format!("evaluator: pairs a second, {PODS} pods, {} policies", options.policies);
-    Measure::new("evaluate", "", words, None, Found::Rate(rate))
+    Measure::new("", words, None, Found::Rate(rate))
 }
 
 /// The program that is measured.

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
 /// Times of one thing, in the order in which they were taken, in seconds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Spread(Vec<f64>);
@@ -32,18 +30,6 @@ impl Spread {
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
-    }
-
-    /// All of it, in seconds.
-    pub(crate) fn json(&self) -> Value {
-        json!({
-            "count": self.len(),
-            "min": self.quantile(0.0),
-            "median": self.median(),
-            "p90": self.quantile(0.9),
-            "p99": self.quantile(0.99),
-            "max": self.quantile(1.0),
-        })
     }
 }
 
