@@ -76,14 +76,23 @@ fn drawn(point: &Point) -> Estimate {
     point.ratio.unwrap_or(point.value)
 }
 
-const COLOURS: [RGBColor; 6] = [
-    RGBColor(0, 90, 181),
-    RGBColor(220, 50, 32),
+const COLOURS: [RGBColor; 5] = [
     RGBColor(230, 150, 0),
     RGBColor(120, 60, 160),
-    RGBColor(0, 130, 90),
-    RGBColor(90, 90, 90),
+    RGBColor(220, 50, 32),
+    RGBColor(0, 160, 200),
+    RGBColor(60, 60, 60),
 ];
+
+/// An engine's colour, the same in every plot.
+fn colour(name: &str, index: usize) -> RGBColor {
+    match name {
+        "conntrack" => RGBColor(130, 130, 130),
+        "ebpf" => RGBColor(0, 90, 181),
+        "nftables" => RGBColor(0, 130, 90),
+        _ => COLOURS[index % COLOURS.len()],
+    }
+}
 
 fn curves(
     file: &Path,
@@ -131,6 +140,7 @@ fn curves(
     chart
         .configure_mesh()
         .disable_x_mesh()
+        .set_tick_mark_size(LabelAreaPosition::Bottom, 0)
         .x_labels(labels.max(2))
         .x_label_formatter(&label)
         .x_desc(axis)
@@ -144,7 +154,7 @@ fn curves(
     }
     for (index, (name, line)) in lines.iter_mut().enumerate() {
         line.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let colour = COLOURS[index % COLOURS.len()];
+        let colour = colour(name, index);
         // Side by side, where they would hide each other.
         let shift = index as f64 * 0.03 - 0.06;
         let place = |(x, e): &(f64, Estimate)| (x + shift, e.median);
