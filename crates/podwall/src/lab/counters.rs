@@ -130,7 +130,7 @@ mod tests {
              shop/db    ingress     1      17\n\
              other/db   ingress     12     0\n\
              \n\
-             PODS                                          ISOLATED FOR      BY        NODE     NO RULE ALLOWS\n\
+             PODS                                         ISOLATED FOR      BY        NODE     NO RULE ALLOWS\n\
              shop/db-1, shop/db-2, shop/db-3 and 2 more   egress, ingress   shop/db   node-1   3\n"
         );
     }
