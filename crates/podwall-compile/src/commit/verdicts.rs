@@ -124,7 +124,11 @@ impl NodeCompiler {
                 complete.insert(subject);
             }
         }
-        for (class, atoms) in &classes.differ {
+        // After a full load all are, and no class has to look for them.
+        let all_are_complete = complete.len() >= self.programs.len()
+            && self.programs.keys().all(|subject| complete.contains(subject));
+        let differ = if all_are_complete { &[] } else { &classes.differ[..] };
+        for (class, atoms) in differ {
             let users: FxHashSet<PolicySlot> =
                 atoms.iter().flat_map(|atom| self.atoms.users(*atom)).collect();
             let known = users.iter().filter_map(|policy| self.policies.get(policy));
