@@ -144,6 +144,14 @@ impl Atoms {
         }
     }
 
+    /// Makes room for what so many policies ask.
+    pub(crate) fn reserve(&mut self, policies: usize) {
+        if policies > self.atoms.len() {
+            self.atoms.reserve(policies);
+            self.by_question[0].reserve(policies);
+        }
+    }
+
     /// How many atoms there are.
     pub(crate) fn len(&self) -> usize {
         self.atoms.len()

@@ -86,7 +86,8 @@ pub struct NodeCompiler {
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     pub(crate) namespaces: BTreeMap<Arc<str>, Option<Namespace>>,
-    pub(crate) pods: FxHashMap<Name, Option<KnownPod>>,
+    /// Boxed, because the map moves its entries as it grows.
+    pub(crate) pods: FxHashMap<Name, Option<Box<KnownPod>>>,
     pub(crate) policies: BTreeMap<(Tier, Name), Option<Policy>>,
 }
 
@@ -188,7 +189,7 @@ impl NodeCompiler {
     pub fn put_pod(&mut self, pod: &Pod) {
         let known = KnownPod::of(pod, self.node.as_deref()).map(|known| self.shared.pod(known));
         let name = known.as_ref().map_or(&pod.name, |known| &known.name).clone();
-        self.pending.pods.insert(name, known);
+        self.pending.pods.insert(name, known.map(Box::new));
     }
 
     /// Records that a pod is gone.

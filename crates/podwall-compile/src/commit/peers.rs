@@ -47,11 +47,12 @@ impl NodeCompiler {
             addresses.to_mut().extend(self.world.addresses());
             namespaces.to_mut().extend(self.world.namespaces());
         }
+        let all_addresses = self.world.are_all_addresses(&addresses);
         self.update_segments(&atoms.unused, &atoms.fresh);
         let mut result = ClassChanges { unused: atoms.unused.clone(), ..ClassChanges::default() };
 
         let segments = self.segments.take_changes();
-        let peers = self.update_peers(&atoms, &is_unused, &addresses, &segments);
+        let peers = self.update_peers(&atoms, &is_unused, &addresses, all_addresses, &segments);
         let groups = self.update_groups(&atoms, &is_unused, &namespaces);
         let net_segments = self.net_segments.take_changes();
         let rekeys = self.rekeys(&atoms.unused, &is_unused, |class| match class {
@@ -69,14 +70,17 @@ impl NodeCompiler {
             Member::Segment(_) => None,
         };
         let mut written = addresses.into_owned();
-        written.extend(peers.members.iter().filter_map(owned));
-        for change in &groups.members {
-            if let Some(name) = self.world.namespace_name(change.member) {
-                written.extend(self.world.addresses_of(name));
+        if !all_addresses {
+            written.extend(peers.members.iter().filter_map(owned));
+            for change in &groups.members {
+                if let Some(name) = self.world.namespace_name(change.member) {
+                    written.extend(self.world.addresses_of(name));
+                }
             }
         }
         if self.tables.peers.is_empty() {
             self.tables.peers.reserve(written.len());
+            delta.peers.reserve(written.len());
         }
         for address in written {
             self.write_peer(address, delta);
@@ -114,6 +118,7 @@ impl NodeCompiler {
         atoms: &AtomChanges,
         is_unused: &FxHashSet<AtomId>,
         addresses: &FxHashSet<IpAddr>,
+        met_all: bool,
         segments: &[SegmentChange],
     ) -> Changes<Signature, Member> {
         let rekeys = self.rekeys(&atoms.unused, is_unused, |class| match class {
@@ -122,7 +127,6 @@ impl NodeCompiler {
         });
         // What touched addresses meet of the atoms that were there before; then what the new atoms
         // add, to these and to others. If all are touched no new atom has to look for others.
-        let met_all = self.world.are_all_addresses(addresses);
         if met_all {
             atoms.fresh.iter().for_each(|atom| self.atoms.index(*atom));
         }

@@ -22,7 +22,7 @@ impl NodeCompiler {
         self.world.reserve(self.pending.pods.len());
         touched.addresses.reserve(self.pending.pods.len());
         for (name, pod) in std::mem::take(&mut self.pending.pods) {
-            self.world.set_pod(&name, pod, &mut touched);
+            self.world.set_pod(&name, pod.map(|pod| *pod), &mut touched);
         }
         for (name, namespace) in std::mem::take(&mut self.pending.namespaces) {
             let change = self.world.set_namespace(&name, namespace.as_ref(), &mut touched);
@@ -48,6 +48,7 @@ impl NodeCompiler {
         // Then each pod finds its policies below, and no new policy has to look for its pods.
         let all_are_touched = touched.pods.len() == self.world.len();
         let mut reselected: BTreeSet<PolicySlot> = BTreeSet::new();
+        self.atoms.reserve(self.pending.policies.len());
         for (name, policy) in std::mem::take(&mut self.pending.policies) {
             let slot = self.policy_slots.get(&name).copied();
             let before = slot.and_then(|slot| self.policies.get(&slot));

@@ -138,7 +138,8 @@ impl Nftables {
                         // The kernel holds each rule against each element that is there already.
                         self.part(&std::mem::take(&mut steps), &[], &[])?;
                     }
-                    let mut add: Vec<Element> = set::elements(tables).collect();
+                    let mut add: Vec<Element> = Vec::with_capacity(set::count(tables));
+                    add.extend(set::elements(tables));
                     add.sort_unstable_by_key(|element| element.set);
                     self.commit(&steps, &[], &add, None)?
                 }
