@@ -54,7 +54,7 @@ const BROAD_V6: u32 = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Question {
     /// Is it the address of a pod in this scope?
-    Scope(PodScope),
+    Scope(Arc<PodScope>),
     /// Does it lie in these ranges?
     Block(AddressSet),
     /// Is it the address of a pod on which this port name stands for this number?
@@ -65,7 +65,7 @@ impl Question {
     /// The question that a peer asks.
     pub(crate) fn of(peer: &Peer) -> Self {
         match peer {
-            Peer::Pods(scope) => Self::Scope(normal(scope)),
+            Peer::Pods(scope) => Self::Scope(Arc::new(normal(scope))),
             Peer::Block(block) => Self::Block(block.ranges()),
         }
     }
@@ -141,6 +141,14 @@ impl Atoms {
             unused: BTreeSet::new(),
             fresh_names: BTreeSet::new(),
             unused_names: BTreeSet::new(),
+        }
+    }
+
+    /// Makes room for what so many policies ask.
+    pub(crate) fn reserve(&mut self, policies: usize) {
+        if policies > self.atoms.len() {
+            self.atoms.reserve(policies);
+            self.by_question[0].reserve(policies);
         }
     }
 
@@ -323,10 +331,10 @@ mod tests {
     use podwall_policy::selector::Selector;
 
     fn scope(app: &'static str) -> Question {
-        Question::Scope(PodScope {
+        Question::Scope(Arc::new(PodScope {
             namespaces: NamespaceScope::Own("x".into()),
             pods: Selector::labels([("app", app)]),
-        })
+        }))
     }
 
     #[test]
@@ -389,7 +397,7 @@ mod tests {
             namespaces: NamespaceScope::Matching(Selector::labels([("team", "a")])),
             pods: Selector::everything(),
         };
-        assert!(Question::Scope(all).can_be_broad() && !scope("web").can_be_broad());
+        assert!(Question::Scope(Arc::new(all)).can_be_broad() && !scope("web").can_be_broad());
         assert!(!Question::Port(("http".into(), Protocol::TCP), 80).can_be_broad());
     }
 }

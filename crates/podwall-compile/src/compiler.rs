@@ -25,6 +25,7 @@ use crate::policies::PolicySlot;
 use crate::rows::Rows;
 use crate::scopes::ScopeIndex;
 use crate::segments::Segments;
+use crate::shared::Shared;
 use crate::subjects::{PolicyTable, Program, SubjectKey};
 use crate::tables::{Delta, GroupId, NetId, NodeTables, PeerId, PeerKey, SubjectId};
 use crate::world::{KnownPod, NamespaceSlot, PodSlot, World};
@@ -50,6 +51,7 @@ pub(crate) enum Member {
 pub struct NodeCompiler {
     pub(crate) node: Option<Arc<str>>,
     pub(crate) pending: Pending,
+    pub(crate) shared: Shared,
     pub(crate) world: World,
     pub(crate) policies: PolicyTable,
     pub(crate) policy_slots: FxHashMap<(Tier, Name), PolicySlot>,
@@ -84,7 +86,8 @@ pub struct NodeCompiler {
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     pub(crate) namespaces: BTreeMap<Arc<str>, Option<Namespace>>,
-    pub(crate) pods: FxHashMap<Name, Option<KnownPod>>,
+    /// Boxed, because the map moves its entries as it grows.
+    pub(crate) pods: FxHashMap<Name, Option<Box<KnownPod>>>,
     pub(crate) policies: BTreeMap<(Tier, Name), Option<Policy>>,
 }
 
@@ -146,6 +149,7 @@ impl NodeCompiler {
         Self {
             node,
             pending: Pending::default(),
+            shared: Shared::default(),
             world: World::new(),
             policies: FxHashMap::default(),
             policy_slots: FxHashMap::default(),
@@ -183,7 +187,9 @@ impl NodeCompiler {
     /// Records that a pod is there, on whatever node. Pods that are neither subject nor peer
     /// (hostNetwork, terminated) may be put; they count as removed.
     pub fn put_pod(&mut self, pod: &Pod) {
-        self.pending.pods.insert(pod.name.clone(), KnownPod::of(pod, self.node.as_deref()));
+        let known = KnownPod::of(pod, self.node.as_deref()).map(|known| self.shared.pod(known));
+        let name = known.as_ref().map_or(&pod.name, |known| &known.name).clone();
+        self.pending.pods.insert(name, known.map(Box::new));
     }
 
     /// Records that a pod is gone.

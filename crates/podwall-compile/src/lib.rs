@@ -19,6 +19,7 @@ mod policies;
 mod rows;
 mod scopes;
 mod segments;
+mod shared;
 mod slots;
 mod subjects;
 pub mod tables;

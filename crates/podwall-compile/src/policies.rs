@@ -25,7 +25,7 @@ pub(crate) type PolicySlot = u32;
 pub(crate) struct KnownPolicy {
     pub(crate) policy: Arc<Policy>,
     /// The subject in its one spelling.
-    pub(crate) subject: PodScope,
+    pub(crate) subject: Arc<PodScope>,
     /// The local pods that it selects.
     pub(crate) selected: FxHashSet<PodSlot>,
     /// The subject classes whose key names it.
@@ -170,7 +170,7 @@ impl KnownPolicy {
     /// A policy that selects nothing yet.
     pub(crate) fn new(policy: Policy) -> Self {
         Self {
-            subject: normal(&policy.subject),
+            subject: Arc::new(normal(&policy.subject)),
             policy: Arc::new(policy),
             selected: FxHashSet::default(),
             subjects: FxHashSet::default(),

@@ -17,7 +17,8 @@ use crate::tables::{
 /// Rows that stand, and the numbers of rules. Owned by the compiler.
 #[derive(Debug)]
 pub(crate) struct Rows {
-    subjects_of: FxHashMap<PeerKey, FxHashSet<SubjectId>>,
+    /// Sorted.
+    subjects_of: FxHashMap<PeerKey, Vec<SubjectId>>,
     numbers: FxHashMap<RuleKey, RuleId>,
     rules: FxHashMap<RuleId, NumberedRule>,
     ids: Ids,
@@ -55,25 +56,26 @@ impl Rows {
         peers
     }
 
-    /// Notes a row of tables that have none yet; the delta alone gets its entries, sorted.
+    /// Notes a row of tables that have none yet, and adds its entries to `verdicts`, sorted. Rows
+    /// come in order.
     pub(crate) fn add(
         &mut self,
-        delta: &mut Delta,
+        verdicts: &mut Vec<(VerdictKey, Verdict)>,
         (subject, peer): (SubjectId, PeerKey),
         row: &[RowEntry],
     ) {
         if row.is_empty() {
             return;
         }
-        self.subjects_of.entry(peer).or_default().insert(subject);
-        let start = delta.verdicts.len();
+        self.subjects_of.entry(peer).or_default().push(subject);
+        let start = verdicts.len();
         for (ports, allow, rule) in row {
             let rule = rule.map(|rule| self.number(rule));
             self.count(rule, true);
             let key = VerdictKey { subject, peer, ports: *ports };
-            delta.verdicts.push((key, Some(Verdict { allow: *allow, rule })));
+            verdicts.push((key, Verdict { allow: *allow, rule }));
         }
-        delta.verdicts[start..].sort_unstable();
+        verdicts[start..].sort_unstable();
     }
 
     /// Replaces a row.
@@ -102,13 +104,18 @@ impl Rows {
         }
         if new.is_empty() {
             if let Some(subjects) = self.subjects_of.get_mut(&peer) {
-                subjects.remove(&subject);
+                if let Ok(at) = subjects.binary_search(&subject) {
+                    subjects.remove(at);
+                }
                 if subjects.is_empty() {
                     self.subjects_of.remove(&peer);
                 }
             }
         } else if old.is_empty() {
-            self.subjects_of.entry(peer).or_default().insert(subject);
+            let subjects = self.subjects_of.entry(peer).or_default();
+            if let Err(at) = subjects.binary_search(&subject) {
+                subjects.insert(at, subject);
+            }
         }
         let find = |list: &[(PortKey, Verdict)], ports| {
             list.binary_search_by_key(&ports, |(its, _)| *its).ok().map(|at| list[at].1)

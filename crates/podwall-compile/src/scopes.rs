@@ -17,6 +17,8 @@ use podwall_policy::policy::{NamespaceScope, PodScope};
 use podwall_policy::selector::{Operator, Requirement, Selector};
 use rustc_hash::{FxHashMap, FxHasher};
 
+use crate::ids::Ids;
+
 /// A `key=value` pair as a number. Two pairs may share one: it finds candidates, and each candidate
 /// is then matched in full.
 pub(crate) type LabelHash = u64;
@@ -26,11 +28,6 @@ pub(crate) fn label_hash(key: &str, value: &str) -> LabelHash {
     let mut hasher = FxHasher::default();
     (key, value).hash(&mut hasher);
     hasher.finish()
-}
-
-/// The numbers of an object's labels.
-pub(crate) fn label_hashes(labels: &Labels) -> Vec<LabelHash> {
-    labels.iter().map(|(key, value)| label_hash(key, value)).collect()
 }
 
 /// Of what matches the requirement, everything carries one of these labels. `None`: no such list.
@@ -71,25 +68,42 @@ pub(crate) fn normal(scope: &PodScope) -> PodScope {
 }
 
 /// Selectors with something that belongs to each. Owned by who asks the question.
+///
+/// A selector stands under each label of its list, which may be long; what stands there is shared.
 #[derive(Debug)]
 pub(crate) struct ScopeIndex<T> {
-    groups: FxHashMap<NamespaceScope, Group<T>>,
-    /// Namespace selectors by a label that they require.
-    by_label: FxHashMap<LabelHash, Vec<Selector>>,
+    groups: FxHashMap<u32, Group<T>>,
+    numbers: FxHashMap<NamespaceScope, u32>,
+    ids: Ids,
+    /// Namespace selectors by a label that they require, and their groups.
+    by_label: FxHashMap<LabelHash, Vec<(Arc<Selector>, u32)>>,
     /// Namespace selectors without such a label.
-    rest: Vec<Selector>,
+    rest: Vec<(Arc<Selector>, u32)>,
 }
 
+/// The selectors of pods that stand beside one of namespaces.
 #[derive(Debug)]
 struct Group<T> {
-    by_label: FxHashMap<LabelHash, Vec<(Selector, T)>>,
-    rest: Vec<(Selector, T)>,
+    by_label: FxHashMap<LabelHash, Vec<(Arc<PodScope>, T)>>,
+    rest: Vec<(Arc<PodScope>, T)>,
     len: usize,
+}
+
+impl<T> Default for Group<T> {
+    fn default() -> Self {
+        Self { by_label: FxHashMap::default(), rest: Vec::new(), len: 0 }
+    }
 }
 
 impl<T> Default for ScopeIndex<T> {
     fn default() -> Self {
-        Self { groups: FxHashMap::default(), by_label: FxHashMap::default(), rest: Vec::new() }
+        Self {
+            groups: FxHashMap::default(),
+            numbers: FxHashMap::default(),
+            ids: Ids::from(0),
+            by_label: FxHashMap::default(),
+            rest: Vec::new(),
+        }
     }
 }
 
@@ -100,45 +114,53 @@ impl<T: Copy + Ord> ScopeIndex<T> {
     }
 
     /// Adds a selector, which must be [`normal`].
-    pub(crate) fn insert(&mut self, scope: &PodScope, value: T) {
-        if !self.groups.contains_key(&scope.namespaces) {
-            if let NamespaceScope::Matching(selector) = &scope.namespaces {
-                match anchors(selector) {
-                    Some(labels) => {
-                        for label in labels {
-                            self.by_label.entry(label).or_default().push(selector.clone());
-                        }
-                    }
-                    None => self.rest.push(selector.clone()),
-                }
-            }
-            let group = Group { by_label: FxHashMap::default(), rest: Vec::new(), len: 0 };
-            self.groups.insert(scope.namespaces.clone(), group);
-        }
-        let Some(group) = self.groups.get_mut(&scope.namespaces) else { return };
+    pub(crate) fn insert(&mut self, scope: &Arc<PodScope>, value: T) {
+        let number = match self.numbers.get(&scope.namespaces) {
+            Some(number) => *number,
+            None => self.add_group(&scope.namespaces),
+        };
+        let group = self.groups.entry(number).or_default();
         group.len += 1;
         match anchors(&scope.pods) {
             Some(labels) => {
                 for label in labels {
-                    group.by_label.entry(label).or_default().push((scope.pods.clone(), value));
+                    group.by_label.entry(label).or_default().push((scope.clone(), value));
                 }
             }
-            None => group.rest.push((scope.pods.clone(), value)),
+            None => group.rest.push((scope.clone(), value)),
         }
+    }
+
+    fn add_group(&mut self, namespaces: &NamespaceScope) -> u32 {
+        let number = self.ids.take();
+        self.numbers.insert(namespaces.clone(), number);
+        if let NamespaceScope::Matching(selector) = namespaces {
+            let selector = Arc::new(selector.clone());
+            match anchors(&selector) {
+                Some(labels) => {
+                    for label in labels {
+                        self.by_label.entry(label).or_default().push((selector.clone(), number));
+                    }
+                }
+                None => self.rest.push((selector, number)),
+            }
+        }
+        number
     }
 
     /// Removes a selector that was added with the same value.
     pub(crate) fn remove(&mut self, scope: &PodScope, value: T) {
-        let Some(group) = self.groups.get_mut(&scope.namespaces) else { return };
-        let gone = |(selector, its): &(Selector, T)| *its == value && *selector == scope.pods;
+        let Some(number) = self.numbers.get(&scope.namespaces).copied() else { return };
+        let Some(group) = self.groups.get_mut(&number) else { return };
+        let gone = |(other, its): &(Arc<PodScope>, T)| *its == value && other.pods == scope.pods;
         let mut found = false;
         match anchors(&scope.pods) {
             Some(labels) => {
+                // `In ()` matches nothing and stands under no label.
+                found = labels.is_empty();
                 for label in labels {
                     found |= remove_from(&mut group.by_label, label, gone);
                 }
-                // `In ()` matches nothing and stands under no label.
-                found |= anchors(&scope.pods).is_some_and(|labels| labels.is_empty());
             }
             None => {
                 if let Some(at) = group.rest.iter().position(gone) {
@@ -149,18 +171,26 @@ impl<T: Copy + Ord> ScopeIndex<T> {
         }
         group.len -= usize::from(found);
         if group.len == 0 {
-            self.groups.remove(&scope.namespaces);
-            if let NamespaceScope::Matching(selector) = &scope.namespaces {
-                match anchors(selector) {
-                    Some(labels) => {
-                        for label in labels {
-                            remove_from(&mut self.by_label, label, |its| its == selector);
-                        }
+            self.remove_group(&scope.namespaces, number);
+        }
+    }
+
+    fn remove_group(&mut self, namespaces: &NamespaceScope, number: u32) {
+        self.groups.remove(&number);
+        self.numbers.remove(namespaces);
+        if let NamespaceScope::Matching(selector) = namespaces {
+            match anchors(selector) {
+                Some(labels) => {
+                    for label in labels {
+                        remove_from(&mut self.by_label, label, |(_, its)| *its == number);
                     }
-                    None => self.rest.retain(|its| its != selector),
                 }
+                None => self.rest.retain(|(_, its)| *its != number),
             }
         }
+        // Nobody keeps these numbers, so that they are free at once.
+        self.ids.give_back(number);
+        self.ids.settle();
     }
 
     /// What belongs to the selectors that match a pod with these labels in this namespace, sorted.
@@ -169,51 +199,73 @@ impl<T: Copy + Ord> ScopeIndex<T> {
         namespace: &Arc<str>,
         namespace_labels: &Labels,
         labels: &Labels,
-        hashes: &[LabelHash],
     ) -> Vec<T> {
-        let mut found = Vec::new();
-        let mut visit = |group: &Group<T>| {
-            let under_labels =
-                hashes.iter().filter_map(|label| group.by_label.get(label)).flatten();
-            for (selector, value) in under_labels.chain(&group.rest) {
-                if selector.matches(labels) {
-                    found.push(*value);
-                }
-            }
-        };
         if self.groups.is_empty() {
-            return found;
+            return Vec::new();
         }
-        if let Some(group) = self.groups.get(&NamespaceScope::Own(namespace.clone())) {
-            visit(group);
-        }
-        for selector in self.namespace_selectors(namespace_labels) {
-            if let Some(group) = self.groups.get(&NamespaceScope::Matching(selector.clone())) {
-                visit(group);
-            }
-        }
-        found.sort_unstable();
-        found.dedup(); // a selector stands under each of its labels
-        found
+        self.of_namespace(namespace, namespace_labels).matching(labels)
+    }
+
+    /// The selectors that can match pods of a namespace; for many of its pods.
+    pub(crate) fn of_namespace(
+        &self,
+        namespace: &Arc<str>,
+        namespace_labels: &Labels,
+    ) -> OfNamespace<'_, T> {
+        let own = self.numbers.get(&NamespaceScope::Own(namespace.clone())).copied();
+        let others = self.namespace_selectors(namespace_labels).map(|(_, number)| *number);
+        let mut numbers: Vec<u32> = own.into_iter().chain(others).collect();
+        numbers.sort_unstable();
+        numbers.dedup(); // a selector stands under each of its labels
+        OfNamespace(numbers.iter().filter_map(|number| self.groups.get(number)).collect())
     }
 
     /// Whether some namespace selector matches one of the two sets of labels and not the other.
     pub(crate) fn tells_apart(&self, before: &Labels, after: &Labels) -> bool {
         let differs = |a: &Labels, b: &Labels| {
-            self.namespace_selectors(a).any(|selector| !selector.matches(b))
+            self.namespace_selectors(a).any(|(selector, _)| !selector.matches(b))
         };
         differs(before, after) || differs(after, before)
     }
 
-    /// The namespace selectors that match these labels. One that is anchored to several labels
-    /// may come twice.
-    fn namespace_selectors<'a>(&'a self, labels: &'a Labels) -> impl Iterator<Item = &'a Selector> {
+    /// The namespace selectors that match these labels, and their groups. One that is anchored to
+    /// several labels may come twice.
+    fn namespace_selectors<'a>(
+        &'a self,
+        labels: &'a Labels,
+    ) -> impl Iterator<Item = &'a (Arc<Selector>, u32)> {
         labels
             .iter()
             .filter_map(|(key, value)| self.by_label.get(&label_hash(key, value)))
             .flatten()
             .chain(&self.rest)
-            .filter(|selector| selector.matches(labels))
+            .filter(|(selector, _)| selector.matches(labels))
+    }
+}
+
+/// What a [`ScopeIndex`] has for one namespace.
+#[derive(Debug)]
+pub(crate) struct OfNamespace<'a, T>(Vec<&'a Group<T>>);
+
+impl<T: Copy + Ord> OfNamespace<'_, T> {
+    /// What belongs to the selectors that match a pod of the namespace, sorted.
+    pub(crate) fn matching(&self, labels: &Labels) -> Vec<T> {
+        let mut found = Vec::new();
+        for group in &self.0 {
+            let under_labels = labels.iter().filter_map(|(key, value)| {
+                (!group.by_label.is_empty())
+                    .then(|| group.by_label.get(&label_hash(key, value)))
+                    .flatten()
+            });
+            for (scope, value) in under_labels.flatten().chain(&group.rest) {
+                if scope.pods.matches(labels) {
+                    found.push(*value);
+                }
+            }
+        }
+        found.sort_unstable();
+        found.dedup(); // a selector stands under each of its labels
+        found
     }
 }
 
@@ -246,7 +298,7 @@ mod tests {
         Operator::In(list.iter().map(|v| Arc::from(*v)).collect())
     }
 
-    fn scopes() -> Vec<PodScope> {
+    fn scopes() -> Vec<Arc<PodScope>> {
         let own = |name: &str| NamespaceScope::Own(name.into());
         let of = NamespaceScope::Matching;
         let web = Selector::labels([("app", "web")]);
@@ -268,7 +320,8 @@ mod tests {
             of(none.clone()),
         ] {
             for pods in [&web, &both, &none, &no_env, &all] {
-                list.push(normal(&PodScope { namespaces: namespaces.clone(), pods: pods.clone() }));
+                let scope = PodScope { namespaces: namespaces.clone(), pods: pods.clone() };
+                list.push(Arc::new(normal(&scope)));
             }
         }
         list
@@ -301,7 +354,7 @@ mod tests {
             for (ns, ns_labels) in &namespaces {
                 for pod in &pods {
                     let name: Arc<str> = Arc::from(*ns);
-                    let found = index.matching(&name, ns_labels, pod, &label_hashes(pod));
+                    let found = index.matching(&name, ns_labels, pod);
                     let mut expected = there.clone();
                     expected.retain(|i| naive(&list[*i], ns, ns_labels, pod));
                     expected.sort_unstable();
@@ -322,7 +375,7 @@ mod tests {
             namespaces: NamespaceScope::Matching(selector),
             pods: Selector::everything(),
         };
-        index.insert(&scope, 1);
+        index.insert(&Arc::new(scope), 1);
         let (a, b) = (labels(&[("team", "a")]), labels(&[("team", "b")]));
         assert!(index.tells_apart(&a, &b) && index.tells_apart(&b, &a));
         assert!(!index.tells_apart(&b, &labels(&[("x", "y")])));

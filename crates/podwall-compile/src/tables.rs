@@ -306,6 +306,17 @@ impl NodeTables {
         self.verdicts.range(first..=row(PeerKey::Any, PortKey::AnyProtocol))
     }
 
+    /// All verdicts of a subject for a peer.
+    pub fn verdicts_of_row(
+        &self,
+        subject: SubjectId,
+        peer: PeerKey,
+    ) -> impl Iterator<Item = (&VerdictKey, &Verdict)> + use<'_> {
+        let row = |ports| VerdictKey { subject, peer, ports };
+        let first = row(PortKey::Port(Protocol(0), 0));
+        self.verdicts.range(first..=row(PortKey::AnyProtocol))
+    }
+
     fn row(
         &self,
         subject: SubjectId,

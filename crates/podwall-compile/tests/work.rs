@@ -11,7 +11,7 @@ use podwall_policy::address::IpBlock;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::object::{Name, Namespace, Pod};
 use podwall_policy::policy::{NamespaceScope, Peer, PodScope, Policy, Rule, Tier};
-use podwall_policy::selector::Selector;
+use podwall_policy::selector::{Operator, Selector};
 
 const SHAPE: Shape = Shape { pods: 10_000, pods_per_node: 60, policies: 1_000 };
 
@@ -161,6 +161,55 @@ fn rules_for_all_pods_whole_namespaces_and_large_blocks_are_a_row_for_each_subje
         compiler.commit();
         assert_eq!(Stats { last: before.last, ..compiler.stats() }, before, "{name}: is gone");
     }
+}
+
+/// However many pods elsewhere carry the same label.
+#[test]
+fn a_selector_of_apps_in_some_namespaces_walks_these_namespaces() {
+    let (mut cluster, mut compiler) = compiled();
+    let namespaces = 200;
+    for number in 0..namespaces * 10_u32 {
+        let place = number / 10;
+        let zone = [("zone", format!("z{}", place / 2))].into_iter().collect();
+        let namespace = Namespace::new(format!("web-{place}"), &zone);
+        let labels = [("app", "web")].into_iter().collect();
+        let mut pod = Pod::new(namespace.name.clone(), format!("pod-{number}"), labels);
+        pod.ips = vec![std::net::Ipv4Addr::from(0x0ac8_0000 + number).into()];
+        cluster.put_namespace(namespace.clone());
+        cluster.put_pod(pod.clone());
+        compiler.put_namespace(namespace);
+        compiler.put_pod(&pod);
+    }
+    compiler.commit();
+    let among = |key: &'static str, values: &[&str]| {
+        let values = values.iter().map(|value| Arc::from(*value)).collect();
+        Selector::everything().and(key, Operator::In(values))
+    };
+    let (name, zone) = ("kubernetes.io/metadata.name", "zone");
+    for (namespaces, pods) in [
+        (among(name, &["web-3"]), 10),
+        (among(name, &["web-3", "web-70"]), 20),
+        (Selector::labels([(name, "web-5")]), 10),
+        (among(zone, &["z7"]), 20),
+        (among(zone, &["z7", "z9"]), 40),
+        (Selector::labels([(zone, "z8")]), 20),
+    ] {
+        let what = format!("{namespaces:?}");
+        let scope = PodScope {
+            namespaces: NamespaceScope::Matching(namespaces),
+            pods: among("app", &["web", "db"]),
+        };
+        let mut policy = Policy::network_policy("ns-1", &*what, Selector::everything());
+        policy.ingress = Some(vec![Rule::allow(vec![Peer::Pods(scope)], vec![])]);
+        cluster.put_policy(policy.clone());
+        compiler.put_policy(policy);
+        let delta = compiler.commit();
+        let work = compiler.stats().last;
+        // Twelve pods of the policy's own namespace are subjects.
+        assert_eq!((work.pods_walked, work.addresses), (12 + pods, pods), "{what}");
+        assert!(delta.peers.len() <= pods, "{what}: {delta:?}");
+    }
+    assert_current(&compiler, &cluster);
 }
 
 #[test]

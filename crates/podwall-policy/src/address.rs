@@ -98,60 +98,58 @@ fn canonical(net: IpNet) -> IpNet {
 /// An inclusive range of addresses of one family.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AddressRange {
-    family: Family,
-    first: u128,
-    last: u128,
+    // As addresses, which sort as their families and numbers do and take less room.
+    first: IpAddr,
+    last: IpAddr,
 }
 
 impl AddressRange {
     /// All addresses of a family.
     pub fn all(family: Family) -> Self {
-        let last = if family == Family::V4 { u128::from(u32::MAX) } else { u128::MAX };
-        Self { family, first: 0, last }
+        Self { first: address(family, 0), last: address(family, highest(family)) }
     }
 
     /// The addresses from `first` to `last` as numbers: 32 bits of them for IPv4. `None` if the
     /// range is turned round or leaves the family.
     pub fn from_bits(family: Family, first: u128, last: u128) -> Option<Self> {
-        (first <= last && last <= Self::all(family).last).then_some(Self { family, first, last })
+        (first <= last && last <= highest(family))
+            .then(|| Self { first: address(family, first), last: address(family, last) })
     }
 
     /// Lowest and highest address as numbers.
     pub fn bits(&self) -> (u128, u128) {
-        (self.first, self.last)
+        (bits(self.first), bits(self.last))
     }
 
     /// One address.
     pub fn one(address: IpAddr) -> Self {
-        let bits = bits(address);
-        Self { family: Family::of(address), first: bits, last: bits }
+        Self { first: address, last: address }
     }
 
     /// From `address` to the family's last. In the order of ranges it comes after every range that
     /// starts at or below `address`, so it bounds a search for the one that holds it.
     pub fn since(address: IpAddr) -> Self {
-        Self { first: bits(address), ..Self::all(Family::of(address)) }
+        Self { first: address, ..Self::all(Family::of(address)) }
     }
 
     /// The range's family.
     pub fn family(&self) -> Family {
-        self.family
+        Family::of(self.first)
     }
 
     /// Lowest address.
     pub fn first(&self) -> IpAddr {
-        address(self.family, self.first)
+        self.first
     }
 
     /// Highest address, inclusive.
     pub fn last(&self) -> IpAddr {
-        address(self.family, self.last)
+        self.last
     }
 
     /// Whether the address lies in the range.
     pub fn contains(&self, address: IpAddr) -> bool {
-        let bits = bits(address);
-        Family::of(address) == self.family && self.first <= bits && bits <= self.last
+        self.first <= address && address <= self.last
     }
 
     /// The fewest CIDRs that cover exactly this range, in ascending order.
@@ -170,8 +168,7 @@ impl AddressRange {
 
 impl From<IpNet> for AddressRange {
     fn from(net: IpNet) -> Self {
-        let (first, last) = (net.network(), net.broadcast());
-        Self { family: Family::of(first), first: bits(first), last: bits(last) }
+        Self { first: net.network(), last: net.broadcast() }
     }
 }
 
@@ -243,37 +240,36 @@ impl AddressSet {
     fn combine(&self, other: &Self, keep: impl Fn(bool, bool) -> bool) -> Self {
         let mut out: Vec<AddressRange> = Vec::new();
         for family in Family::BOTH {
-            let of = |set: &Self| -> Vec<AddressRange> {
-                set.0.iter().copied().filter(|r| r.family == family).collect()
+            let of = |set: &Self| -> Vec<(u128, u128)> {
+                let ranges = set.0.iter().filter(|range| range.family() == family);
+                ranges.map(AddressRange::bits).collect()
             };
             let (a, b) = (of(self), of(other));
-            let whole = AddressRange::all(family);
-            let mut starts: Vec<u128> = std::iter::once(0)
-                .chain(
-                    a.iter()
-                        .chain(&b)
-                        .flat_map(|r| [Some(r.first), r.last.checked_add(1)])
-                        .flatten(),
-                )
-                .filter(|start| *start <= whole.last)
-                .collect();
+            let end = highest(family);
+            let cuts = a.iter().chain(&b);
+            let cuts = cuts.flat_map(|(first, last)| [Some(*first), last.checked_add(1)]).flatten();
+            let mut starts: Vec<u128> =
+                std::iter::once(0).chain(cuts).filter(|start| *start <= end).collect();
             starts.sort_unstable();
             starts.dedup();
-            let within = |list: &[AddressRange], at: u128| {
-                let next = list.partition_point(|r| r.first <= at);
-                next > 0 && at <= list[next - 1].last
+            let within = |list: &[(u128, u128)], at: u128| {
+                let next = list.partition_point(|(first, _)| *first <= at);
+                next > 0 && at <= list[next - 1].1
             };
+            let mut kept: Vec<(u128, u128)> = Vec::new();
             for (i, first) in starts.iter().copied().enumerate() {
-                let last = starts.get(i + 1).map_or(whole.last, |next| next - 1);
+                let last = starts.get(i + 1).map_or(end, |next| next - 1);
                 if keep(within(&a, first), within(&b, first)) {
-                    match out.last_mut() {
-                        Some(r) if r.family == family && r.last.checked_add(1) == Some(first) => {
-                            r.last = last;
-                        }
-                        _ => out.push(AddressRange { family, first, last }),
+                    match kept.last_mut() {
+                        Some((_, before)) if before.checked_add(1) == Some(first) => *before = last,
+                        _ => kept.push((first, last)),
                     }
                 }
             }
+            out.extend(
+                kept.into_iter()
+                    .filter_map(|(first, last)| AddressRange::from_bits(family, first, last)),
+            );
         }
         Self(out)
     }
@@ -289,6 +285,11 @@ impl From<AddressRange> for AddressSet {
     fn from(range: AddressRange) -> Self {
         Self(vec![range])
     }
+}
+
+/// The family's last address as a number.
+fn highest(family: Family) -> u128 {
+    if family == Family::V4 { u128::from(u32::MAX) } else { u128::MAX }
 }
 
 /// The address as a number: 32 bits of it for IPv4.

@@ -30,6 +30,11 @@ impl Labels {
         self.0.is_empty()
     }
 
+    /// Whether this very set is held more than once: some other object has it from here.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// The same labels with `key` set to `value`.
     #[must_use]
     pub fn with(&self, key: &str, value: &str) -> Self {
@@ -85,5 +90,8 @@ mod tests {
         assert_eq!(labels.with("a", "9").to_string(), "a=9,b=3");
         assert_eq!(labels.without("a").to_string(), "b=3");
         assert_eq!(Labels::default().to_string(), "<none>");
+        assert!(!labels.is_shared());
+        let again = labels.clone();
+        assert!(labels.is_shared() && again.is_shared());
     }
 }

@@ -68,6 +68,7 @@ impl NodeCompiler {
         self.rows.settle(&mut self.tables, delta, &self.policies);
         self.policy_ids.settle();
         self.world.settle();
+        self.shared.settle();
         self.atoms.settle();
         self.peers.settle();
         self.groups.settle();

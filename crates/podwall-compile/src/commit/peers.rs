@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use podwall_policy::address::AddressRange;
 use podwall_policy::label::Labels;
@@ -21,7 +22,7 @@ use super::ClassChanges;
 use crate::atoms::{AtomChanges, AtomId, Question};
 use crate::compiler::{Member, NodeCompiler, Signature};
 use crate::partition::{Changes, MemberChange, Partition};
-use crate::scopes::label_hashes;
+use crate::scopes::OfNamespace;
 use crate::segments::{Segment, SegmentChange, Segments, start_address};
 use crate::tables::{Delta, GroupId, NetId, Peer, PeerId, PeerKey};
 use crate::world::{NamespaceSlot, PortName, Touched};
@@ -46,11 +47,12 @@ impl NodeCompiler {
             addresses.to_mut().extend(self.world.addresses());
             namespaces.to_mut().extend(self.world.namespaces());
         }
+        let all_addresses = self.world.are_all_addresses(&addresses);
         self.update_segments(&atoms.unused, &atoms.fresh);
         let mut result = ClassChanges { unused: atoms.unused.clone(), ..ClassChanges::default() };
 
         let segments = self.segments.take_changes();
-        let peers = self.update_peers(&atoms, &is_unused, &addresses, &segments);
+        let peers = self.update_peers(&atoms, &is_unused, &addresses, all_addresses, &segments);
         let groups = self.update_groups(&atoms, &is_unused, &namespaces);
         let net_segments = self.net_segments.take_changes();
         let rekeys = self.rekeys(&atoms.unused, &is_unused, |class| match class {
@@ -68,14 +70,17 @@ impl NodeCompiler {
             Member::Segment(_) => None,
         };
         let mut written = addresses.into_owned();
-        written.extend(peers.members.iter().filter_map(owned));
-        for change in &groups.members {
-            if let Some(name) = self.world.namespace_name(change.member) {
-                written.extend(self.world.addresses_of(name));
+        if !all_addresses {
+            written.extend(peers.members.iter().filter_map(owned));
+            for change in &groups.members {
+                if let Some(name) = self.world.namespace_name(change.member) {
+                    written.extend(self.world.addresses_of(name));
+                }
             }
         }
         if self.tables.peers.is_empty() {
             self.tables.peers.reserve(written.len());
+            delta.peers.reserve(written.len());
         }
         for address in written {
             self.write_peer(address, delta);
@@ -113,6 +118,7 @@ impl NodeCompiler {
         atoms: &AtomChanges,
         is_unused: &FxHashSet<AtomId>,
         addresses: &FxHashSet<IpAddr>,
+        met_all: bool,
         segments: &[SegmentChange],
     ) -> Changes<Signature, Member> {
         let rekeys = self.rekeys(&atoms.unused, is_unused, |class| match class {
@@ -120,12 +126,14 @@ impl NodeCompiler {
             _ => None,
         });
         // What touched addresses meet of the atoms that were there before; then what the new atoms
-        // add, to these and to others.
-        let mut met: FxHashMap<IpAddr, Vec<AtomId>> =
-            addresses.iter().map(|address| (*address, self.atoms_of_owner(*address))).collect();
-        let met_all = self.world.are_all_addresses(addresses);
-        for atom in &atoms.fresh {
-            if !(atom.is_broad() || met_all && atom.is_block()) {
+        // add, to these and to others. If all are touched no new atom has to look for others.
+        if met_all {
+            atoms.fresh.iter().for_each(|atom| self.atoms.index(*atom));
+        }
+        let mut met = self.atoms_of_owners(addresses);
+        let others = if met_all { &[][..] } else { &atoms.fresh };
+        for atom in others {
+            if !atom.is_broad() {
                 for address in self.addresses_that_meet(*atom) {
                     let met = met
                         .entry(address)
@@ -204,7 +212,7 @@ impl NodeCompiler {
         let name = self.world.namespace_name(slot).filter(|_| self.asks_for_pods)?;
         self.world.addresses_of(name).next()?;
         let labels = self.world.namespace_labels(name);
-        Some(self.atoms.groups().matching(name, &labels, &Labels::default(), &[]).into())
+        Some(self.atoms.groups().matching(name, &labels, &Labels::default()).into())
     }
 
     /// What becomes of whole classes when nobody asks for some atoms any more. `class` gives the
@@ -247,22 +255,31 @@ impl NodeCompiler {
         }
     }
 
-    /// The narrow atoms about pods that the owner of an address meets, as far as they are indexed.
-    fn atoms_of_owner(&mut self, address: IpAddr) -> Vec<AtomId> {
-        let Some((_, pod)) = self.world.owner(address) else { return Vec::new() };
-        let mut atoms = Vec::new();
-        if !self.atoms.scopes().is_empty() {
-            let namespace = &pod.name.namespace;
-            let labels = self.world.namespace_labels(namespace);
-            let hashes = label_hashes(&pod.labels);
-            atoms = self.atoms.scopes().matching(namespace, &labels, &pod.labels, &hashes);
-        }
-        for (name, number) in &pod.ports {
-            if self.atoms.uses_name(name) {
-                atoms.push(self.atoms.port(name, *number));
+    /// The narrow atoms about pods that the owners of addresses meet, as far as they are indexed.
+    fn atoms_of_owners(&mut self, addresses: &FxHashSet<IpAddr>) -> FxHashMap<IpAddr, Vec<AtomId>> {
+        let mut by_namespace: FxHashMap<&Arc<str>, OfNamespace<'_, AtomId>> = FxHashMap::default();
+        let mut ports: Vec<(IpAddr, PortName, u16)> = Vec::new();
+        let mut met: FxHashMap<IpAddr, Vec<AtomId>> = FxHashMap::default();
+        met.reserve(addresses.len());
+        for address in addresses {
+            let mut atoms = Vec::new();
+            if let Some((_, pod)) = self.world.owner(*address) {
+                let namespace = &pod.name.namespace;
+                let scopes = by_namespace.entry(namespace).or_insert_with(|| {
+                    let labels = self.world.namespace_labels(namespace);
+                    self.atoms.scopes().of_namespace(namespace, &labels)
+                });
+                atoms = scopes.matching(&pod.labels);
+                let in_use = pod.ports.iter().filter(|(name, _)| self.atoms.uses_name(name));
+                ports.extend(in_use.map(|(name, number)| (*address, name.clone(), *number)));
             }
+            met.insert(*address, atoms);
         }
-        atoms
+        for (address, name, number) in ports {
+            let atom = self.atoms.port(&name, number);
+            met.entry(address).or_default().push(atom);
+        }
+        met
     }
 
     /// The addresses that a new narrow atom is news for.

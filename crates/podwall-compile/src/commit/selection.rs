@@ -13,7 +13,6 @@ use rustc_hash::FxHashSet;
 use super::PolicyChanges;
 use crate::compiler::NodeCompiler;
 use crate::policies::{KnownPolicy, Needs, PolicySlot};
-use crate::scopes::label_hashes;
 use crate::world::{PodSlot, Touched};
 
 impl NodeCompiler {
@@ -23,7 +22,7 @@ impl NodeCompiler {
         self.world.reserve(self.pending.pods.len());
         touched.addresses.reserve(self.pending.pods.len());
         for (name, pod) in std::mem::take(&mut self.pending.pods) {
-            self.world.set_pod(&name, pod, &mut touched);
+            self.world.set_pod(&name, pod.map(|pod| *pod), &mut touched);
         }
         for (name, namespace) in std::mem::take(&mut self.pending.namespaces) {
             let change = self.world.set_namespace(&name, namespace.as_ref(), &mut touched);
@@ -46,7 +45,10 @@ impl NodeCompiler {
     pub(crate) fn apply_policies(&mut self, touched: &Touched) -> PolicyChanges {
         let mut changes = PolicyChanges::default();
         let any_went_before = !self.going_before.is_empty();
+        // Then each pod finds its policies below, and no new policy has to look for its pods.
+        let all_are_touched = touched.pods.len() == self.world.len();
         let mut reselected: BTreeSet<PolicySlot> = BTreeSet::new();
+        self.atoms.reserve(self.pending.policies.len());
         for (name, policy) in std::mem::take(&mut self.pending.policies) {
             let slot = self.policy_slots.get(&name).copied();
             let before = slot.and_then(|slot| self.policies.get(&slot));
@@ -65,7 +67,7 @@ impl NodeCompiler {
             match new {
                 Some(policy) => {
                     self.policy_slots.insert(name, slot);
-                    self.replace_policy(slot, policy, &mut changes);
+                    self.replace_policy(slot, policy, all_are_touched, &mut changes);
                 }
                 None => {
                     self.policy_slots.remove(&name);
@@ -82,8 +84,7 @@ impl NodeCompiler {
                 Some(pod) if pod.local && !self.subject_index.is_empty() => {
                     let namespace = &pod.name.namespace;
                     let labels = self.world.namespace_labels(namespace);
-                    let hashes = label_hashes(&pod.labels);
-                    self.subject_index.matching(namespace, &labels, &pod.labels, &hashes)
+                    self.subject_index.matching(namespace, &labels, &pod.labels)
                 }
                 _ => Vec::new(),
             };
@@ -131,9 +132,16 @@ impl NodeCompiler {
             || !self.going_before.is_empty() && known.selected.iter().any(after_another)
     }
 
-    /// Puts a new or changed policy in its slot and finds the pods that it selects.
-    fn replace_policy(&mut self, slot: PolicySlot, new: KnownPolicy, changes: &mut PolicyChanges) {
-        match self.policies.get_mut(&slot) {
+    /// Puts a new or changed policy in its slot and finds the pods that it selects; not those of a
+    /// new one if all pods are going to be asked anyway.
+    fn replace_policy(
+        &mut self,
+        slot: PolicySlot,
+        new: KnownPolicy,
+        all_are_touched: bool,
+        changes: &mut PolicyChanges,
+    ) {
+        let is_new = match self.policies.get_mut(&slot) {
             Some(known) if known.subject == new.subject => {
                 known.policy = new.policy;
                 changes.pods.extend(known.selected.iter().copied());
@@ -143,11 +151,18 @@ impl NodeCompiler {
                 self.subject_index.remove(&known.subject, slot);
                 known.policy = new.policy;
                 known.subject = new.subject;
+                false
             }
-            None => drop(self.policies.insert(slot, new)),
-        }
+            None => {
+                self.policies.insert(slot, new);
+                true
+            }
+        };
         let Some(known) = self.policies.get(&slot) else { return };
         self.subject_index.insert(&known.subject, slot);
+        if is_new && all_are_touched {
+            return;
+        }
         let selected = self.world.matching(&known.subject, true, &mut self.work.pods_walked);
         self.select(slot, &selected.into_iter().collect(), changes);
     }

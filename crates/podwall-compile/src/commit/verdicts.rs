@@ -124,7 +124,11 @@ impl NodeCompiler {
                 complete.insert(subject);
             }
         }
-        for (class, atoms) in &classes.differ {
+        // After a full load all are, and no class has to look for them.
+        let all_are_complete = complete.len() >= self.programs.len()
+            && self.programs.keys().all(|subject| complete.contains(subject));
+        let differ = if all_are_complete { &[] } else { &classes.differ[..] };
+        for (class, atoms) in differ {
             let users: FxHashSet<PolicySlot> =
                 atoms.iter().flat_map(|atom| self.atoms.users(*atom)).collect();
             let known = users.iter().filter_map(|policy| self.policies.get(policy));
@@ -138,21 +142,21 @@ impl NodeCompiler {
         pairs.sort_unstable();
         pairs.dedup();
         self.work.rows = pairs.len();
-        let first = self.tables.verdicts.is_empty();
-        for pair in pairs {
-            let row = self.row(pair);
-            if first {
-                self.rows.add(delta, pair, &row);
-            } else {
+        if !self.tables.verdicts.is_empty() {
+            for pair in pairs {
+                let row = self.row(pair);
                 self.rows.set(&mut self.tables, delta, pair, &row);
             }
+            return;
         }
-        if first {
-            // At once and in order: quicker, and the tree has no half-empty nodes.
-            let verdicts = delta.verdicts.iter();
-            self.tables.verdicts =
-                verdicts.filter_map(|(key, verdict)| Some((*key, (*verdict)?))).collect();
+        let mut verdicts = Vec::with_capacity(pairs.len());
+        for pair in pairs {
+            let row = self.row(pair);
+            self.rows.add(&mut verdicts, pair, &row);
         }
+        // At once and in order: quicker, and the tree has no half-empty nodes.
+        self.tables.verdicts = verdicts.iter().copied().collect();
+        delta.verdicts = verdicts.into_iter().map(|(key, verdict)| (key, Some(verdict))).collect();
     }
 
     fn row(&self, (subject, peer): (SubjectId, PeerKey)) -> Vec<RowEntry> {
@@ -249,6 +253,8 @@ impl NodeCompiler {
                 peers.extend(self.classes_with_name(name, &classes.lost_names));
             }
         }
+        peers.sort_unstable();
+        peers.dedup();
         pairs.extend(peers.into_iter().map(|peer| (subject, peer)));
         self.programs.insert(subject, program);
         everything

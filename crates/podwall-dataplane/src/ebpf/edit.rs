@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The model keeps what a change cannot do without: which directions of a local address are
-//! isolated, which kinds of rows its classes have, and which ports a row has. Remote addresses and
-//! ranges pass through.
+//! isolated, and which kinds of rows its classes have. Which ports a row has stands in the tables
+//! before the change. Remote addresses and ranges pass through.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -35,6 +35,17 @@ impl Entries {
         self.keys.extend_from_slice(key);
         self.values.extend_from_slice(value);
     }
+
+    fn set_address(&mut self, address: IpAddr, value: &[u8]) {
+        layout::put_address(address, &mut self.keys);
+        self.values.extend_from_slice(value);
+    }
+
+    fn reserve(&mut self, table: Table, count: usize) {
+        let (key, value) = table.sizes();
+        self.keys.reserve(count * key);
+        self.values.reserve(count * value);
+    }
 }
 
 /// A change of all tables.
@@ -57,26 +68,48 @@ struct Row {
 }
 
 impl Row {
-    /// The lengths of its prefixes, as bits.
-    fn lengths(&self) -> u32 {
-        let prefixes = self.ports.iter().flat_map(|ports| layout::port_prefixes(*ports));
-        prefixes.fold(0, |bits, (_, length, _)| bits | 1 << length)
+    /// A row of tables.
+    fn of(tables: &NodeTables, (subject, peer): (SubjectId, PeerKey)) -> Self {
+        let mut row = Self::default();
+        for (key, verdict) in tables.verdicts_of_row(subject, peer) {
+            row.set(key.ports, Some(*verdict));
+        }
+        row
     }
 
-    fn bytes(&self) -> Vec<u8> {
-        [self.lengths().to_ne_bytes().to_vec(), layout::verdict(self.otherwise)].concat()
+    fn set(&mut self, ports: PortKey, verdict: Option<Verdict>) {
+        if ports == PortKey::AnyProtocol {
+            self.otherwise = verdict;
+            return;
+        }
+        let place = self.ports.iter().position(|its| *its == ports);
+        match (place, verdict) {
+            (None, Some(_)) => self.ports.push(ports),
+            (Some(place), None) => drop(self.ports.swap_remove(place)),
+            _ => {}
+        }
     }
 
     fn is_empty(&self) -> bool {
         self.otherwise.is_none() && self.ports.is_empty()
     }
+
+    fn bytes(&self) -> [u8; 12] {
+        let lengths = self.ports.iter().fold(0, |bits, ports| bits | lengths(*ports));
+        layout::row(lengths, self.otherwise)
+    }
+}
+
+/// The lengths of the prefixes that stand for some ports, as bits.
+fn lengths(ports: PortKey) -> u32 {
+    let prefixes = layout::port_prefixes(ports).into_iter();
+    prefixes.fold(0, |bits, (_, length, _)| bits | 1 << length)
 }
 
 /// What the kernel should hold, as far as a change has to know.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
     locals: FxHashMap<IpAddr, Local>,
-    rows: FxHashMap<(SubjectId, PeerKey), Row>,
     /// How many rows of each kind a subject has.
     kinds: FxHashMap<SubjectId, [usize; 4]>,
     /// How many entries each table has.
@@ -86,38 +119,94 @@ pub(crate) struct Model {
 impl Model {
     /// The model of full tables, and the entries of all of them.
     pub(crate) fn new(tables: &NodeTables) -> (Self, Edit) {
-        let mut model = Self::default();
-        let all = Delta {
+        let (mut model, mut edit) = (Self::default(), Edit::default());
+        model.all_rows(tables, &mut edit);
+        let entries = Delta {
             subjects: tables.subjects.iter().map(|(key, class)| (*key, Some(*class))).collect(),
-            peers: tables.peers.iter().map(|(ip, class)| (*ip, Some(*class))).collect(),
             blocks_added: tables.blocks.iter().map(|(range, class)| (*range, *class)).collect(),
             nets_added: tables.nets.iter().map(|(range, class)| (*range, *class)).collect(),
-            verdicts: tables.verdicts.iter().map(|(key, v)| (*key, Some(*v))).collect(),
             ..Delta::default()
         };
-        let edit = model.change(&all);
+        // The kinds of all rows are known already.
+        model.change_others(&entries, &FxHashSet::default(), &mut edit);
+        for family in Family::BOTH {
+            let of_family = || tables.peers.iter().filter(move |(a, _)| Family::of(**a) == family);
+            let count = of_family().count();
+            if count > 0 {
+                let entries = edit.of(Table::peers(family));
+                entries.reserve(Table::peers(family), count);
+                for (address, peer) in of_family() {
+                    entries.set_address(*address, &layout::peer(*peer));
+                }
+            }
+        }
         for (table, entries) in &edit.tables {
             model.counts.insert(*table, entries.keys.len() / table.sizes().0);
         }
         (model, edit)
     }
 
-    /// Makes a change in the model; the entries that it means.
-    pub(crate) fn change(&mut self, delta: &Delta) -> Edit {
+    /// The rows of full tables, which stand together there.
+    fn all_rows(&mut self, tables: &NodeTables, edit: &mut Edit) {
+        let (mut rows, mut ports) = (Entries::default(), Entries::default());
+        // At most so many, mostly.
+        rows.reserve(Table::Rows, tables.verdicts.len());
+        ports.reserve(Table::Ports, tables.verdicts.len());
+        let mut last: Option<(SubjectId, PeerKey)> = None;
+        let (mut bits, mut otherwise) = (0, None);
+        for (key, verdict) in &tables.verdicts {
+            let at = (key.subject, key.peer);
+            if last != Some(at) {
+                if let Some((subject, peer)) = last {
+                    rows.set(&layout::row_key(subject, peer), &layout::row(bits, otherwise));
+                }
+                (last, bits, otherwise) = (Some(at), 0, None);
+                self.kinds.entry(key.subject).or_default()[Kinds::place(key.peer)] += 1;
+            }
+            if key.ports == PortKey::AnyProtocol {
+                otherwise = Some(*verdict);
+            }
+            for prefix in layout::port_prefixes(key.ports) {
+                bits |= 1 << prefix.1;
+                let bytes = layout::port_key(key.subject, key.peer, prefix);
+                ports.set(&bytes, &layout::verdict(Some(*verdict)));
+            }
+        }
+        if let Some((subject, peer)) = last {
+            rows.set(&layout::row_key(subject, peer), &layout::row(bits, otherwise));
+        }
+        for (table, entries) in [(Table::Rows, rows), (Table::Ports, ports)] {
+            if !entries.keys.is_empty() {
+                edit.tables.insert(table, entries);
+            }
+        }
+    }
+
+    /// Makes a change in the model; the entries that it means. `before` is what the kernel holds.
+    pub(crate) fn change(&mut self, before: &NodeTables, delta: &Delta) -> Edit {
         let mut edit = Edit::default();
-        let other_kinds = self.change_rows(delta, &mut edit);
-        self.change_locals(delta, &other_kinds, &mut edit);
+        let other_kinds = self.change_rows(before, delta, &mut edit);
+        self.change_others(delta, &other_kinds, &mut edit);
+        edit
+    }
+
+    fn change_others(
+        &mut self,
+        delta: &Delta,
+        other_kinds: &FxHashSet<SubjectId>,
+        edit: &mut Edit,
+    ) {
+        self.change_locals(delta, other_kinds, edit);
         for (address, peer) in &delta.peers {
-            let (entries, key) = (edit.of(Table::peers(*address)), layout::address(*address));
+            let entries = edit.of(Table::peers(Family::of(*address)));
             match peer {
-                Some(peer) => entries.set(&key, &layout::peer(*peer)),
-                None => entries.gone.extend(key),
+                Some(peer) => entries.set_address(*address, &layout::peer(*peer)),
+                None => layout::put_address(*address, &mut entries.gone),
             }
         }
         let class = layout::block;
-        ranges(&mut edit, Table::blocks, &delta.blocks_removed, &delta.blocks_added, class);
-        ranges(&mut edit, Table::nets, &delta.nets_removed, &delta.nets_added, layout::net);
-        edit
+        ranges(edit, Table::blocks, &delta.blocks_removed, &delta.blocks_added, class);
+        ranges(edit, Table::nets, &delta.nets_removed, &delta.nets_added, layout::net);
     }
 
     /// `other_kinds`: subjects that have other kinds of rows than before.
@@ -149,13 +238,13 @@ impl Model {
             |subject: SubjectId| Kinds::of(self.kinds.get(&subject).copied().unwrap_or_default());
         let mut open: Vec<IpAddr> = Vec::new();
         for address in touched {
-            let (entries, key) = (edit.of(Table::local(address)), layout::address(address));
+            let entries = edit.of(Table::local(Family::of(address)));
             match self.locals.get(&address) {
                 Some(local) if local.egress.is_some() || local.ingress.is_some() => {
-                    entries.set(&key, &local.bytes(kinds));
+                    entries.set_address(address, &local.bytes(kinds));
                 }
                 _ => {
-                    entries.gone.extend(key);
+                    layout::put_address(address, &mut entries.gone);
                     open.push(address);
                 }
             }
@@ -166,30 +255,21 @@ impl Model {
     }
 
     /// The subjects that have other kinds of rows than before.
-    fn change_rows(&mut self, delta: &Delta, edit: &mut Edit) -> FxHashSet<SubjectId> {
-        let mut other_kinds = FxHashSet::default();
-        let mut touched: Vec<(SubjectId, PeerKey)> = Vec::new();
+    fn change_rows(
+        &mut self,
+        before: &NodeTables,
+        delta: &Delta,
+        edit: &mut Edit,
+    ) -> FxHashSet<SubjectId> {
+        // What each row was, and what it is going to be.
+        let mut rows: BTreeMap<(SubjectId, PeerKey), (bool, Row)> = BTreeMap::new();
         for (key, verdict) in &delta.verdicts {
             let at = (key.subject, key.peer);
-            let row = self.rows.entry(at).or_insert_with(|| {
-                let count = &mut self.kinds.entry(key.subject).or_default()[Kinds::place(key.peer)];
-                *count += 1;
-                if *count == 1 {
-                    other_kinds.insert(key.subject);
-                }
-                Row::default()
+            let (_, row) = rows.entry(at).or_insert_with(|| {
+                let row = Row::of(before, at);
+                (!row.is_empty(), row)
             });
-            touched.push(at);
-            if key.ports == PortKey::AnyProtocol {
-                row.otherwise = *verdict;
-                continue;
-            }
-            let place = row.ports.iter().position(|ports| *ports == key.ports);
-            match (place, verdict) {
-                (None, Some(_)) => row.ports.push(key.ports),
-                (Some(place), None) => drop(row.ports.swap_remove(place)),
-                _ => {}
-            }
+            row.set(key.ports, *verdict);
             let entries = edit.of(Table::Ports);
             for prefix in layout::port_prefixes(key.ports) {
                 let bytes = layout::port_key(key.subject, key.peer, prefix);
@@ -199,27 +279,26 @@ impl Model {
                 }
             }
         }
-        touched.sort_unstable();
-        touched.dedup();
-        for (subject, peer) in touched {
+        let mut other_kinds = FxHashSet::default();
+        for ((subject, peer), (was_there, row)) in rows {
             let (entries, key) = (edit.of(Table::Rows), layout::row_key(subject, peer));
-            match self.rows.get(&(subject, peer)) {
-                Some(row) if !row.is_empty() => entries.set(&key, &row.bytes()),
-                _ => {
-                    entries.gone.extend(key);
-                    if self.rows.remove(&(subject, peer)).is_some()
-                        && let Some(counts) = self.kinds.get_mut(&subject)
-                    {
-                        let count = &mut counts[Kinds::place(peer)];
-                        *count -= 1;
-                        if *count == 0 {
-                            other_kinds.insert(subject);
-                        }
-                        if *counts == [0; 4] {
-                            self.kinds.remove(&subject);
-                        }
-                    }
-                }
+            if row.is_empty() {
+                entries.gone.extend(key);
+            } else {
+                entries.set(&key, &row.bytes());
+            }
+            if was_there == !row.is_empty() {
+                continue;
+            }
+            let counts = self.kinds.entry(subject).or_default();
+            let count = &mut counts[Kinds::place(peer)];
+            let before = *count;
+            *count = if was_there { before.saturating_sub(1) } else { before + 1 };
+            if (before == 0) != (*count == 0) {
+                other_kinds.insert(subject);
+            }
+            if *counts == [0; 4] {
+                self.kinds.remove(&subject);
             }
         }
         other_kinds
@@ -232,7 +311,7 @@ fn ranges<T: Copy>(
     table: impl Fn(Family) -> Table,
     removed: &[AddressRange],
     added: &[(AddressRange, T)],
-    value: impl Fn(T) -> Vec<u8>,
+    value: impl Fn(T) -> [u8; 4],
 ) {
     for range in removed {
         let keys = layout::prefixes(*range).concat();

@@ -82,12 +82,12 @@ impl Table {
         matches!(self, Self::Blocks4 | Self::Blocks6 | Self::Nets4 | Self::Nets6)
     }
 
-    pub(crate) fn local(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::Local4 } else { Self::Local6 }
+    pub(crate) fn local(family: Family) -> Self {
+        if family == Family::V4 { Self::Local4 } else { Self::Local6 }
     }
 
-    pub(crate) fn peers(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::Peers4 } else { Self::Peers6 }
+    pub(crate) fn peers(family: Family) -> Self {
+        if family == Family::V4 { Self::Peers4 } else { Self::Peers6 }
     }
 
     pub(crate) fn blocks(family: Family) -> Self {
@@ -133,38 +133,45 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn bytes(self, kinds: impl Fn(SubjectId) -> Kinds) -> Vec<u8> {
-        let class = |side: Option<SubjectId>| {
-            side.map_or(OPEN, |subject| subject.0 | kinds(subject).0).to_ne_bytes()
-        };
-        [class(self.egress), class(self.ingress)].concat()
+    pub(crate) fn bytes(self, kinds: impl Fn(SubjectId) -> Kinds) -> [u8; 8] {
+        let class =
+            |side: Option<SubjectId>| side.map_or(OPEN, |subject| subject.0 | kinds(subject).0);
+        pair(class(self.egress), class(self.ingress))
     }
 }
 
-pub(crate) fn address(address: IpAddr) -> Vec<u8> {
+/// Two numbers side by side.
+fn pair(first: u32, second: u32) -> [u8; 8] {
+    let (mut bytes, second) = ([0; 8], second.to_ne_bytes());
+    bytes[..4].copy_from_slice(&first.to_ne_bytes());
+    bytes[4..].copy_from_slice(&second);
+    bytes
+}
+
+/// Adds the bytes of an address.
+pub(crate) fn put_address(address: IpAddr, bytes: &mut Vec<u8>) {
     match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
+        IpAddr::V4(v4) => bytes.extend_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => bytes.extend_from_slice(&v6.octets()),
     }
 }
 
 /// What the hash says of a pod: two classes as row keys hold them, 0 for none.
-pub(crate) fn peer(peer: Peer) -> Vec<u8> {
-    [block(peer.own), group(peer.group)].concat()
+pub(crate) fn peer(peer: Peer) -> [u8; 8] {
+    let group = match peer.group {
+        GroupId::NONE => 0,
+        group => PeerKey::Group(group).number(),
+    };
+    pair(PeerKey::Own(peer.own).number(), group)
 }
 
-fn group(class: GroupId) -> Vec<u8> {
-    let number = if class == GroupId::NONE { 0 } else { PeerKey::Group(class).number() };
-    number.to_ne_bytes().to_vec()
+pub(crate) fn block(class: PeerId) -> [u8; 4] {
+    PeerKey::Own(class).number().to_ne_bytes()
 }
 
-pub(crate) fn block(class: PeerId) -> Vec<u8> {
-    PeerKey::Own(class).number().to_ne_bytes().to_vec()
-}
-
-pub(crate) fn net(class: NetId) -> Vec<u8> {
+pub(crate) fn net(class: NetId) -> [u8; 4] {
     let number = if class == NetId::NONE { 0 } else { PeerKey::Net(class).number() };
-    number.to_ne_bytes().to_vec()
+    number.to_ne_bytes()
 }
 
 /// The keys of the prefixes that make up a range.
@@ -174,22 +181,30 @@ pub(crate) fn prefixes(range: AddressRange) -> Vec<Vec<u8>> {
         .into_iter()
         .map(|net| {
             let mut key = u32::from(net.prefix_len()).to_ne_bytes().to_vec();
-            key.extend(address(net.network()));
+            put_address(net.network(), &mut key);
             key
         })
         .collect()
 }
 
-pub(crate) fn verdict(verdict: Option<Verdict>) -> Vec<u8> {
+pub(crate) fn verdict(verdict: Option<Verdict>) -> [u8; 8] {
     let (allow, rule) = match verdict {
         None => (0_u32, u32::MAX),
         Some(verdict) => (1 + u32::from(verdict.allow), verdict.rule.map_or(u32::MAX, |r| r.0)),
     };
-    [allow.to_ne_bytes(), rule.to_ne_bytes()].concat()
+    pair(allow, rule)
 }
 
-pub(crate) fn row_key(subject: SubjectId, peer: PeerKey) -> Vec<u8> {
-    [subject.0.to_ne_bytes(), peer.number().to_ne_bytes()].concat()
+pub(crate) fn row_key(subject: SubjectId, peer: PeerKey) -> [u8; 8] {
+    pair(subject.0, peer.number())
+}
+
+/// The lengths of a row's prefixes as bits, and the verdict for the rest.
+pub(crate) fn row(lengths: u32, otherwise: Option<Verdict>) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    bytes[..4].copy_from_slice(&lengths.to_ne_bytes());
+    bytes[4..].copy_from_slice(&verdict(otherwise));
+    bytes
 }
 
 /// Any port of a protocol.
@@ -226,10 +241,11 @@ pub(crate) fn port_key(
     subject: SubjectId,
     peer: PeerKey,
     (protocol, length, port): (Protocol, u8, u16),
-) -> Vec<u8> {
-    let mut key = row_key(subject, peer);
-    key.extend(port.to_ne_bytes());
-    key.extend([protocol.0, length]);
+) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..8].copy_from_slice(&row_key(subject, peer));
+    key[8..10].copy_from_slice(&port.to_ne_bytes());
+    key[10..].copy_from_slice(&[protocol.0, length]);
     key
 }
 

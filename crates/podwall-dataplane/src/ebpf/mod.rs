@@ -24,7 +24,9 @@ mod pinned;
 mod text;
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread;
 
 use podwall_compile::tables::{Delta, NodeTables, RuleId, SubjectId};
 use rustc_hash::FxHashMap;
@@ -32,7 +34,7 @@ use rustc_hash::FxHashMap;
 use self::counts::Counts;
 use self::edit::{Edit, Model};
 use self::layout::Table;
-use self::maps::Written;
+use self::maps::{Copies, Written};
 pub use self::needs::Missing;
 use self::pinned::Pinned;
 use crate::counters::{self, Counters, Owners};
@@ -91,6 +93,9 @@ struct Numbers {
 
 /// As their maps' names begin.
 const KINDS: [&str; 2] = ["rule", "default"];
+
+/// So many entries of one table are worth a thread.
+const LARGE: usize = 10_000;
 
 /// The upper half of `control`.
 const HAS_BLOCKS4: u64 = 1 << 32;
@@ -183,19 +188,7 @@ impl Ebpf {
         for round in 0..2 {
             let control = pinned.control()?;
             let spare = 1 - usize::from(control & 1 == 1);
-            let mut grown = Vec::new();
-            for (table, copies) in &mut pinned.tables {
-                let entries = edit.tables.get(table);
-                if anew {
-                    let count = entries.map_or(0, |e| e.keys.len() / table.sizes().0);
-                    copies.renew(spare, count)?;
-                }
-                if let Some(entries) = entries
-                    && copies.write(spare, entries)? == Written::Grown
-                {
-                    grown.push(*table);
-                }
-            }
+            let grown = Self::write_copy(&mut pinned.tables, spare, edit, anew)?;
             if anew {
                 pinned.install(&Table::ALL, &[spare])?;
             } else if !grown.is_empty() {
@@ -207,6 +200,45 @@ impl Ebpf {
             }
         }
         Ok(())
+    }
+
+    /// Writes one copy of all tables, large ones at the same time; those that had to grow.
+    fn write_copy(
+        tables: &mut BTreeMap<Table, Copies>,
+        copy: usize,
+        edit: &Edit,
+        anew: bool,
+    ) -> Result<Vec<Table>, Error> {
+        let mut grown = Vec::new();
+        thread::scope(|scope| -> Result<(), Error> {
+            let (mut threads, mut small) = (Vec::new(), Vec::new());
+            for (table, copies) in tables {
+                let entries = edit.tables.get(table);
+                let count = entries.map_or(0, |e| e.keys.len() / table.sizes().0);
+                let mut write = move || -> Result<Written, Error> {
+                    if anew {
+                        copies.renew(copy, count)?;
+                    }
+                    entries.map_or(Ok(Written::All), |entries| copies.write(copy, entries))
+                };
+                if count >= LARGE {
+                    threads.push((*table, scope.spawn(write)));
+                } else {
+                    small.push((*table, write()));
+                }
+            }
+            let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|payload| resume_unwind(payload))
+            };
+            let large = threads.into_iter().map(|(table, thread)| (table, join(thread)));
+            for (table, written) in small.into_iter().chain(large) {
+                if written? == Written::Grown {
+                    grown.push(table);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(grown)
     }
 }
 
@@ -247,10 +279,12 @@ impl Limited for Ebpf {
     }
 
     fn change(&mut self, delta: &Delta) -> Result<(), Error> {
-        let (Some(pinned), Some(mut model)) = (&mut self.pinned, self.model.take()) else {
+        let (Some(pinned), Some(mut model), Some(before)) =
+            (&mut self.pinned, self.model.take(), self.limiter.admitted())
+        else {
             return Err(Error::NotLoaded);
         };
-        let edit = model.change(delta);
+        let edit = model.change(before, delta);
         if !edit.tables.is_empty() {
             let flags = flags(&edit) | pinned.control()? & FLAGS;
             Self::write(pinned, &edit, flags, false)?;

@@ -58,15 +58,14 @@ impl Limiter {
         Self { limits, state: None }
     }
 
-    /// What of these tables fits.
+    /// The size of these tables, and what of them fits, if not all does.
     ///
     /// # Errors
     /// The local addresses do not fit.
-    fn load(&self, tables: &NodeTables) -> Result<State, Error> {
+    fn load(&self, tables: &NodeTables) -> Result<(Sizes, Option<Cut>), Error> {
         let before = self.state.as_ref().map(State::admitted);
         let size = sizes(tables);
-        let cut = admit(tables, size, &self.limits, before)?;
-        Ok(State { wanted: tables.clone(), size, cut })
+        Ok((size, admit(tables, size, &self.limits, before)?))
     }
 
     /// What of a change, and of what was left out before, fits.
@@ -108,7 +107,7 @@ impl Limiter {
         match &self.state {
             Some(state) if state.wanted == *tables => Cow::Borrowed(state.admitted()),
             // Tables that could not be loaded at all differ from what is there anyway.
-            _ => match self.load(tables).map(|state| state.cut) {
+            _ => match self.load(tables).map(|(_, cut)| cut) {
                 Ok(Some(cut)) => Cow::Owned(cut.admitted),
                 Ok(None) | Err(_) => Cow::Borrowed(tables),
             },
@@ -212,9 +211,10 @@ pub(crate) trait Limited {
 
 /// Loads what fits of full tables.
 pub(crate) fn replace(plane: &mut impl Limited, tables: &NodeTables) -> Result<(), Error> {
-    let state = plane.limiter().load(tables)?;
-    plane.load(state.admitted())?;
-    plane.limiter().state = Some(state);
+    let (size, cut) = plane.limiter().load(tables)?;
+    plane.load(cut.as_ref().map_or(tables, |cut| &cut.admitted))?;
+    // Copied when the data plane has given back what it needed for the load.
+    plane.limiter().state = Some(State { wanted: tables.clone(), size, cut });
     Ok(())
 }
 

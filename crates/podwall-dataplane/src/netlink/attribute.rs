@@ -27,6 +27,11 @@ impl Writer {
         &self.buf
     }
 
+    /// Makes room for so many bytes more.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.buf.reserve(bytes);
+    }
+
     /// Where the next byte goes, counted from the start of the message that is being written.
     pub(crate) fn offset(&self) -> usize {
         self.buf.len() - self.message

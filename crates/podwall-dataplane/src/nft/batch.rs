@@ -20,6 +20,9 @@ use crate::netlink::socket::{Answer, Socket, io_error};
 /// element has at most 120 bytes.
 const LIST_LIMIT: usize = 60_000;
 
+/// So many bytes one element mostly has.
+const ELEMENT_SIZE: usize = 48;
+
 /// A part of a change that is not an element.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
@@ -162,6 +165,7 @@ impl<'a> Batch<'a> {
     fn elements(&mut self, op: Op, flags: u16, words: &'static str, elements: &'a [Element]) {
         let list = self.lists.len();
         self.lists.push((words, elements));
+        self.writer.reserve(elements.len() * ELEMENT_SIZE);
         let table = self.table;
         let mut first = 0;
         while let Some(start) = elements.get(first) {

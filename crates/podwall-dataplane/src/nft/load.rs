@@ -91,8 +91,8 @@ impl Nftables {
         let is_subject = |e: &Element| matches!(e.set, SetId::Egress(_) | SetId::Ingress(_));
         let (mut subjects, mut others): (Vec<_>, Vec<_>) =
             set::elements(tables).partition(is_subject);
-        subjects.sort_by_key(|element| element.set);
-        others.sort_by_key(|element| element.set);
+        subjects.sort_unstable_by_key(|element| element.set);
+        others.sort_unstable_by_key(|element| element.set);
         let closed: Vec<Element> =
             subjects.iter().map(|e| Element { data: set::CLOSED, ..*e }).collect();
         self.part(&Self::build(program), &[], &closed)?;
@@ -131,10 +131,17 @@ impl Nftables {
                     counted = Some((packets, remove));
                     outcome
                 }
-                Found::Nothing | Found::Unfit(_) | Found::Ours { .. } => {
-                    let mut add: Vec<Element> = set::elements(tables).collect();
-                    add.sort_by_key(|element| element.set);
-                    self.commit(&Self::build(&program), &[], &add, None)?
+                found @ (Found::Nothing | Found::Unfit(_) | Found::Ours { .. }) => {
+                    let mut steps = Self::build(&program);
+                    if matches!(found, Found::Nothing) {
+                        // Sets without elements change no packet's way, as little as no table does.
+                        // The kernel holds each rule against each element that is there already.
+                        self.part(&std::mem::take(&mut steps), &[], &[])?;
+                    }
+                    let mut add: Vec<Element> = Vec::with_capacity(set::count(tables));
+                    add.extend(set::elements(tables));
+                    add.sort_unstable_by_key(|element| element.set);
+                    self.commit(&steps, &[], &add, None)?
                 }
             };
             match outcome {

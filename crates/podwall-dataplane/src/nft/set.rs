@@ -418,6 +418,13 @@ pub(crate) fn elements(tables: &NodeTables) -> impl Iterator<Item = Element> {
         .chain(subjects)
 }
 
+/// How many these are, or a few more.
+pub(crate) fn count(tables: &NodeTables) -> usize {
+    // A local address may have its own class in its direction, and stand for itself.
+    let locals = 3 * tables.subjects.len() + SetId::ALL.len();
+    tables.peers.len() + tables.blocks.len() + tables.nets.len() + tables.verdicts.len() + locals
+}
+
 /// What the tables say of a key in a set; `None`: it does not belong there.
 pub(crate) fn wanted(tables: &NodeTables, set: SetId, key: Key) -> Option<Data> {
     let class = |class: u32| Some(Data::Class(class));
