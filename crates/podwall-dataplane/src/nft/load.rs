@@ -32,7 +32,7 @@ pub(super) enum Found {
 
 impl Nftables {
     fn comment(program: &Program) -> String {
-        format!("{OURS}layout 2 program {:016x}", program.fingerprint())
+        format!("{OURS}layout 3 program {:016x}", program.fingerprint())
     }
 
     /// Reads our table.
