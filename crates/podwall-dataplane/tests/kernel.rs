@@ -82,7 +82,7 @@ fn other_layouts_and_broken_tables_are_made_anew() {
             }\n",
         "flush chain inet podwall egress_denied\n",
         "flush chain inet podwall ingress_rows\n",
-        "insert rule inet podwall postrouting accept\n",
+        "insert rule inet podwall postrouting_rows accept\n",
         "table inet podwall { flags dormant; }\n",
         "flush map inet podwall peer4\n",
         "flush map inet podwall block6\n",

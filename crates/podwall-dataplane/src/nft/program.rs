@@ -52,7 +52,13 @@ const SAVED_SUBJECT: Reg = Reg(6);
 const SAVED_GROUP: Reg = Reg(14);
 /// An address; an IPv6 address fills this and the next three.
 const ADDRESS: Reg = Reg(8);
+
+// IP protocols.
+const ICMP: u32 = 1;
+const TCP: u32 = 6;
+const UDP: u32 = 17;
 const ICMPV6: u32 = 58;
+const SCTP: u32 = 132;
 
 /// The kinds of entries that the tables have, as bits. Lookups for absent kinds are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,28 +174,44 @@ impl Program {
             chains.push(chain(ports, rows(shape, direction, true)));
             chains.push(chain(portless, rows(shape, direction, false)));
         }
-        let [egress, ingress] = [Direction::Egress, Direction::Ingress].map(Names::of);
-        let both = |egress, ingress| {
-            vec![
-                rule("egress", [Expr::Fate(Fate::Jump(egress))]),
-                rule("routed: ingress", [Expr::Is(Field::Iif, Test::Ne(0)), goto(ingress)]),
-                rule(
+        // A chain with nothing to look up has no rules.
+        let isolated =
+            |direction| Family::BOTH.into_iter().any(|f| shape.has_subjects(direction, f));
+        let (egress, ingress) = (Direction::Egress, Direction::Ingress);
+        let both = |of: fn(Direction) -> &'static str| {
+            let mut rules = Vec::new();
+            if isolated(egress) {
+                rules.push(rule("egress", [Expr::Fate(Fate::Jump(of(egress)))]));
+            }
+            if isolated(ingress) {
+                let (routed, bridged) = (Test::Ne(0), Test::AtLeast(0));
+                rules.push(rule(
+                    "routed: ingress",
+                    [Expr::Is(Field::Iif, routed), goto(of(ingress))],
+                ));
+                rules.push(rule(
                     "bridged: ingress",
-                    [Expr::Is(Field::LinkByte, Test::AtLeast(0)), goto(ingress)],
-                ),
-            ]
+                    [Expr::Is(Field::LinkByte, bridged), goto(of(ingress))],
+                ));
+            }
+            rules
         };
-        chains.push(chain("postrouting_ports", both(egress.ports, ingress.ports)));
-        chains.push(Chain {
-            name: "postrouting",
-            base: Some((Hook::Postrouting, BEFORE_SOURCE_NAT)),
-            rules: [first("postrouting_ports"), both(egress.portless, ingress.portless)].concat(),
-        });
-        chains.push(Chain {
-            name: "input",
-            base: Some((Hook::Input, FILTER)),
-            rules: [first(egress.ports), vec![rule("egress", [goto(egress.portless)])]].concat(),
-        });
+        let from = |of: fn(Direction) -> &'static str| vec![rule("egress", [goto(of(egress))])];
+        let ports = |direction| Names::of(direction).ports;
+        let portless = |direction| Names::of(direction).portless;
+        chains.push(chain("postrouting_portless_rows", [known(), both(portless)].concat()));
+        chains.push(chain("input_portless_rows", [known(), from(portless)].concat()));
+        let (mut forwarded, mut received) = (Vec::new(), Vec::new());
+        if isolated(egress) || isolated(ingress) {
+            forwarded = [first("postrouting_portless_rows"), both(ports)].concat();
+        }
+        if isolated(egress) {
+            received = [first("input_portless_rows"), from(ports)].concat();
+        }
+        let base =
+            |name, hook, priority, rules| Chain { name, base: Some((hook, priority)), rules };
+        chains.push(base("postrouting_rows", Hook::Postrouting, BEFORE_SOURCE_NAT, forwarded));
+        chains.push(base("input_rows", Hook::Input, FILTER, received));
         Self { chains }
     }
 
@@ -255,37 +277,34 @@ fn on(chain: &'static str) -> Rule {
     rule("denied", [goto(chain)])
 }
 
-/// What every packet meets first: what passes both directions, and where those with ports go.
-fn first(ports: &'static str) -> Vec<Rule> {
+/// What every packet meets first.
+fn first(portless: &'static str) -> Vec<Rule> {
+    let not = |number| Expr::Is(Field::L4proto, Test::Ne(number));
+    vec![
+        rule("replies", [Expr::Is(Field::CtDirection, Test::Eq(1)), Expr::Fate(Fate::Accept)]),
+        rule("no ports", [not(TCP), not(UDP), not(SCTP), goto(portless)]),
+    ]
+}
+
+/// What passes both directions of the protocols without ports.
+fn known() -> Vec<Rule> {
     let protocol = |number| Expr::Is(Field::L4proto, Test::Eq(number));
-    let mut rules = vec![rule(
-        "replies",
-        [Expr::Is(Field::CtDirection, Test::Eq(1)), Expr::Fate(Fate::Accept)],
-    )];
-    for (word, number) in [("TCP", 6), ("UDP", 17), ("SCTP", 132)] {
-        rules.push(rule(word, [protocol(number), goto(ports)]));
-    }
-    for icmp in [1, ICMPV6] {
-        rules.push(rule(
-            "ICMP errors of known connections",
-            [
-                protocol(icmp),
-                Expr::Is(Field::CtState, Test::Bits(state::RELATED)),
-                Expr::Fate(Fate::Accept),
-            ],
-        ));
-    }
-    rules.push(rule(
-        "neighbour discovery",
-        [
-            nfproto(Family::V6),
-            protocol(ICMPV6),
-            Expr::Is(Field::HopLimit, Test::Eq(255)),
-            Expr::Is(Field::IcmpType, Test::Within(133, 137)),
+    let related = |icmp| {
+        let steps = [
+            protocol(icmp),
+            Expr::Is(Field::CtState, Test::Bits(state::RELATED)),
             Expr::Fate(Fate::Accept),
-        ],
-    ));
-    rules
+        ];
+        rule("ICMP errors of known connections", steps)
+    };
+    let neighbours = [
+        nfproto(Family::V6),
+        protocol(ICMPV6),
+        Expr::Is(Field::HopLimit, Test::Eq(255)),
+        Expr::Is(Field::IcmpType, Test::Within(133, 137)),
+        Expr::Fate(Fate::Accept),
+    ];
+    vec![related(ICMP), related(ICMPV6), rule("neighbour discovery", neighbours)]
 }
 
 /// The local address of a packet in a direction, then the remote one.
