@@ -1,30 +1,47 @@
 //! Which rules read the sets?
 //!
 //! ```text
-//!  postrouting_egress  (srcnat - 5) ─┐ source address @egress:      goto egress4
-//!  input_egress        (filter)     ─┘
-//!  postrouting_ingress (srcnat - 4) ─▶ unless made by this node: goto ingress
-//!                                       destination @ingress:       goto ingress4
+//!  postrouting_rows (srcnat - 5) ─▶ replies pass ▶ jump egress_rows ▶ unless made by this node: goto ingress_rows
+//!  input_rows       (filter)     ─▶ replies pass ▶ goto egress_rows
+//!        └ protocols without ports: ICMP errors and neighbour discovery pass ▶ the same with *_portless_rows
 //!
-//!  egress4   ICMP errors of known connections pass ▶ jump egress4_rows ▶ self4 passes ▶ count, drop
-//!  egress4_rows   addresses → r1 subject, r2 peer ▶ r1 . r2 . protocol . port vmap @by_port …
-//!                 accept: passes this direction. return, or no row: back, to the drop
+//!  egress_rows   one rule:  local address @egress4 → subject   (not there: the next rule)
+//!                           remote address @peer4 → peer, group
+//!                           subject . peer . protocol . port vmap @by_port, @by_range …
+//!                             return: passes this direction    break: the next rule, denied
+//!                             continue: the next lookup; behind the last: goto egress_unmatched
+//!                next rule: local address @egress4: goto egress_denied
+//!
+//!  egress_unmatched   self4 passes ▶ count ▶ goto egress_dropped: report, drop
+//!  egress_denied      self4 passes ▶ goto egress_dropped
 //! ```
 //!
-//! The rules are the same whatever the policies say; only the `_rows` chains leave out lookups for
-//! kinds of entries that do not exist ([`Shape`]). A packet of a pod that nothing isolates costs
-//! one lookup that misses per direction; a reply costs none.
+//! The chains whose names end in `_rows` leave out what has no entries ([`Shape`]); with nothing
+//! isolated they are empty, base chains included. A packet of a pod that nothing isolates costs two
+//! lookups that miss per direction where others are isolated; a reply costs none.
 //!
-//! - Both directions have a base chain of their own because `accept` ends a base chain: passing
-//!   egress must not skip ingress.
-//! - Replies pass before any lookup. Packets in the original direction are looked up every time, so
-//!   that a connection that is newly denied stops at once.
+//! - To pass is to `return`, not to `accept`, which would end the base chain: passing egress must
+//!   not skip ingress. So one base chain does for both.
+//! - All lookups of a direction stand in one rule, since the kernel lets no rule read a register
+//!   that it has not written itself: each rule more would have to look the classes up again. A map
+//!   of verdicts has an element for every other key, which says `continue`, or a miss would end the
+//!   rule.
+//! - The second rule is what denies, and also what holds if the first ends for a reason that nobody
+//!   thought of (a header that cannot be read, an element that somebody took away): an isolated pod
+//!   is closed then, not open. It costs those only that the first did not decide.
+//! - Protocols without ports have rules of their own, without a step that reads a port: there may be
+//!   none to read, and the rule would end.
+//! - Replies pass before any lookup. The direction alone says it: only a packet of a known
+//!   connection has one, in the reply direction it is established, or an ICMP error (or a reset
+//!   that this node made, `nf_ct_attach`) that answers the other side. Packets in the original
+//!   direction are looked up every time, so that a connection that is newly denied stops at once.
 //! - "Made by this node" is: no incoming interface *and* no link-layer header. The interface alone
 //!   does not say it: br_netfilter calls the postrouting hook without one for packets that it
 //!   bridges between two pods (`br_nf_post_routing` in net/bridge/br_netfilter_hooks.c).
 //! - Neighbour discovery passes with hop limit 255 only, which no routed packet can have
 //!   (RFC 4861 §6.1.1), so that it is no way out for a pod.
-//! - A pod found in the hash never falls through to the small ranges: its class covers them.
+//! - A pod found in the hash never falls through to the small ranges: its class covers them. Where
+//!   there are small ranges, pods and others have a rule each.
 
 use std::fmt;
 
@@ -231,7 +248,7 @@ impl Program {
     }
 }
 
-/// Whether a chain depends on the shape.
+/// Whether a chain depends on the shape. The comments of its rules must say all that it does.
 pub(crate) fn is_rows(chain: &str) -> bool {
     chain.ends_with("_rows")
 }
