@@ -80,9 +80,9 @@ fn other_layouts_and_broken_tables_are_made_anew() {
             map peer4 { type ipv4_addr : verdict; }
             chain x { type filter hook input priority 0; policy drop; }
             }\n",
-        "flush chain inet podwall egress4\n",
-        "flush chain inet podwall ingress4_rows\n",
-        "insert rule inet podwall postrouting_egress accept\n",
+        "flush chain inet podwall egress_denied\n",
+        "flush chain inet podwall ingress_rows\n",
+        "insert rule inet podwall postrouting_rows accept\n",
         "table inet podwall { flags dormant; }\n",
         "flush map inet podwall peer4\n",
         "flush map inet podwall block6\n",
@@ -193,17 +193,17 @@ fn nft_prints_the_table_in_both_families() {
     let text = net.command("nft", &["list", "ruleset"]);
     assert!(net.command("nft", &["-j", "list", "ruleset"]).contains("by_protocol"));
     for part in [
-        "comment \"podwall layout 2",
+        "comment \"podwall layout 3",
         "10.0.0.5 : 0x00000001 . 0x00000001",
         "fd00::5 : 0x00000001 . 0x00000001",
-        "0x00000001 . 0x00000002 . tcp . 80 counter packets 0 bytes 0 : accept",
-        " . sctp . 8000-8999 counter packets 0 bytes 0 : return",
+        "0x00000001 . 0x00000002 . tcp . 80 counter packets 0 bytes 0 : return",
+        " . sctp . 8000-8999 counter packets 0 bytes 0 : break",
         "elements = { 0x00000001 counter packets 0 bytes 0, 0x00000002 counter",
         "10.0.0.5 . 10.0.0.5",
         "192.0.2.0/24 : ",
         "10.0.0.6 : 0x00000001 . 0x00000002 . 0x40000001",
-        "ip saddr . ip daddr . meta l4proto . th dport vmap @by_port comment \"pod, one port\"",
-        "ip saddr . ip daddr @self4 accept comment \"a pod reaches itself\"",
+        "ip saddr . ip daddr . meta l4proto . th dport vmap @by_port ip saddr . ",
+        "ip saddr . ip daddr @self4 return comment \"a pod reaches itself\"",
         "limit rate 100/second burst 200 packets log prefix \"podwall egress \" group 7",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");

@@ -252,8 +252,9 @@ fn data(set: SetId, element: Attributes<'_>) -> Data {
         DataKind::Fate => {
             let verdict = element.nest(encode::ELEM_DATA).nest(encode::DATA_VERDICT);
             match verdict.u32(encode::VERDICT_CODE)? {
-                encode::CODE_ACCEPT => Some(Data::Allow),
-                encode::CODE_RETURN => Some(Data::Deny),
+                encode::CODE_RETURN => Some(Data::Allow),
+                encode::CODE_BREAK => Some(Data::Deny),
+                encode::CODE_CONTINUE => Some(Data::Silent),
                 _ => None,
             }
         }

@@ -76,7 +76,9 @@ pub(crate) const DATA_VERDICT: u16 = 2;
 pub(crate) const VERDICT_CODE: u16 = 1;
 const VERDICT_CHAIN: u16 = 2;
 
-pub(crate) const CODE_ACCEPT: u32 = 1;
+const CODE_ACCEPT: u32 = 1;
+pub(crate) const CODE_CONTINUE: u32 = -1i32 as u32;
+pub(crate) const CODE_BREAK: u32 = -2i32 as u32;
 pub(crate) const CODE_RETURN: u32 = -5i32 as u32;
 
 /// nft's notes: type, length, value.
@@ -245,6 +247,7 @@ fn expr(w: &mut Writer, step: &Expr) {
             w.u32(1, register(*reg));
             w.nest(2, |w| w.put(DATA_VALUE, &value.to_ne_bytes()));
         }),
+        Expr::Copy(from, to) => bitwise(w, *from, *to, u32::MAX),
         Expr::Map(set, key, to) => lookup(w, *set, *key, Some(register(*to))),
         Expr::Vmap(set, key) => lookup(w, *set, *key, Some(0)),
         Expr::In(set, key) => lookup(w, *set, *key, None),
@@ -270,6 +273,8 @@ fn verdict(w: &mut Writer, fate: Fate) {
         Fate::Drop => (0, None),
         Fate::Accept => (CODE_ACCEPT, None),
         Fate::Return => (CODE_RETURN, None),
+        Fate::Continue => (CODE_CONTINUE, None),
+        Fate::Break => (CODE_BREAK, None),
         Fate::Jump(chain) => (-3i32 as u32, Some(chain)),
         Fate::Goto(chain) => (-4i32 as u32, Some(chain)),
     };
@@ -339,6 +344,16 @@ fn compare(w: &mut Writer, reg: Reg, op: u32, value: &[u8]) {
     });
 }
 
+fn bitwise(w: &mut Writer, from: Reg, to: Reg, mask: u32) {
+    named(w, "bitwise", |w| {
+        w.u32(1, register(from));
+        w.u32(2, register(to));
+        w.u32(3, 4);
+        w.nest(4, |w| w.put(DATA_VALUE, &mask.to_ne_bytes()));
+        w.nest(5, |w| w.put(DATA_VALUE, &0u32.to_ne_bytes()));
+    });
+}
+
 fn check(w: &mut Writer, field: Field, test: Test) {
     const EQ: u32 = 0;
     const NE: u32 = 1;
@@ -357,13 +372,7 @@ fn check(w: &mut Writer, field: Field, test: Test) {
             exact(LE, u32::from(last));
         }
         Test::Bits(bits) => {
-            named(w, "bitwise", |w| {
-                w.u32(1, register(SCRATCH));
-                w.u32(2, register(SCRATCH));
-                w.u32(3, 4);
-                w.nest(4, |w| w.put(DATA_VALUE, &bits.to_ne_bytes()));
-                w.nest(5, |w| w.put(DATA_VALUE, &0u32.to_ne_bytes()));
-            });
+            bitwise(w, SCRATCH, SCRATCH, bits);
             compare(w, SCRATCH, NE, &0u32.to_ne_bytes());
         }
     }
@@ -439,8 +448,9 @@ pub(crate) fn element(w: &mut Writer, set: SetId, key: Key, data: Option<Data>) 
             Some(Data::Classes(own, group)) => {
                 w.nest(ELEM_DATA, |w| w.put(DATA_VALUE, &class_words(key, &[own, group])));
             }
-            Some(Data::Allow) => w.nest(ELEM_DATA, |w| verdict(w, Fate::Accept)),
-            Some(Data::Deny) => w.nest(ELEM_DATA, |w| verdict(w, Fate::Return)),
+            Some(Data::Allow) => w.nest(ELEM_DATA, |w| verdict(w, Fate::Return)),
+            Some(Data::Deny) => w.nest(ELEM_DATA, |w| verdict(w, Fate::Break)),
+            Some(Data::Silent) => w.nest(ELEM_DATA, |w| verdict(w, Fate::Continue)),
             Some(Data::Nothing | Data::Strange) | None => {}
         }
     });

@@ -128,6 +128,10 @@ pub(crate) enum Fate {
     Drop,
     /// Back to the chain that jumped here.
     Return,
+    /// On to the next step of the rule, in a map of verdicts.
+    Continue,
+    /// On to the next rule.
+    Break,
     Jump(&'static str),
     Goto(&'static str),
 }
@@ -138,6 +142,8 @@ impl fmt::Display for Fate {
             Self::Accept => f.write_str("accept"),
             Self::Drop => f.write_str("drop"),
             Self::Return => f.write_str("return"),
+            Self::Continue => f.write_str("continue"),
+            Self::Break => f.write_str("break"),
             Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Goto(chain) => write!(f, "goto {chain}"),
         }
@@ -156,6 +162,8 @@ pub(crate) enum Expr {
     HoldsNot(Reg, u32),
     /// Puts a number in the register.
     Put(Reg, u32),
+    /// Copies the first register to the second.
+    Copy(Reg, Reg),
     /// Looks the key that starts at a register up; goes on with the value if it is there.
     Map(SetId, Reg, Reg),
     /// Looks the key up and does what the entry says.
@@ -186,6 +194,9 @@ impl fmt::Display for Expr {
                         (Field::Nfproto, 2) => "ipv4".into(),
                         (Field::Nfproto, 10) => "ipv6".into(),
                         (Field::L4proto, 1) => "icmp".into(),
+                        (Field::L4proto, 6) => "tcp".into(),
+                        (Field::L4proto, 17) => "udp".into(),
+                        (Field::L4proto, 132) => "sctp".into(),
                         (Field::L4proto, 58) => "ipv6-icmp".into(),
                         (Field::CtDirection, 1) => "reply".into(),
                         (Field::CtState, state::ESTABLISHED) => "established".into(),
@@ -204,6 +215,7 @@ impl fmt::Display for Expr {
             Self::Holds(reg, value) => write!(f, "{reg} == {value:#x}"),
             Self::HoldsNot(reg, value) => write!(f, "{reg} != {value:#x}"),
             Self::Put(reg, value) => write!(f, "{value:#x} → {reg}"),
+            Self::Copy(from, to) => write!(f, "{from} → {to}"),
             Self::Map(set, key, to) => write!(f, "{} map @{set} → {to}", registers(*set, *key)),
             Self::Vmap(set, key) => write!(f, "{} vmap @{set}", registers(*set, *key)),
             Self::In(set, key) => write!(f, "{} @{set}", registers(*set, *key)),

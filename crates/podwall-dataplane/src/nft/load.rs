@@ -32,7 +32,7 @@ pub(super) enum Found {
 
 impl Nftables {
     fn comment(program: &Program) -> String {
-        format!("{OURS}layout 2 program {:016x}", program.fingerprint())
+        format!("{OURS}layout 3 program {:016x}", program.fingerprint())
     }
 
     /// Reads our table.
@@ -81,7 +81,8 @@ impl Nftables {
 
     /// Makes the table anew in several transactions, which is for user namespaces only: there the
     /// send buffer, and with it a transaction, cannot be larger than `net.core.wmem_max` allows.
-    /// Until the last one every isolated pod is closed.
+    /// Until the last one every isolated pod is closed: no verdict names its class, and where a map
+    /// has not even its element for every other key yet, the rule behind the lookups denies.
     fn load_in_parts(
         &mut self,
         program: &Program,

@@ -1,7 +1,7 @@
 //! How does nftables decide as the tables say?
 //!
 //! ```text
-//!   NodeTables ──▶ elements of 15 sets ─┐            ┌─ rules that never change (program)
+//!   NodeTables ──▶ elements of 17 sets ─┐            ┌─ rules that never change (program)
 //!   Delta ───────▶ elements that change ┴▶ one batch ┴─▶ table inet podwall
 //! ```
 //!
@@ -33,6 +33,9 @@
 //!   where a map of verdicts says a byte order; both are avoided ([`program`], [`encode`]). It
 //!   shows classes in maps of ranges with their bytes turned round, and crashes when it is told to
 //!   add an element to a map of ranges that has a catch-all element.
+//! - What a packet costs (a connection of some ten packets, 30 µs, both pods isolated): an empty base
+//!   chain 1 % of it, rules before the lookups 1.5 %, the lookups 4 %. Counters of elements cost
+//!   less than 0.5 %.
 //! - br_netfilter calls the postrouting hook without an incoming interface ([`program`]).
 //! - A log prefix is a constant of its rule; the subject class cannot stand in it.
 
@@ -94,7 +97,7 @@ impl Default for Config {
 pub struct Log {
     /// The NFLOG group.
     pub group: u16,
-    /// At most so many packets a second, per direction and family. At least 1.
+    /// At most so many packets a second, per direction. At least 1.
     pub per_second: u32,
     /// So many more at once.
     pub burst: u32,

@@ -1,30 +1,47 @@
 //! Which rules read the sets?
 //!
 //! ```text
-//!  postrouting_egress  (srcnat - 5) ─┐ source address @egress:      goto egress4
-//!  input_egress        (filter)     ─┘
-//!  postrouting_ingress (srcnat - 4) ─▶ unless made by this node: goto ingress
-//!                                       destination @ingress:       goto ingress4
+//!  postrouting_rows (srcnat - 5) ─▶ replies pass ▶ jump egress_rows ▶ unless made by this node: goto ingress_rows
+//!  input_rows       (filter)     ─▶ replies pass ▶ goto egress_rows
+//!        └ protocols without ports: ICMP errors and neighbour discovery pass ▶ the same with *_portless_rows
 //!
-//!  egress4   ICMP errors of known connections pass ▶ jump egress4_rows ▶ self4 passes ▶ count, drop
-//!  egress4_rows   addresses → r1 subject, r2 peer ▶ r1 . r2 . protocol . port vmap @by_port …
-//!                 accept: passes this direction. return, or no row: back, to the drop
+//!  egress_rows   one rule:  local address @egress4 → subject   (not there: the next rule)
+//!                           remote address @peer4 → peer, group
+//!                           subject . peer . protocol . port vmap @by_port, @by_range …
+//!                             return: passes this direction    break: the next rule, denied
+//!                             continue: the next lookup; behind the last: goto egress_unmatched
+//!                next rule: local address @egress4: goto egress_denied
+//!
+//!  egress_unmatched   self4 passes ▶ count ▶ goto egress_dropped: report, drop
+//!  egress_denied      self4 passes ▶ goto egress_dropped
 //! ```
 //!
-//! The rules are the same whatever the policies say; only the `_rows` chains leave out lookups for
-//! kinds of entries that do not exist ([`Shape`]). A packet of a pod that nothing isolates costs
-//! one lookup that misses per direction; a reply costs none.
+//! The chains whose names end in `_rows` leave out what has no entries ([`Shape`]); with nothing
+//! isolated they are empty, base chains included. A packet of a pod that nothing isolates costs two
+//! lookups that miss per direction where others are isolated; a reply costs none.
 //!
-//! - Both directions have a base chain of their own because `accept` ends a base chain: passing
-//!   egress must not skip ingress.
-//! - Replies pass before any lookup. Packets in the original direction are looked up every time, so
-//!   that a connection that is newly denied stops at once.
+//! - To pass is to `return`, not to `accept`, which would end the base chain: passing egress must
+//!   not skip ingress. So one base chain does for both.
+//! - All lookups of a direction stand in one rule, since the kernel lets no rule read a register
+//!   that it has not written itself: each rule more would have to look the classes up again. A map
+//!   of verdicts has an element for every other key, which says `continue`, or a miss would end the
+//!   rule.
+//! - The second rule is what denies, and also what holds if the first ends for a reason that nobody
+//!   thought of (a header that cannot be read, an element that somebody took away): an isolated pod
+//!   is closed then, not open. It costs those only that the first did not decide.
+//! - Protocols without ports have rules of their own, without a step that reads a port: there may be
+//!   none to read, and the rule would end.
+//! - Replies pass before any lookup. The direction alone says it: only a packet of a known
+//!   connection has one, in the reply direction it is established, or an ICMP error (or a reset
+//!   that this node made, `nf_ct_attach`) that answers the other side. Packets in the original
+//!   direction are looked up every time, so that a connection that is newly denied stops at once.
 //! - "Made by this node" is: no incoming interface *and* no link-layer header. The interface alone
 //!   does not say it: br_netfilter calls the postrouting hook without one for packets that it
 //!   bridges between two pods (`br_nf_post_routing` in net/bridge/br_netfilter_hooks.c).
 //! - Neighbour discovery passes with hop limit 255 only, which no routed packet can have
 //!   (RFC 4861 §6.1.1), so that it is no way out for a pod.
-//! - A pod found in the hash never falls through to the small ranges: its class covers them.
+//! - A pod found in the hash never falls through to the small ranges: its class covers them. Where
+//!   there are small ranges, pods and others have a rule each.
 
 use std::fmt;
 
@@ -43,13 +60,22 @@ const FILTER: i32 = 0;
 
 // The key of a verdict, side by side. A map of classes writes two words: whether it holds the key,
 // and the class; see [`class`].
-const FOUND: Reg = Reg(0);
 const SUBJECT: Reg = Reg(1);
 const PEER: Reg = Reg(2);
 const PROTOCOL: Reg = Reg(3);
 const PORT: Reg = Reg(4);
+// Out of the way of the lookups; before each, whether a map of classes held the key.
+const SAVED_SUBJECT: Reg = Reg(6);
+const SAVED_GROUP: Reg = Reg(14);
 /// An address; an IPv6 address fills this and the next three.
 const ADDRESS: Reg = Reg(8);
+
+// IP protocols.
+const ICMP: u32 = 1;
+const TCP: u32 = 6;
+const UDP: u32 = 17;
+const ICMPV6: u32 = 58;
+const SCTP: u32 = 132;
 
 /// The kinds of entries that the tables have, as bits. Lookups for absent kinds are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +117,12 @@ impl Shape {
         Self(if family == Family::V4 { 1 << 18 } else { 1 << 19 })
     }
 
+    fn subject(direction: Direction, family: Family) -> Self {
+        let bit =
+            20 + 2 * u32::from(direction == Direction::Egress) + u32::from(family == Family::V4);
+        Self(1 << bit)
+    }
+
     /// What either has.
     #[must_use]
     pub(crate) fn with(self, other: Self) -> Self {
@@ -102,7 +134,11 @@ impl Shape {
         let rows = tables.verdicts.keys().map(Self::row);
         let blocks = tables.blocks.keys().map(|range| Self::block(range.family()));
         let nets = tables.nets.keys().map(|range| Self::net(range.family()));
-        rows.chain(blocks).chain(nets).fold(Self::default(), Self::with)
+        let subjects = tables
+            .subjects
+            .keys()
+            .map(|(direction, address)| Self::subject(*direction, Family::of(*address)));
+        rows.chain(blocks).chain(nets).chain(subjects).fold(Self::default(), Self::with)
     }
 
     /// The kinds of entries that a change adds.
@@ -111,7 +147,10 @@ impl Shape {
             delta.verdicts.iter().filter(|(_, v)| v.is_some()).map(|(key, _)| Self::row(key));
         let blocks = delta.blocks_added.iter().map(|(range, _)| Self::block(range.family()));
         let nets = delta.nets_added.iter().map(|(range, _)| Self::net(range.family()));
-        rows.chain(blocks).chain(nets).fold(Self::default(), Self::with)
+        let subjects = delta.subjects.iter().filter(|(_, class)| class.is_some());
+        let subjects = subjects
+            .map(|((direction, address), _)| Self::subject(*direction, Family::of(*address)));
+        rows.chain(blocks).chain(nets).chain(subjects).fold(Self::default(), Self::with)
     }
 
     fn kinds(self, whose: Rows) -> impl Iterator<Item = SetId> {
@@ -121,6 +160,10 @@ impl Shape {
 
     fn has_blocks(self, family: Family) -> bool {
         self.0 & Self::block(family).0 != 0
+    }
+
+    fn has_subjects(self, direction: Direction, family: Family) -> bool {
+        self.0 & Self::subject(direction, family).0 != 0
     }
 
     fn has_nets(self, family: Family) -> bool {
@@ -138,42 +181,54 @@ pub(crate) struct Program {
 impl Program {
     pub(crate) fn new(shape: Shape, log: Option<Log>) -> Self {
         let mut chains = Vec::new();
-        for family in Family::BOTH {
-            for direction in Direction::BOTH {
-                let mut rows = rows(shape, direction, family);
-                rows.rules.extend(unmatched(direction, family));
-                chains.push(rows);
-                chains.push(isolated(direction, family, log));
-            }
+        for direction in Direction::BOTH {
+            let Names { dropped, denied, unmatched, ports, portless } = Names::of(direction);
+            chains.push(chain(dropped, drops(direction, log)));
+            chains.push(chain(denied, itself().into_iter().chain([on(dropped)]).collect()));
+            let counts = Family::BOTH.map(|family| count(direction, family));
+            let steps = itself().into_iter().chain(counts).chain([on(dropped)]);
+            chains.push(chain(unmatched, steps.collect()));
+            chains.push(chain(ports, rows(shape, direction, true)));
+            chains.push(chain(portless, rows(shape, direction, false)));
         }
-        chains.push(Chain {
-            name: "ingress",
-            base: None,
-            rules: Family::BOTH.map(|f| subjects(Direction::Ingress, f)).to_vec(),
-        });
-        let egress = || {
-            let lookups = Family::BOTH.map(|family| subjects(Direction::Egress, family));
-            [vec![replies()], lookups.to_vec()].concat()
+        // A chain with nothing to look up has no rules.
+        let isolated =
+            |direction| Family::BOTH.into_iter().any(|f| shape.has_subjects(direction, f));
+        let (egress, ingress) = (Direction::Egress, Direction::Ingress);
+        let both = |of: fn(Direction) -> &'static str| {
+            let mut rules = Vec::new();
+            if isolated(egress) {
+                rules.push(rule("egress", [Expr::Fate(Fate::Jump(of(egress)))]));
+            }
+            if isolated(ingress) {
+                let (routed, bridged) = (Test::Ne(0), Test::AtLeast(0));
+                rules.push(rule(
+                    "routed: ingress",
+                    [Expr::Is(Field::Iif, routed), goto(of(ingress))],
+                ));
+                rules.push(rule(
+                    "bridged: ingress",
+                    [Expr::Is(Field::LinkByte, bridged), goto(of(ingress))],
+                ));
+            }
+            rules
         };
-        chains.push(Chain {
-            name: "postrouting_egress",
-            base: Some((Hook::Postrouting, BEFORE_SOURCE_NAT)),
-            rules: egress(),
-        });
-        chains.push(Chain {
-            name: "postrouting_ingress",
-            base: Some((Hook::Postrouting, BEFORE_SOURCE_NAT + 1)),
-            rules: vec![
-                replies(),
-                rule("routed", [Expr::Is(Field::Iif, Test::Ne(0)), goto("ingress")]),
-                rule("bridged", [Expr::Is(Field::LinkByte, Test::AtLeast(0)), goto("ingress")]),
-            ],
-        });
-        chains.push(Chain {
-            name: "input_egress",
-            base: Some((Hook::Input, FILTER)),
-            rules: egress(),
-        });
+        let from = |of: fn(Direction) -> &'static str| vec![rule("egress", [goto(of(egress))])];
+        let ports = |direction| Names::of(direction).ports;
+        let portless = |direction| Names::of(direction).portless;
+        chains.push(chain("postrouting_portless_rows", [known(), both(portless)].concat()));
+        chains.push(chain("input_portless_rows", [known(), from(portless)].concat()));
+        let (mut forwarded, mut received) = (Vec::new(), Vec::new());
+        if isolated(egress) || isolated(ingress) {
+            forwarded = [first("postrouting_portless_rows"), both(ports)].concat();
+        }
+        if isolated(egress) {
+            received = [first("input_portless_rows"), from(ports)].concat();
+        }
+        let base =
+            |name, hook, priority, rules| Chain { name, base: Some((hook, priority)), rules };
+        chains.push(base("postrouting_rows", Hook::Postrouting, BEFORE_SOURCE_NAT, forwarded));
+        chains.push(base("input_rows", Hook::Input, FILTER, received));
         Self { chains }
     }
 
@@ -193,7 +248,7 @@ impl Program {
     }
 }
 
-/// Whether a chain depends on the shape.
+/// Whether a chain depends on the shape. The comments of its rules must say all that it does.
 pub(crate) fn is_rows(chain: &str) -> bool {
     chain.ends_with("_rows")
 }
@@ -231,15 +286,42 @@ fn goto(chain: &'static str) -> Expr {
     Expr::Fate(Fate::Goto(chain))
 }
 
-fn replies() -> Rule {
-    rule(
-        "replies",
-        [
-            Expr::Is(Field::CtDirection, Test::Eq(1)),
-            Expr::Is(Field::CtState, Test::Bits(state::ESTABLISHED)),
+fn chain(name: &'static str, rules: Vec<Rule>) -> Chain {
+    Chain { name, base: None, rules }
+}
+
+fn on(chain: &'static str) -> Rule {
+    rule("denied", [goto(chain)])
+}
+
+/// What every packet meets first.
+fn first(portless: &'static str) -> Vec<Rule> {
+    let not = |number| Expr::Is(Field::L4proto, Test::Ne(number));
+    vec![
+        rule("replies", [Expr::Is(Field::CtDirection, Test::Eq(1)), Expr::Fate(Fate::Accept)]),
+        rule("no ports", [not(TCP), not(UDP), not(SCTP), goto(portless)]),
+    ]
+}
+
+/// What passes both directions of the protocols without ports.
+fn known() -> Vec<Rule> {
+    let protocol = |number| Expr::Is(Field::L4proto, Test::Eq(number));
+    let related = |icmp| {
+        let steps = [
+            protocol(icmp),
+            Expr::Is(Field::CtState, Test::Bits(state::RELATED)),
             Expr::Fate(Fate::Accept),
-        ],
-    )
+        ];
+        rule("ICMP errors of known connections", steps)
+    };
+    let neighbours = [
+        nfproto(Family::V6),
+        protocol(ICMPV6),
+        Expr::Is(Field::HopLimit, Test::Eq(255)),
+        Expr::Is(Field::IcmpType, Test::Within(133, 137)),
+        Expr::Fate(Fate::Accept),
+    ];
+    vec![related(ICMP), related(ICMPV6), rule("neighbour discovery", neighbours)]
 }
 
 /// The local address of a packet in a direction, then the remote one.
@@ -254,90 +336,74 @@ fn nfproto(family: Family) -> Expr {
     Expr::Is(Field::Nfproto, Test::Eq(if family == Family::V4 { 2 } else { 10 }))
 }
 
-fn chain_name(direction: Direction, family: Family) -> (&'static str, &'static str) {
-    match (direction, family) {
-        (Direction::Egress, Family::V4) => ("egress4", "egress4_rows"),
-        (Direction::Egress, Family::V6) => ("egress6", "egress6_rows"),
-        (Direction::Ingress, Family::V4) => ("ingress4", "ingress4_rows"),
-        (Direction::Ingress, Family::V6) => ("ingress6", "ingress6_rows"),
+/// The chains of a direction.
+struct Names {
+    /// Reports, counts and drops.
+    dropped: &'static str,
+    /// Denied by a verdict.
+    denied: &'static str,
+    /// No verdict.
+    unmatched: &'static str,
+    /// The lookups for protocols with ports, and for the others.
+    ports: &'static str,
+    portless: &'static str,
+}
+
+impl Names {
+    fn of(direction: Direction) -> Self {
+        match direction {
+            Direction::Egress => Self {
+                dropped: "egress_dropped",
+                denied: "egress_denied",
+                unmatched: "egress_unmatched",
+                ports: "egress_rows",
+                portless: "egress_portless_rows",
+            },
+            Direction::Ingress => Self {
+                dropped: "ingress_dropped",
+                denied: "ingress_denied",
+                unmatched: "ingress_unmatched",
+                ports: "ingress_rows",
+                portless: "ingress_portless_rows",
+            },
+        }
     }
 }
 
-/// Isolated pods' packets go to their chain; others fall through.
-fn subjects(direction: Direction, family: Family) -> Rule {
-    let set = SetId::subjects(direction, family);
-    rule(
-        "isolated",
-        [
-            nfproto(family),
-            Expr::Load(sides(direction, family).0, ADDRESS),
-            Expr::Map(set, ADDRESS, FOUND),
-            // Always so. Without it `nft list` would not show the lookup.
-            Expr::HoldsNot(FOUND, 0),
-            goto(chain_name(direction, family).0),
-        ],
-    )
-}
-
-/// Behind the lookups: counts a packet that no rule allows, unless a pod sends it to itself.
-fn unmatched(direction: Direction, family: Family) -> [Rule; 2] {
-    let mut own = own(family).to_vec();
-    own.push(Expr::Fate(Fate::Return));
-    let subject = class(SetId::subjects(direction, family), sides(direction, family).0, SUBJECT);
-    let count = [vec![nfproto(family)], subject, vec![Expr::In(SetId::Unmatched, SUBJECT)]];
-    [
-        Rule { comment: "no verdict, a pod reaches itself".to_owned(), steps: own },
-        Rule { comment: "no verdict, count".to_owned(), steps: count.concat() },
-    ]
-}
-
-/// A packet of a pod to itself.
-fn own(family: Family) -> [Expr; 4] {
-    let words = if family == Family::V4 { 1 } else { 4 };
-    [
-        nfproto(family),
-        Expr::Load(Field::Source(family), ADDRESS),
-        Expr::Load(Field::Destination(family), Reg(ADDRESS.0 + words)),
-        Expr::In(SetId::Own(family), ADDRESS),
-    ]
-}
-
-/// What happens to a packet of an isolated pod.
-fn isolated(direction: Direction, family: Family, log: Option<Log>) -> Chain {
-    let (name, rows) = chain_name(direction, family);
-    let icmp = if family == Family::V4 { 1 } else { 58 };
-    let mut rules = vec![rule(
-        "ICMP errors of known connections",
-        [
-            Expr::Is(Field::CtState, Test::Bits(state::RELATED)),
-            Expr::Is(Field::L4proto, Test::Eq(icmp)),
-            Expr::Fate(Fate::Accept),
-        ],
-    )];
-    if family == Family::V6 {
-        rules.push(rule(
-            "neighbour discovery",
+/// A packet of a pod to itself passes.
+fn itself() -> [Rule; 2] {
+    Family::BOTH.map(|family| {
+        let words = if family == Family::V4 { 1 } else { 4 };
+        rule(
+            "a pod reaches itself",
             [
                 nfproto(family),
-                Expr::Is(Field::L4proto, Test::Eq(icmp)),
-                Expr::Is(Field::HopLimit, Test::Eq(255)),
-                Expr::Is(Field::IcmpType, Test::Within(133, 137)),
-                Expr::Fate(Fate::Accept),
+                Expr::Load(Field::Source(family), ADDRESS),
+                Expr::Load(Field::Destination(family), Reg(ADDRESS.0 + words)),
+                Expr::In(SetId::Own(family), ADDRESS),
+                Expr::Fate(Fate::Return),
             ],
-        ));
-    }
-    rules.push(rule("verdicts", [Expr::Fate(Fate::Jump(rows))]));
-    let mut itself = own(family).to_vec();
-    itself.push(Expr::Fate(Fate::Accept));
-    rules.push(Rule { comment: "a pod reaches itself".to_owned(), steps: itself });
+        )
+    })
+}
+
+/// Counts a packet that no rule allows.
+fn count(direction: Direction, family: Family) -> Rule {
+    let subject = class(SetId::subjects(direction, family), sides(direction, family).0, SUBJECT);
+    let steps = [vec![nfproto(family)], subject, vec![Expr::In(SetId::Unmatched, SUBJECT)]];
+    Rule { comment: "count".to_owned(), steps: steps.concat() }
+}
+
+fn drops(direction: Direction, log: Option<Log>) -> Vec<Rule> {
+    let mut rules = Vec::new();
     if let Some(Log { group, per_second, burst }) = log {
         let way = if direction == Direction::Egress { "egress" } else { "ingress" };
         let prefix = format!("podwall {way} ");
         let steps = [Expr::Limit { per_second, burst }, Expr::Log { group, prefix }];
-        rules.push(rule("denied: report", steps));
+        rules.push(rule("report", steps));
     }
     rules.push(rule("denied", [Expr::Counter, Expr::Fate(Fate::Drop)]));
-    Chain { name, base: None, rules }
+    rules
 }
 
 /// Looks a class up and puts it in a register, and in the one before whether the map holds the key.
@@ -348,67 +414,135 @@ fn isolated(direction: Direction, family: Family, log: Option<Log>) -> Chain {
 /// for what was last put there: the address, which makes good reading, or the end of it for IPv6,
 /// whose addresses are too long for that.
 fn class(set: SetId, field: Field, to: Reg) -> Vec<Expr> {
-    lookup(set, field, to, Reg(to.0 - 1))
+    lookup(set, field, to, &[])
 }
 
-/// The same, with the result in registers from another one on.
-fn lookup(set: SetId, field: Field, to: Reg, found: Reg) -> Vec<Expr> {
-    let end = match field {
-        Field::Source(Family::V6) => Field::SourceEnd,
-        Field::Destination(Family::V6) => Field::DestinationEnd,
-        _ => return vec![Expr::Load(field, to), Expr::Map(set, to, found)],
+/// The same with more words of the result in the registers behind, each read as the address.
+fn lookup(set: SetId, field: Field, to: Reg, more: &[Reg]) -> Vec<Expr> {
+    let (end, key) = match field {
+        Field::Source(Family::V6) => (Field::SourceEnd, ADDRESS),
+        Field::Destination(Family::V6) => (Field::DestinationEnd, ADDRESS),
+        _ => (field, to),
     };
-    vec![Expr::Load(end, to), Expr::Load(field, ADDRESS), Expr::Map(set, ADDRESS, found)]
+    let mut steps: Vec<Expr> = [&[to], more].concat().iter().map(|r| Expr::Load(end, *r)).collect();
+    if key != to {
+        steps.push(Expr::Load(field, key));
+    }
+    steps.push(Expr::Map(set, key, Reg(to.0 - 1)));
+    steps
+}
+
+/// The rules of a direction: one a family, that ends with a verdict on every packet of an isolated
+/// pod, and one behind it for those that it denies.
+fn rows(shape: Shape, direction: Direction, ports: bool) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in Family::BOTH {
+        if !shape.has_subjects(direction, family) {
+            continue;
+        }
+        let own = shape.kinds(Rows::Own).any(|set| ports || set == SetId::ByPeer);
+        let whom: &[Whom] = match own && shape.has_blocks(family) {
+            true => &[Whom::Pods, Whom::Others],
+            false => &[Whom::All],
+        };
+        rules.extend(whom.iter().map(|whom| verdicts(shape, direction, family, ports, *whom)));
+        let mut steps = vec![nfproto(family)];
+        steps.extend(subject(direction, family));
+        steps.push(goto(Names::of(direction).denied));
+        rules.push(Rule { comment: "a verdict denies".to_owned(), steps });
+    }
+    rules
+}
+
+/// The peers that a rule is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whom {
+    All,
+    Pods,
+    Others,
+}
+
+/// Looks the local address up; ends the rule if nothing isolates it.
+fn subject(direction: Direction, family: Family) -> Vec<Expr> {
+    let mut steps =
+        class(SetId::subjects(direction, family), sides(direction, family).0, SAVED_SUBJECT);
+    // Always so. Without it `nft list` would not show the lookup.
+    steps.push(Expr::HoldsNot(Reg(SAVED_SUBJECT.0 - 1), 0));
+    steps
 }
 
 /// The lookups, in the order of [`NodeTables::decide`]: the rows of the peer's own class, of its
 /// group, of its net, then those for any peer; of each, one port, ports, any port, everything.
-fn rows(shape: Shape, direction: Direction, family: Family) -> Chain {
-    let (local, remote) = sides(direction, family);
-    // Behind the peer's, whose lookup writes over the register of this one.
-    let subject = class(SetId::subjects(direction, family), local, SUBJECT);
-    let peer = class(SetId::Peer(family), remote, PEER);
-    let no_pod = [Expr::Holds(SUBJECT, 0)];
-    let is_pod = [Expr::HoldsNot(SUBJECT, 0)];
-    let mut stages = vec![("pod", [peer.as_slice(), &is_pod].concat(), Rows::Own)];
-    if shape.has_blocks(family) {
-        let block = class(SetId::Block(family), remote, PEER);
-        stages.push(("block", [peer.as_slice(), &no_pod, &block].concat(), Rows::Own));
-    }
-    // Its third word is the group: one register further down than for the second.
-    let group = lookup(SetId::Peer(family), remote, PEER, FOUND);
-    let in_hash = [Expr::HoldsNot(FOUND, 0)];
-    stages.push(("group", [group.as_slice(), &in_hash].concat(), Rows::Group));
-    if shape.has_nets(family) {
-        stages.push(("net", class(SetId::Net(family), remote, PEER), Rows::Net));
-    }
-    stages.push(("any peer", vec![Expr::Put(PEER, PeerKey::Any.number())], Rows::Any));
-    let mut rules = Vec::new();
-    for (stage, find_peer, whose) in stages {
-        for kind in shape.kinds(whose) {
-            let protocol = [Expr::Load(Field::L4proto, PROTOCOL)];
-            let port = [Expr::Load(Field::DestinationPort, PORT)];
-            let (word, load): (_, &[&[Expr]]) = match kind {
-                SetId::ByPort => ("one port", &[&protocol, &port]),
-                SetId::ByRange => ("ports", &[&protocol, &port]),
-                SetId::ByProtocol => ("any port", &[&protocol]),
-                _ => ("everything", &[]),
-            };
-            let lookup = [Expr::Vmap(kind, SUBJECT)];
-            rules.push(Rule {
-                comment: format!("{stage}, {word}"),
-                // The family is known here. It stands for `nft list`, which could not name the
-                // fields of an address without.
-                steps: [
-                    &[nfproto(family)],
-                    find_peer.as_slice(),
-                    &subject,
-                    &load.concat(),
-                    &lookup,
-                ]
-                .concat(),
-            });
+fn verdicts(shape: Shape, direction: Direction, family: Family, ports: bool, whom: Whom) -> Rule {
+    let remote = sides(direction, family).1;
+    let kinds = |whose| shape.kinds(whose).filter(move |set| ports || *set == SetId::ByPeer);
+    let has = |whose| kinds(whose).next().is_some();
+    let group = whom != Whom::Others && has(Rows::Group);
+    let mut steps = vec![nfproto(family)];
+    steps.extend(subject(direction, family));
+    if whom != Whom::All || group || has(Rows::Own) {
+        // The group comes to rest where the protocol goes, and is put aside.
+        let more = if group { &[PROTOCOL][..] } else { &[] };
+        steps.extend(lookup(SetId::Peer(family), remote, PEER, more));
+        match whom {
+            Whom::All => steps.push(Expr::HoldsNot(SUBJECT, u32::MAX)),
+            Whom::Pods => steps.push(Expr::HoldsNot(SUBJECT, 0)),
+            Whom::Others => steps.push(Expr::Holds(SUBJECT, 0)),
+        }
+        if group {
+            steps.push(Expr::Copy(PROTOCOL, SAVED_GROUP));
+        }
+        if whom == Whom::Others {
+            steps.extend(class(SetId::Block(family), remote, PEER));
+            steps.push(Expr::HoldsNot(SUBJECT, u32::MAX));
         }
     }
-    Chain { name: chain_name(direction, family).1, base: None, rules }
+    steps.push(Expr::Copy(SAVED_SUBJECT, SUBJECT));
+    if ports {
+        steps.push(Expr::Load(Field::L4proto, PROTOCOL));
+        steps.push(Expr::Load(Field::DestinationPort, PORT));
+    }
+    let vmaps = |whose| kinds(whose).map(|set| Expr::Vmap(set, SUBJECT));
+    steps.extend(vmaps(Rows::Own));
+    if group {
+        steps.push(Expr::Copy(SAVED_GROUP, PEER));
+        steps.extend(vmaps(Rows::Group));
+    }
+    if shape.has_nets(family) && has(Rows::Net) {
+        steps.extend(class(SetId::Net(family), remote, SAVED_GROUP));
+        steps.push(Expr::HoldsNot(Reg(SAVED_GROUP.0 - 1), u32::MAX));
+        steps.push(Expr::Copy(SAVED_GROUP, PEER));
+        steps.extend(vmaps(Rows::Net));
+    }
+    if has(Rows::Any) {
+        steps.push(Expr::Put(PEER, PeerKey::Any.number()));
+        steps.extend(vmaps(Rows::Any));
+    }
+    steps.push(goto(Names::of(direction).unmatched));
+    let on = match whom {
+        Whom::All => "all",
+        Whom::Pods => "pods",
+        Whom::Others => "others",
+    };
+    // A chain whose comments are right is not written again: they must say all that the shape does.
+    let mut comment = format!("verdicts on {on}");
+    for (word, whose) in
+        [("own", Rows::Own), ("group", Rows::Group), ("net", Rows::Net), ("any", Rows::Any)]
+    {
+        let words: Vec<&str> = kinds(whose).map(kind_word).collect();
+        if !words.is_empty() {
+            comment += &format!(", {word} {}", words.join("+"));
+        }
+    }
+    Rule { comment, steps }
+}
+
+/// The kind of a set of verdicts, in a rule's comment, which has no room for more.
+fn kind_word(set: SetId) -> &'static str {
+    match set {
+        SetId::ByPort => "port",
+        SetId::ByRange => "ports",
+        SetId::ByProtocol => "proto",
+        _ => "rest",
+    }
 }

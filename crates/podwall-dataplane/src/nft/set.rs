@@ -6,17 +6,18 @@
 //!   block4 block6                       small range            → class         (tree; * → none)
 //!   net4 net6                           large range            → net           (tree; * → none)
 //!   self4 self6                         own address . own address
-//!   by_port      subject . peer . protocol . port   → accept | return
-//!   by_range     the same with ports first-last     → accept | return
-//!   by_protocol  subject . peer . protocol          → accept | return
-//!   by_peer      subject . peer                     → accept | return
+//!   by_port      subject . peer . protocol . port   → return | break  (* → continue)
+//!   by_range     the same with ports first-last     → return | break  (* → continue)
+//!   by_protocol  subject . peer . protocol          → return | break  (* → continue)
+//!   by_peer      subject . peer                     → return | break  (* → continue)
 //!   unmatched    subject class
 //! ```
 //!
 //! Elements of the last five count the packets that meet them.
 //!
-//! Verdict maps hold only `accept` and `return`: the kernel validates a table again as soon as an
-//! element jumps. `return` is a denial: behind the jump to the lookups stands what ends in a drop.
+//! Verdict maps never jump: the kernel validates a table again as soon as an element does. `return`
+//! passes, `break` denies, `continue` is what is said of every other key: the rule goes on with its
+//! next lookup.
 //! Classes are numbers in the machine's byte order (nft's type `mark`), so that `nft list` shows
 //! them as they are; before each stands 1, or 0 for what is said of every other key.
 
@@ -205,6 +206,7 @@ impl SetId {
         match self {
             Self::Peer(_) => Some(Data::Classes(NO_CLASS, NO_CLASS)),
             Self::Block(_) | Self::Net(_) => Some(Data::Class(NO_CLASS)),
+            Self::ByPort | Self::ByRange | Self::ByProtocol | Self::ByPeer => Some(Data::Silent),
             _ => None,
         }
     }
@@ -236,6 +238,8 @@ pub(crate) enum Data {
     Classes(u32, u32),
     Allow,
     Deny,
+    /// No verdict.
+    Silent,
     /// Something that Podwall never writes.
     Strange,
 }
@@ -288,6 +292,7 @@ impl fmt::Display for Data {
             }
             Self::Allow => f.write_str("allow"),
             Self::Deny => f.write_str("deny"),
+            Self::Silent => f.write_str("no verdict"),
             Self::Strange => f.write_str("something else"),
         }
     }
