@@ -287,7 +287,7 @@ impl Model {
             } else {
                 entries.set(&key, &row.bytes());
             }
-            if was_there == !row.is_empty() {
+            if was_there != row.is_empty() {
                 continue;
             }
             let counts = self.kinds.entry(subject).or_default();
