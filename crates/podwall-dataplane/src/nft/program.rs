@@ -18,7 +18,8 @@
 //!
 //! The chains whose names end in `_rows` leave out what has no entries ([`Shape`]); with nothing
 //! isolated they are empty, base chains included. A packet of a pod that nothing isolates costs two
-//! lookups that miss per direction where others are isolated; a reply costs none.
+//! lookups that miss per direction where others are isolated, three where there are small ranges,
+//! too; a reply costs none.
 //!
 //! - To pass is to `return`, not to `accept`, which would end the base chain: passing egress must
 //!   not skip ingress. So one base chain does for both.
