@@ -22,9 +22,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
-use podwall_compile::tables::{NodeTables, RuleId, SubjectId};
+use podwall_compile::tables::{Delta, NodeTables, RuleId, SubjectId};
 use podwall_policy::policy::RuleRef;
-use rustc_hash::{FxHashSet, FxHasher};
+use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
 /// Packets by what decided them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,21 +56,56 @@ pub(crate) fn rules(tables: &NodeTables) -> Owners {
 }
 
 /// The subject classes that local addresses have, by the policies behind them.
-pub(crate) fn classes(tables: &NodeTables) -> Owners {
-    let mut names = FxHashSet::default();
-    let subjects: BTreeSet<_> =
-        tables.subjects.iter().map(|((direction, _), subject)| (*subject, *direction)).collect();
-    let mut owners = Owners::new();
-    for (subject, direction) in subjects {
-        let mut name = match tables.isolated_by.get(&subject) {
-            Some(policies) => hash((direction, policies)),
-            None => hash(subject),
-        };
-        // Two classes of the same policies (a port's name may mean two numbers).
-        if !names.insert(name) {
-            name = hash((name, subject));
-        }
-        owners.entry(subject.0).or_insert(name);
+///
+/// Hashes are kept: a class of a busy pod has hundreds of policies, and most changes touch none.
+#[derive(Debug, Default)]
+pub(crate) struct Classes {
+    hashes: FxHashMap<SubjectId, u64>,
+}
+
+impl Classes {
+    /// The classes after full tables.
+    pub(crate) fn all(&mut self, tables: &NodeTables) -> Owners {
+        self.hashes.clear();
+        self.owners(tables)
     }
-    owners
+
+    /// The classes after a change; `None`: they are what they were.
+    pub(crate) fn after(&mut self, tables: &NodeTables, delta: &Delta) -> Option<Owners> {
+        // Verdicts that do not fit isolate a class, which then has no address.
+        let same = delta.subjects.is_empty() && delta.isolated_by.is_empty();
+        if same && delta.verdicts.is_empty() {
+            return None;
+        }
+        for (subject, _) in &delta.isolated_by {
+            self.hashes.remove(subject);
+        }
+        Some(self.owners(tables))
+    }
+
+    fn owners(&mut self, tables: &NodeTables) -> Owners {
+        let mut names = FxHashSet::default();
+        let subjects: BTreeSet<_> = tables
+            .subjects
+            .iter()
+            .map(|((direction, _), subject)| (*subject, *direction))
+            .collect();
+        let mut owners = Owners::new();
+        let known = std::mem::take(&mut self.hashes);
+        for (subject, direction) in subjects {
+            let mut name = known.get(&subject).copied().unwrap_or_else(|| {
+                match tables.isolated_by.get(&subject) {
+                    Some(policies) => hash((direction, policies)),
+                    None => hash(subject),
+                }
+            });
+            self.hashes.insert(subject, name);
+            // Two classes of the same policies (a port's name may mean two numbers).
+            if !names.insert(name) {
+                name = hash((name, subject));
+            }
+            owners.entry(subject.0).or_insert(name);
+        }
+        owners
+    }
 }

@@ -81,6 +81,7 @@ pub struct Ebpf {
     model: Option<Model>,
     /// Of rules, of classes; `None` if they are not known to be right.
     numbers: Option<[Numbers; 2]>,
+    classes: counters::Classes,
     /// What was told last, by name.
     told: [FxHashMap<u64, u64>; 2],
 }
@@ -115,7 +116,9 @@ impl Ebpf {
         let namespace = Namespace::current()?;
         let limiter = Limiter::new(config.limits);
         let told = Default::default();
-        Ok(Self { config, limiter, namespace, pinned: None, model: None, numbers: None, told })
+        let classes = counters::Classes::default();
+        let (pinned, model, numbers) = (None, None, None);
+        Ok(Self { config, limiter, namespace, pinned, model, numbers, classes, told })
     }
 
     /// Whether this kernel loads the program for this process; some 20 ms. Nothing stays.
@@ -153,7 +156,8 @@ impl Ebpf {
             counts.give(&owners, &known[which])?;
             Ok(Numbers { counts, owners })
         };
-        let numbers = [give(0, counters::rules(tables))?, give(1, counters::classes(tables))?];
+        let classes = self.classes.all(tables);
+        let numbers = [give(0, counters::rules(tables))?, give(1, classes)?];
         self.numbers = Some(numbers);
         Ok(())
     }
@@ -169,16 +173,18 @@ impl Ebpf {
                 None => rules.owners.remove(&id.0),
             };
         }
-        let after = self.limiter.admitted().map(counters::classes).unwrap_or_default();
-        for id in classes.owners.keys().filter(|id| !after.contains_key(id)) {
-            classes.counts.change(*id, 0)?;
-        }
-        for (id, name) in &after {
-            if classes.owners.get(id) != Some(name) {
-                classes.counts.change(*id, *name)?;
+        let tables = self.limiter.admitted().ok_or(Error::NotLoaded)?;
+        if let Some(after) = self.classes.after(tables, delta) {
+            for id in classes.owners.keys().filter(|id| !after.contains_key(id)) {
+                classes.counts.change(*id, 0)?;
             }
+            for (id, name) in &after {
+                if classes.owners.get(id) != Some(name) {
+                    classes.counts.change(*id, *name)?;
+                }
+            }
+            classes.owners = after;
         }
-        classes.owners = after;
         self.numbers = Some([rules, classes]);
         Ok(())
     }

@@ -40,6 +40,7 @@ pub(super) struct Book {
     folded: FxHashMap<Owner, i64>,
     rules: Owners,
     classes: Owners,
+    names: counters::Classes,
     /// What was told last.
     told: Counters,
 }
@@ -274,7 +275,12 @@ impl Nftables {
                 delta.rules.iter().map(name).collect()
             }
         };
-        let classes = self.book.changes(Kind::Classes, &counters::classes(tables));
+        let after = match delta {
+            None => Some(self.book.names.all(tables)),
+            Some(delta) => self.book.names.after(tables, delta),
+        };
+        let classes = after.map(|after| self.book.changes(Kind::Classes, &after));
+        let classes = classes.unwrap_or_default();
         let mut others = self.book.name(Kind::Rules, &rules);
         // A class that comes may have elements already that deny without a rule.
         let comes = |id: &u32| !self.book.classes.contains_key(id);
