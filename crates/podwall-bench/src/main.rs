@@ -71,13 +71,13 @@ enum What {
 #[derive(Args, Clone, Debug)]
 struct Flags {
     /// How often all paths are built anew.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 3)]
     builds: usize,
     /// How often paths are compared, of each build.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// How long each at a time, in milliseconds.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 50)]
     slice: u64,
     /// How many policies there are, ascending.
     #[arg(long, value_delimiter = ',', default_value = "0,1,100,1000,10000")]

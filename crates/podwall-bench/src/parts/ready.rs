@@ -44,8 +44,8 @@ const KINDS: [&str; 3] = ["policy", "label of a pod", "address of a pod"];
 pub(crate) fn run(options: &Options) -> Result<Vec<Point>> {
     let mut points = Vec::new();
     let pods = options.largest().pods;
-    let sizes: Vec<usize> = options.policies.iter().copied().filter(|n| *n >= 10).collect();
-    for policies in sizes {
+    let most = options.largest().policies;
+    for policies in [10, 1000, 10_000].into_iter().filter(|policies| *policies <= most) {
         let shape = Shape { pods, policies };
         for engine in [Engine::Ebpf, Engine::Nftables] {
             if !options.engines.contains(&engine) {
