@@ -41,6 +41,8 @@ pub(crate) type Resolved<'a> = (&'a PortName, u16);
 #[derive(Debug)]
 pub(crate) struct Program {
     key: SubjectKey,
+    /// The policies in order of evaluation.
+    order: Vec<PolicySlot>,
     default: Default,
     rules: Vec<ProgramRule>,
     /// Sorted.
@@ -73,15 +75,15 @@ pub(crate) type RowEntry = (PortKey, bool, Option<RuleKey>);
 pub(crate) type PolicyTable = FxHashMap<PolicySlot, KnownPolicy>;
 
 impl Program {
-    /// The program of a subject class.
-    pub(crate) fn new(key: &SubjectKey, policies: &PolicyTable) -> Self {
+    /// The program of a subject class. `before`: an earlier one, of whose policies none has changed
+    /// its rank.
+    pub(crate) fn new(key: &SubjectKey, policies: &PolicyTable, before: Option<&Self>) -> Self {
         let direction = key.direction;
-        let mut selecting: Vec<(PolicySlot, &KnownPolicy)> =
-            key.policies.iter().filter_map(|slot| Some((*slot, policies.get(slot)?))).collect();
-        selecting.sort_by(|a, b| a.1.rank().cmp(&b.1.rank()));
+        let selecting = in_order(key, policies, before);
         let isolated = selecting.iter().any(|(_, it)| it.policy.tier == Tier::NetworkPolicy);
         let mut program = Self {
             key: key.clone(),
+            order: selecting.iter().map(|(slot, _)| *slot).collect(),
             default: Default::Spoken { allow: !isolated },
             rules: Vec::new(),
             by_atom: Vec::new(),
@@ -177,6 +179,11 @@ impl Program {
     /// The key that the program was made for.
     pub(crate) fn key(&self) -> &SubjectKey {
         &self.key
+    }
+
+    /// The policies, in order of evaluation.
+    pub(crate) fn order(&self) -> &[PolicySlot] {
+        &self.order
     }
 
     /// The atoms that its rules ask for.
@@ -321,6 +328,31 @@ impl Program {
         };
         row.into_iter().map(|(ports, (allow, rule))| (ports, allow, rule.and_then(key))).collect()
     }
+}
+
+/// The policies of a key in order of evaluation. Mostly one has come or gone: the others stand in
+/// the order that they had, and hundreds of names need not be compared again.
+fn in_order<'a>(
+    key: &SubjectKey,
+    policies: &'a PolicyTable,
+    before: Option<&Program>,
+) -> Vec<(PolicySlot, &'a KnownPolicy)> {
+    let known = |slot: &PolicySlot| Some((*slot, policies.get(slot)?));
+    let has = |list: &[PolicySlot], slot: &PolicySlot| list.binary_search(slot).is_ok();
+    let old = before.map(|before| before.order.iter()).into_iter().flatten();
+    let mut order: Vec<_> = old.filter(|slot| has(&key.policies, slot)).filter_map(known).collect();
+    let is_new = |slot: &&PolicySlot| before.is_none_or(|it| !has(&it.key.policies, slot));
+    let new: Vec<_> = key.policies.iter().filter(is_new).filter_map(known).collect();
+    if new.len() > 4 {
+        order.extend(new);
+        order.sort_by(|a, b| a.1.rank().cmp(&b.1.rank()));
+        return order;
+    }
+    for policy in new {
+        let at = order.partition_point(|(_, its)| its.rank() <= policy.1.rank());
+        order.insert(at, policy);
+    }
+    order
 }
 
 /// Whether a rule's port is this name.

@@ -17,7 +17,7 @@ use super::{ClassChanges, PolicyChanges};
 use crate::atoms::Question;
 use crate::compiler::{NodeCompiler, Signature};
 use crate::partition::Changes;
-use crate::policies::{KnownPolicy, Needs, Part, PolicySlot};
+use crate::policies::{Needs, Part, PolicySlot};
 use crate::rows::Rows;
 use crate::subjects::{Program, Resolved, RowEntry, SubjectKey};
 use crate::tables::{Delta, PeerKey, SubjectId};
@@ -62,12 +62,15 @@ impl NodeCompiler {
         }
         for change in &changes.classes {
             let subject = SubjectId(change.id);
-            for policy in change.before.iter().flat_map(|key| key.policies.iter()) {
+            let of = |key: &Option<SubjectKey>| key.as_ref().map(|key| Arc::clone(&key.policies));
+            let (before, after) = (of(&change.before), of(&change.after));
+            let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
+            for policy in before.iter().filter(|policy| after.binary_search(policy).is_err()) {
                 if let Some(known) = self.policies.get_mut(policy) {
                     known.subjects.remove(&subject);
                 }
             }
-            for policy in change.after.iter().flat_map(|key| key.policies.iter()) {
+            for policy in after.iter().filter(|policy| before.binary_search(policy).is_err()) {
                 if let Some(known) = self.policies.get_mut(policy) {
                     known.subjects.insert(subject);
                 }
@@ -207,8 +210,9 @@ impl NodeCompiler {
             return true;
         };
         self.work.subject_classes += 1;
-        let program = Program::new(key, &self.policies);
-        let names = self.names_of(key);
+        let edited = key.policies.iter().any(|policy| policies.changed.contains(policy));
+        let program = Program::new(key, &self.policies, before.as_ref().filter(|_| !edited));
+        let names = self.names_of(&program);
         if self.tables.isolated_by.get(&subject) != Some(&names) {
             self.tables.isolated_by.insert(subject, names.clone());
             delta.isolated_by.push((subject, Some(names)));
@@ -270,11 +274,9 @@ impl NodeCompiler {
         now.chain(lost.get(name).into_iter().flatten()).copied()
     }
 
-    fn names_of(&self, key: &SubjectKey) -> Vec<Name> {
-        let mut known: Vec<&KnownPolicy> =
-            key.policies.iter().filter_map(|policy| self.policies.get(policy)).collect();
-        known.sort_by(|a, b| a.rank().cmp(&b.rank()));
-        known.into_iter().map(|known| known.policy.name.clone()).collect()
+    fn names_of(&self, program: &Program) -> Vec<Name> {
+        let known = program.order().iter().filter_map(|policy| self.policies.get(policy));
+        known.map(|known| known.policy.name.clone()).collect()
     }
 }
 
