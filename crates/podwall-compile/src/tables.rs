@@ -22,6 +22,8 @@
 //! written form of what both data planes do in the kernel, in the same order; property tests hold
 //! it to the reference evaluator, packets hold the kernel to it.
 
+mod delta;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -31,6 +33,8 @@ use podwall_policy::object::Name;
 use podwall_policy::policy::{Direction, RuleRef};
 use podwall_policy::port::{PortRange, Protocol};
 use rustc_hash::FxHashMap;
+
+pub use self::delta::Delta;
 
 /// A subject class. Numbers are handed out by one compiler and mean nothing elsewhere; egress and
 /// ingress classes are numbered from one space, so that a number alone says the direction.
@@ -345,49 +349,6 @@ impl NodeTables {
             .or_else(|| get(PortKey::AnyProtocol))
     }
 
-    /// Makes the change. After it the tables equal what a full compilation gives, class numbers
-    /// aside.
-    pub fn apply(&mut self, delta: &Delta) {
-        for (key, class) in &delta.subjects {
-            match class {
-                Some(class) => drop(self.subjects.insert(*key, *class)),
-                None => drop(self.subjects.remove(key)),
-            }
-        }
-        for (address, class) in &delta.peers {
-            match class {
-                Some(class) => drop(self.peers.insert(*address, *class)),
-                None => drop(self.peers.remove(address)),
-            }
-        }
-        for range in &delta.blocks_removed {
-            self.blocks.remove(range);
-        }
-        self.blocks.extend(delta.blocks_added.iter().copied());
-        for range in &delta.nets_removed {
-            self.nets.remove(range);
-        }
-        self.nets.extend(delta.nets_added.iter().copied());
-        for (key, verdict) in &delta.verdicts {
-            match verdict {
-                Some(verdict) => drop(self.verdicts.insert(*key, *verdict)),
-                None => drop(self.verdicts.remove(key)),
-            }
-        }
-        for (id, rule) in &delta.rules {
-            match rule {
-                Some(rule) => drop(self.rules.insert(*id, rule.clone())),
-                None => drop(self.rules.remove(id)),
-            }
-        }
-        for (id, policies) in &delta.isolated_by {
-            match policies {
-                Some(policies) => drop(self.isolated_by.insert(*id, policies.clone())),
-                None => drop(self.isolated_by.remove(id)),
-            }
-        }
-    }
-
     /// Families that have a local isolated address; a data plane may leave out the other's tables.
     pub fn families(&self) -> impl Iterator<Item = Family> {
         let has = |f| self.subjects.keys().any(|(_, address)| Family::of(*address) == f);
@@ -400,44 +361,6 @@ fn containing<T: Copy>(ranges: &BTreeMap<AddressRange, T>, address: IpAddr) -> O
     let upto = ..=AddressRange::since(address);
     let (range, class) = ranges.range(upto).next_back()?;
     range.contains(address).then_some(*class)
-}
-
-/// A change of a node's tables: what to set (`Some`) and what to remove (`None`). Each key stands
-/// at most once in its list. A data plane makes it visible to packets all at once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Delta {
-    /// Local addresses.
-    pub subjects: Vec<((Direction, IpAddr), Option<SubjectId>)>,
-    /// Remote addresses.
-    pub peers: Vec<(IpAddr, Option<Peer>)>,
-    /// Ranges that go; exactly as they were added.
-    pub blocks_removed: Vec<AddressRange>,
-    /// Ranges that come; disjoint from all that stay. A range whose class alone changes stands in
-    /// both lists.
-    pub blocks_added: Vec<(AddressRange, PeerId)>,
-    /// The same of `nets`.
-    pub nets_removed: Vec<AddressRange>,
-    /// The same of `nets`.
-    pub nets_added: Vec<(AddressRange, NetId)>,
-    /// Verdicts.
-    pub verdicts: Vec<(VerdictKey, Option<Verdict>)>,
-    /// Rules that verdicts newly name or no longer name.
-    pub rules: Vec<(RuleId, Option<RuleRef>)>,
-    /// Policies behind subject classes.
-    pub isolated_by: Vec<(SubjectId, Option<Vec<Name>>)>,
-}
-
-impl Delta {
-    /// Whether nothing changes in the kernel.
-    pub fn is_empty(&self) -> bool {
-        self.subjects.is_empty()
-            && self.peers.is_empty()
-            && self.blocks_removed.is_empty()
-            && self.blocks_added.is_empty()
-            && self.nets_removed.is_empty()
-            && self.nets_added.is_empty()
-            && self.verdicts.is_empty()
-    }
 }
 
 #[cfg(test)]

@@ -4,13 +4,11 @@
 
 mod support;
 
-use std::net::IpAddr;
-
 use podwall_compile::tables::{Delta, NodeTables, Verdict};
 use podwall_dataplane::{Counters, DataPlane};
 use podwall_policy::address::Family;
 use podwall_policy::port::Protocol;
-use support::random::{Dice, PORTS, delta, tables};
+use support::random::{Dice, PORTS, tables};
 use support::{EXPERIMENT, Kind, World};
 
 /// What the counters should say.
@@ -68,14 +66,6 @@ fn send(world: &World, dice: &mut Dice, now: &NodeTables, expected: &mut Expecte
     }
 }
 
-fn places(world: &World) -> (Vec<IpAddr>, Vec<IpAddr>) {
-    let pods = &world.endpoints[1..];
-    let local: Vec<_> = pods.iter().flat_map(|pod| [pod.v4, pod.v6]).collect();
-    let node = &world.endpoints[0];
-    let all = [&local[..], &[node.v4, node.v6]].concat();
-    (local, all)
-}
-
 #[test]
 fn counters_say_what_decided_each_packet_before_and_after_changes() {
     if support::skipped() {
@@ -83,7 +73,7 @@ fn counters_say_what_decided_each_packet_before_and_after_changes() {
     }
     for (wiring, kind) in support::everywhere() {
         let world = World::new(wiring, 3);
-        let (local, all) = places(&world);
+        let (local, all) = world.addresses();
         let mut dice = Dice(4711);
         let mut plane = world.node().plane(kind);
         assert!(plane.counters().is_err());
@@ -109,7 +99,7 @@ fn counters_say_what_decided_each_packet_before_and_after_changes() {
             if round % 4 == 0 {
                 plane.replace(&next).unwrap();
             } else {
-                plane.update(&delta(&now, &next)).unwrap();
+                plane.update(&Delta::between(&now, &next)).unwrap();
             }
             now = next;
             assert_eq!(plane.counters().unwrap(), expected.0, "{wiring:?} {kind:?} {round}");
@@ -131,7 +121,7 @@ fn numbers_outlive_damage_and_where_the_kernel_has_names_the_process() {
     }
     for kind in Kind::BOTH {
         let world = World::new(support::Wiring::Ptp, 3);
-        let (local, all) = places(&world);
+        let (local, all) = world.addresses();
         let mut dice = Dice(98);
         let now = tables(&mut dice, &local, &all);
         let mut plane = world.node().plane(kind);

@@ -14,7 +14,7 @@ use podwall_policy::address::AddressRange;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::{PortRange, Protocol};
 use support::Net;
-use support::random::{delta, own, pod, some_tables};
+use support::random::{own, pod, some_tables};
 
 const ALLOW: Verdict = Verdict { allow: true, rule: None };
 
@@ -64,7 +64,7 @@ fn tables_grow_with_their_content() {
                 next.verdicts.insert(key, ALLOW);
             }
         }
-        plane.update(&delta(&now, &next)).unwrap();
+        plane.update(&Delta::between(&now, &next)).unwrap();
         now = next;
         assert_eq!(plane.verify(&now).unwrap(), [], "round {round}");
     }

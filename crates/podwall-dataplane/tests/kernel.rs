@@ -15,7 +15,7 @@ use podwall_dataplane::{Config, DataPlane, Drift, Error, Log, Nftables};
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::policy::Direction;
 use podwall_policy::port::{PortRange, Protocol};
-use support::random::{Dice, addresses, delta, ip, own, pod, some_tables, tables};
+use support::random::{Dice, addresses, ip, own, pod, some_tables, tables};
 use support::{Kind, Net};
 
 #[test]
@@ -39,7 +39,7 @@ fn after_every_change_the_kernel_holds_what_the_model_says() {
             if round % 20 == 19 {
                 plane.replace(&next).unwrap();
             } else {
-                plane.update(&delta(&now, &next)).unwrap();
+                plane.update(&Delta::between(&now, &next)).unwrap();
             }
             now = next;
             assert_eq!(plane.verify(&now).unwrap(), [], "{kind:?}, round {round}");
@@ -112,7 +112,7 @@ fn an_update_over_damage_puts_the_whole_right() {
     for damage in ["flush map inet podwall peer4\n", "delete table inet podwall\n"] {
         plane.replace(&before).unwrap();
         net.nft(damage);
-        plane.update(&delta(&before, &after)).unwrap();
+        plane.update(&Delta::between(&before, &after)).unwrap();
         assert_eq!(plane.verify(&after).unwrap(), []);
     }
 }
@@ -275,7 +275,7 @@ fn inside_a_user_namespace() {
     for seed in 1..20 {
         plane.replace(&some_tables(seed)).unwrap();
         let next = some_tables(seed + 50);
-        plane.update(&delta(&some_tables(seed), &next)).unwrap();
+        plane.update(&Delta::between(&some_tables(seed), &next)).unwrap();
         assert_eq!(plane.verify(&next).unwrap(), []);
     }
     // More than a send buffer without rights holds.
@@ -286,9 +286,9 @@ fn inside_a_user_namespace() {
     plane.replace(&large).unwrap();
     assert_eq!(plane.verify(&large).unwrap(), []);
     let small = full_tables();
-    plane.update(&delta(&large, &small)).unwrap();
+    plane.update(&Delta::between(&large, &small)).unwrap();
     assert_eq!(plane.verify(&small).unwrap(), []);
-    plane.update(&delta(&small, &large)).unwrap();
+    plane.update(&Delta::between(&small, &large)).unwrap();
     assert_eq!(plane.verify(&large).unwrap(), []);
     println!("all done inside");
 }

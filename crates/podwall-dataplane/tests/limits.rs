@@ -4,12 +4,12 @@ mod support;
 
 use std::net::IpAddr;
 
-use podwall_compile::tables::{NodeTables, SubjectId};
+use podwall_compile::tables::{Delta, NodeTables, SubjectId};
 use podwall_dataplane::{Error, Fill, Limits};
 use podwall_policy::address::Family;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
-use support::random::{Dice, PORTS, delta, tables};
+use support::random::{Dice, PORTS, tables};
 use support::{EXPERIMENT, World};
 
 /// Whether the report says something of a packet, whose tables then deny more than the whole ones.
@@ -34,10 +34,7 @@ fn packets_are_never_let_through_that_the_whole_tables_deny() {
     }
     for (wiring, kind) in support::everywhere() {
         let world = World::new(wiring, 3);
-        let pods = &world.endpoints[1..];
-        let local: Vec<_> = pods.iter().flat_map(|pod| [pod.v4, pod.v6]).collect();
-        let node = &world.endpoints[0];
-        let all = [&local[..], &[node.v4, node.v6]].concat();
+        let (local, all) = world.addresses();
         let mut dice = Dice(31);
         let limits = Limits { locals: 6, peers: 3, blocks: 400, verdicts: 45 };
         let mut plane = world.node().limited(kind, limits);
@@ -49,7 +46,7 @@ fn packets_are_never_let_through_that_the_whole_tables_deny() {
             if round % 5 == 0 {
                 plane.replace(&next).unwrap();
             } else {
-                plane.update(&delta(&now, &next)).unwrap();
+                plane.update(&Delta::between(&now, &next)).unwrap();
             }
             now = next;
             let fill = plane.fill();
@@ -96,11 +93,11 @@ fn too_many_local_addresses_are_refused_and_the_old_tables_stay() {
         for address in &local {
             many.subjects.insert((Direction::Ingress, *address), SubjectId::CLOSED);
         }
-        let error = plane.update(&delta(&few, &many)).unwrap_err();
+        let error = plane.update(&Delta::between(&few, &many)).unwrap_err();
         assert!(matches!(error, Error::Full { table: "locals", .. }), "{error}");
         assert!(matches!(plane.replace(&many), Err(Error::Full { .. })));
         assert_eq!(plane.verify(&few).unwrap(), []);
-        plane.update(&delta(&few, &NodeTables::default())).unwrap();
+        plane.update(&Delta::between(&few, &NodeTables::default())).unwrap();
         assert_eq!(plane.verify(&NodeTables::default()).unwrap(), []);
     }
 }

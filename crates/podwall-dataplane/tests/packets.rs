@@ -4,11 +4,11 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use podwall_compile::tables::{NodeTables, Packet, PeerKey};
+use podwall_compile::tables::{Delta, NodeTables, Packet, PeerKey};
 use podwall_policy::address::Family;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
-use support::random::{Dice, PORTS, delta, tables};
+use support::random::{Dice, PORTS, tables};
 use support::{EXPERIMENT, World};
 
 /// Whose row decides the packet at either end.
@@ -79,10 +79,7 @@ fn packets_are_decided_as_the_tables_do() {
     }
     for (wiring, kind) in support::everywhere() {
         let world = World::new(wiring, 3);
-        let pods = &world.endpoints[1..];
-        let local: Vec<_> = pods.iter().flat_map(|pod| [pod.v4, pod.v6]).collect();
-        let node = &world.endpoints[0];
-        let all = [&local[..], &[node.v4, node.v6]].concat();
+        let (local, all) = world.addresses();
         let mut dice = Dice(20_251_121);
         let mut plane = world.node().plane(kind);
         let mut now = NodeTables::default();
@@ -93,7 +90,7 @@ fn packets_are_decided_as_the_tables_do() {
             if round % 3 == 0 {
                 plane.replace(&next).unwrap();
             } else {
-                plane.update(&delta(&now, &next)).unwrap();
+                plane.update(&Delta::between(&now, &next)).unwrap();
             }
             now = next;
             assert_eq!(plane.verify(&now).unwrap(), []);

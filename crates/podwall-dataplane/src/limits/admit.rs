@@ -56,12 +56,12 @@ pub(super) struct Cut {
 /// Entries that tables take.
 pub(super) fn sizes(tables: &NodeTables) -> Sizes {
     let locals: BTreeSet<IpAddr> = tables.subjects.keys().map(|(_, address)| *address).collect();
-    Sizes {
+    Sizes(Limits {
         locals: locals.len(),
         peers: tables.peers.len(),
         blocks: tables.blocks.keys().chain(tables.nets.keys()).map(block_size).sum(),
         verdicts: tables.verdicts.keys().map(|key| verdict_size(key.ports)).sum(),
-    }
+    })
 }
 
 /// What fits into the limits of what is wanted; `None`: all of it. What the kernel held before goes
@@ -75,8 +75,8 @@ pub(super) fn admit(
     limits: &Limits,
     before: Option<&NodeTables>,
 ) -> Result<Option<Cut>, Error> {
-    if size.locals > limits.locals {
-        let (table, wanted, size) = (Table::Locals.name(), size.locals, limits.locals);
+    if size.0.locals > limits.locals {
+        let (table, wanted, size) = (Table::Locals.name(), size.0.locals, limits.locals);
         return Err(Error::Full { table, wanted, size });
     }
     if size.fit(limits) {

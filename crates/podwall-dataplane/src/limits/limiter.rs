@@ -10,14 +10,15 @@
 //! the tables; that is for clusters that are larger than they were meant to be.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use podwall_compile::tables::{Delta, NodeTables};
+use podwall_policy::address::AddressRange;
 use podwall_policy::policy::Direction;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::admit::{Cut, admit, sizes};
-use super::difference::between;
 use super::{Fill, Limits, Sizes, Table, TableFill, block_size, verdict_size};
 use crate::{Drift, Error};
 
@@ -82,11 +83,7 @@ impl Limiter {
         wanted.apply(delta);
         let cut = admit(&wanted, size, &self.limits, Some(state.admitted()))?;
         let next = State { wanted, size, cut };
-        let fits = Delta {
-            rules: delta.rules.clone(),
-            isolated_by: delta.isolated_by.clone(),
-            ..between(state.admitted(), next.admitted())
-        };
+        let fits = Delta::between(state.admitted(), next.admitted());
         Ok((Cow::Owned(fits), Next(Becomes::Whole(Box::new(next)))))
     }
 
@@ -128,8 +125,8 @@ impl Limiter {
         };
         let fill = |table: Table| TableFill {
             table,
-            used: used.of(table),
-            wanted: state.size.of(table),
+            used: used.0.of(table),
+            wanted: state.size.0.of(table),
             size: self.limits.of(table),
         };
         let mut out = Fill { tables: Table::ALL.map(fill).to_vec(), ..Fill::default() };
@@ -149,10 +146,7 @@ impl Limiter {
 
 /// Entries that the tables take after a change.
 fn changed(state: &State, delta: &Delta) -> Sizes {
-    let (tables, mut size) = (&state.wanted, state.size);
-    let step = |size: &mut usize, before: usize, after: usize| {
-        *size = (*size + after).saturating_sub(before);
-    };
+    let (tables, mut size) = (&state.wanted, state.size.0);
     let mut locals: FxHashMap<IpAddr, [bool; 2]> = FxHashMap::default();
     let isolated = |address: IpAddr| {
         Direction::BOTH.map(|direction| tables.subjects.contains_key(&(direction, address)))
@@ -169,30 +163,37 @@ fn changed(state: &State, delta: &Delta) -> Sizes {
         let before = tables.peers.contains_key(address);
         step(&mut size.peers, before.into(), class.is_some().into());
     }
-    let removed: FxHashSet<_> = delta.blocks_removed.iter().collect();
-    for range in removed.iter().filter(|range| tables.blocks.contains_key(range)) {
-        step(&mut size.blocks, block_size(range), 0);
-    }
-    for (range, _) in &delta.blocks_added {
-        if removed.contains(range) || !tables.blocks.contains_key(range) {
-            step(&mut size.blocks, 0, block_size(range));
-        }
-    }
-    let removed: FxHashSet<_> = delta.nets_removed.iter().collect();
-    for range in removed.iter().filter(|range| tables.nets.contains_key(range)) {
-        step(&mut size.blocks, block_size(range), 0);
-    }
-    for (range, _) in &delta.nets_added {
-        if removed.contains(range) || !tables.nets.contains_key(range) {
-            step(&mut size.blocks, 0, block_size(range));
-        }
-    }
+    let added: Vec<_> = delta.blocks_added.iter().map(|(range, _)| *range).collect();
+    count_ranges(&mut size.blocks, &tables.blocks, &delta.blocks_removed, &added);
+    let added: Vec<_> = delta.nets_added.iter().map(|(range, _)| *range).collect();
+    count_ranges(&mut size.blocks, &tables.nets, &delta.nets_removed, &added);
     for (key, verdict) in &delta.verdicts {
         let is = |there: bool| if there { verdict_size(key.ports) } else { 0 };
         let before = tables.verdicts.contains_key(key);
         step(&mut size.verdicts, is(before), is(verdict.is_some()));
     }
-    size
+    Sizes(size)
+}
+
+fn step(size: &mut usize, before: usize, after: usize) {
+    *size = (*size + after).saturating_sub(before);
+}
+
+fn count_ranges<C>(
+    size: &mut usize,
+    there: &BTreeMap<AddressRange, C>,
+    removed: &[AddressRange],
+    added: &[AddressRange],
+) {
+    let removed: FxHashSet<_> = removed.iter().collect();
+    for range in removed.iter().filter(|range| there.contains_key(range)) {
+        step(size, block_size(range), 0);
+    }
+    for range in added {
+        if removed.contains(range) || !there.contains_key(range) {
+            step(size, 0, block_size(range));
+        }
+    }
 }
 
 /// A data plane below its limits: what it is given fits.

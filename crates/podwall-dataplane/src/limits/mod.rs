@@ -19,7 +19,6 @@
 //! As soon as there is room what was left out comes back, by itself.
 
 mod admit;
-mod difference;
 mod limiter;
 #[cfg(test)]
 mod tests;
@@ -193,27 +192,13 @@ impl fmt::Display for Fill {
     }
 }
 
-/// Entries by kind of table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Sizes {
-    locals: usize,
-    peers: usize,
-    blocks: usize,
-    verdicts: usize,
-}
+/// Entries by kind of table: counted as limits are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sizes(Limits);
 
 impl Sizes {
-    fn of(&self, table: Table) -> usize {
-        match table {
-            Table::Locals => self.locals,
-            Table::Peers => self.peers,
-            Table::Blocks => self.blocks,
-            Table::Verdicts => self.verdicts,
-        }
-    }
-
-    fn fit(&self, limits: &Limits) -> bool {
-        Table::ALL.into_iter().all(|table| self.of(table) <= limits.of(table))
+    fn fit(self, limits: &Limits) -> bool {
+        Table::ALL.into_iter().all(|table| self.0.of(table) <= limits.of(table))
     }
 }
 

@@ -7,7 +7,7 @@ use podwall_compile::tables::{Delta, NodeTables, Packet, SubjectId};
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 
-use self::random::{Dice, PORTS, addresses, delta, ip, tables};
+use self::random::{Dice, PORTS, addresses, ip, tables};
 use super::limiter::{Limited, Limiter, replace, update};
 use super::{Fill, Limits};
 use crate::{Drift, Error};
@@ -139,7 +139,7 @@ fn whatever_is_left_out_nothing_is_allowed_that_the_whole_denies() {
             if dice.chance(15) {
                 replace(&mut kernel, &next).unwrap();
             } else {
-                update(&mut kernel, &delta(&now, &next)).unwrap();
+                update(&mut kernel, &Delta::between(&now, &next)).unwrap();
             }
             now = next;
             let fill = kernel.limiter.fill();
@@ -173,8 +173,10 @@ fn a_class_that_grows_or_comes_is_closed_and_not_those_that_were_there() {
     while full.verdicts.is_empty() {
         full = tables(&mut dice, &local, &all);
     }
-    let mut kernel =
-        Kernel::new(Limits { verdicts: super::admit::sizes(&full).verdicts, ..Limits::default() });
+    let mut kernel = Kernel::new(Limits {
+        verdicts: super::admit::sizes(&full).0.verdicts,
+        ..Limits::default()
+    });
     replace(&mut kernel, &full).unwrap();
     assert!(!kernel.limiter.fill().overflows());
     let (key, verdict) = full.verdicts.first_key_value().unwrap();
@@ -217,7 +219,7 @@ fn what_the_kernel_refuses_has_not_happened() {
         let next = tables(&mut dice, &local, &all);
         kernel.refuses = dice.chance(50);
         let before = kernel.limiter.fill();
-        match update(&mut kernel, &delta(&now, &next)) {
+        match update(&mut kernel, &Delta::between(&now, &next)) {
             Ok(()) => now = next,
             Err(_) => assert_eq!(kernel.limiter.fill(), before),
         }

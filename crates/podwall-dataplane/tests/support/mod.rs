@@ -255,6 +255,14 @@ fn addresses(index: usize) -> [IpAddr; 4] {
 }
 
 impl World {
+    /// The addresses of the local pods, and with those of the node all that are known.
+    pub fn addresses(&self) -> (Vec<IpAddr>, Vec<IpAddr>) {
+        let of = |endpoint: &Endpoint| [endpoint.v4, endpoint.v6];
+        let local: Vec<IpAddr> = self.endpoints[1..].iter().flat_map(of).collect();
+        let all = [&local[..], &of(&self.endpoints[0])].concat();
+        (local, all)
+    }
+
     /// A node with so many pods.
     pub fn new(wiring: Wiring, pods: usize) -> Self {
         let mut one = CpuSet::new();

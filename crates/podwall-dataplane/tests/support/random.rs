@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use podwall_compile::tables::{
-    Delta, GroupId, NetId, NodeTables, Peer, PeerId, PeerKey, PortKey, RuleId, SubjectId, Verdict,
+    GroupId, NetId, NodeTables, Peer, PeerId, PeerKey, PortKey, RuleId, SubjectId, Verdict,
     VerdictKey,
 };
 use podwall_policy::address::{AddressRange, Family};
@@ -151,48 +151,6 @@ fn ranges(dice: &mut Dice, family: Family, all: &[IpAddr], mut add: impl FnMut(A
             add(range, dice.roll(5) as u32);
         }
     }
-}
-
-/// The change from one to the other.
-pub fn delta(from: &NodeTables, to: &NodeTables) -> Delta {
-    let mut delta = Delta::default();
-    for key in from.subjects.keys().filter(|key| !to.subjects.contains_key(key)) {
-        delta.subjects.push((*key, None));
-    }
-    for (key, class) in to.subjects.iter().filter(|(k, v)| from.subjects.get(k) != Some(v)) {
-        delta.subjects.push((*key, Some(*class)));
-    }
-    for key in from.peers.keys().filter(|key| !to.peers.contains_key(key)) {
-        delta.peers.push((*key, None));
-    }
-    for (key, class) in to.peers.iter().filter(|(k, v)| from.peers.get(k) != Some(v)) {
-        delta.peers.push((*key, Some(*class)));
-    }
-    for (range, _) in from.blocks.iter().filter(|(k, v)| to.blocks.get(k) != Some(v)) {
-        delta.blocks_removed.push(*range);
-    }
-    for (range, class) in to.blocks.iter().filter(|(k, v)| from.blocks.get(k) != Some(v)) {
-        delta.blocks_added.push((*range, *class));
-    }
-    for (range, _) in from.nets.iter().filter(|(k, v)| to.nets.get(k) != Some(v)) {
-        delta.nets_removed.push(*range);
-    }
-    for (range, class) in to.nets.iter().filter(|(k, v)| from.nets.get(k) != Some(v)) {
-        delta.nets_added.push((*range, *class));
-    }
-    for key in from.verdicts.keys().filter(|key| !to.verdicts.contains_key(key)) {
-        delta.verdicts.push((*key, None));
-    }
-    for (key, verdict) in to.verdicts.iter().filter(|(k, v)| from.verdicts.get(k) != Some(v)) {
-        delta.verdicts.push((*key, Some(*verdict)));
-    }
-    for id in from.rules.keys().filter(|id| !to.rules.contains_key(id)) {
-        delta.rules.push((*id, None));
-    }
-    for (id, rule) in to.rules.iter().filter(|(k, v)| from.rules.get(k) != Some(v)) {
-        delta.rules.push((*id, Some(rule.clone())));
-    }
-    delta
 }
 
 pub fn ip(text: &str) -> IpAddr {
