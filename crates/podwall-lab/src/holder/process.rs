@@ -288,18 +288,39 @@ pub(super) fn zombie_children_in_namespaces() -> Vec<Pid> {
 /// Creates the directory that holds labs if need be and locks it: labs of one directory are
 /// started and removed one at a time. The lock ends when the value is dropped.
 pub(super) fn lock_labs(labs: &Path) -> io::Result<Flock<File>> {
+    // Far more than labs of one user come and go; a path that can never be made ends with its error.
+    let mut attempts = 10_000;
     loop {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(labs)?;
-        for directory in [Some(labs), labs.parent()].into_iter().flatten() {
-            check_owner(directory)?;
-        }
-        let lock = Flock::lock(File::open(labs)?, FlockArg::LockExclusive)
-            .map_err(|(_, error)| io::Error::from(error))?;
-        // Whoever held the lock before may have removed the directory (it was empty).
-        if fs::metadata(labs).is_ok_and(|now| lock.metadata().is_ok_and(|m| m.ino() == now.ino())) {
-            return Ok(lock);
+        match lock_once(labs) {
+            Ok(Some(lock)) => return Ok(lock),
+            // Whoever held the lock before removed the directory (it was empty).
+            Ok(None) => {}
+            // The same between two steps of this attempt. "File exists" is what is left when the
+            // directory above goes while this one is made.
+            Err(error)
+                if attempts > 0
+                    && matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
+                    ) =>
+            {
+                attempts -= 1;
+            }
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// One attempt. `None` if the directory was removed after it was opened.
+fn lock_once(labs: &Path) -> io::Result<Option<Flock<File>>> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(labs)?;
+    for directory in [Some(labs), labs.parent()].into_iter().flatten() {
+        check_owner(directory)?;
+    }
+    let lock = Flock::lock(File::open(labs)?, FlockArg::LockExclusive)
+        .map_err(|(_, error)| io::Error::from(error))?;
+    let current = fs::metadata(labs)?.ino() == lock.metadata()?.ino();
+    Ok(current.then_some(lock))
 }
 
 /// Refuses a directory in which somebody else could replace what is put there: with a foreign
@@ -320,6 +341,34 @@ fn check_owner(directory: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In CI a lab came up while the last one before it went down, and its start ended with "No
+    /// such file or directory": the directory was removed between being made and being opened.
+    #[test]
+    fn a_lab_that_starts_while_the_last_one_goes_finds_its_directory() {
+        let around = std::env::temp_dir().join(format!("podwall-lock-{}", std::process::id()));
+        let labs = around.join("labs");
+        let missed: Vec<io::Error> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        (0..2_000)
+                            .filter_map(|_| match lock_labs(&labs) {
+                                Ok(_lock) => {
+                                    super::super::keeper::remove_empty(&labs);
+                                    None
+                                }
+                                Err(error) => Some(error),
+                            })
+                            .collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(missed.is_empty(), "{} of 8,000, first {:?}", missed.len(), missed.first());
+        assert!(!around.exists());
+    }
 
     #[test]
     fn a_process_with_several_threads_does_not_fork() {
