@@ -8,12 +8,15 @@
 //!
 //! The kernel reports so many a second and counts the rest: a flood of denials costs no CPU core.
 
+use std::io::{PipeReader, PipeWriter, pipe};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 
@@ -38,15 +41,14 @@ pub struct Denied {
     pub port: u16,
 }
 
-/// Dropped packets, from now on. Nothing is reported any more when this is dropped.
+/// Dropped packets, from now on. Nothing is reported any more when this is dropped, and somebody
+/// else can follow at once.
 pub struct Denials {
     receiver: Receiver<Denied>,
-    /// Tells the thread that somebody listens.
-    _listening: Arc<()>,
+    /// Its end tells the thread that nobody listens any more.
+    listening: Option<PipeWriter>,
+    thread: Option<JoinHandle<()>>,
 }
-
-/// How long the thread may take to notice that nobody listens any more.
-const NOTICE: Duration = Duration::from_millis(100);
 
 impl Denials {
     /// The next one; `None` if there is none for so long, or the kernel cannot be asked any more.
@@ -54,27 +56,50 @@ impl Denials {
         self.receiver.recv_timeout(patience).ok()
     }
 
-    /// A thread that waits for packets by calling `wait`, each time for at most a moment.
-    pub(crate) fn from_thread<W>(
-        start: impl FnOnce(Sender<Denied>) -> Result<W, Error> + Send + 'static,
+    /// A thread that calls `read` whenever there is something to read. `start` gives that, and what
+    /// to wait for.
+    pub(crate) fn from_thread<R>(
+        start: impl FnOnce(Sender<Denied>) -> Result<(OwnedFd, R), Error> + Send + 'static,
     ) -> Result<Self, Error>
     where
-        W: FnMut(Duration) -> Result<(), Error>,
+        R: FnMut() -> Result<(), Error>,
     {
+        let failed = |source| Error::Socket { doing: "start a thread for dropped packets", source };
         let (sender, receiver) = channel();
-        let listening = Arc::new(());
-        let somebody = Arc::downgrade(&listening);
         let (report, started) = channel();
+        let (end, listening) = pipe().map_err(failed)?;
         let work = move || match start(sender) {
-            Ok(mut wait) => {
+            Ok((source, mut read)) => {
                 drop(report.send(Ok(())));
-                while somebody.strong_count() > 0 && wait(NOTICE).is_ok() {}
+                while wait(&source, &end) && read().is_ok() {}
             }
             Err(error) => drop(report.send(Err(error))),
         };
-        let failed = |source| Error::Socket { doing: "start a thread for dropped packets", source };
-        thread::Builder::new().name("denials".to_owned()).spawn(work).map_err(failed)?;
+        let thread =
+            thread::Builder::new().name("denials".to_owned()).spawn(work).map_err(failed)?;
         started.recv().unwrap_or_else(|_| Err(Error::Lost("a thread ended".to_owned())))?;
-        Ok(Self { receiver, _listening: listening })
+        Ok(Self { receiver, listening: Some(listening), thread: Some(thread) })
+    }
+}
+
+impl Drop for Denials {
+    fn drop(&mut self) {
+        self.listening = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // a panic there has been printed
+        }
+    }
+}
+
+/// Waits until there is something to read; false: nobody listens any more.
+fn wait(source: &OwnedFd, end: &PipeReader) -> bool {
+    let flags = PollFlags::POLLIN;
+    let mut both = [PollFd::new(source.as_fd(), flags), PollFd::new(end.as_fd(), flags)];
+    loop {
+        match poll(&mut both, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            Err(_) => return false,
+            Ok(_) => return both[1].any() != Some(true),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! How do dropped packets come out of the ring buffer?
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -22,19 +23,25 @@ pub(crate) fn follow(pinned: PathBuf) -> Result<Denials, Error> {
     Denials::from_thread(move |sender| {
         let map = MapHandle::from_pinned_path(pinned).map_err(cannot)?;
         let mut builder = RingBufferBuilder::new();
+        let start = SystemTime::now();
         let read = move |bytes: &[u8]| {
-            if let Some(event) = event(bytes) {
+            // What was dropped before somebody asked is not news.
+            if let Some(event) = event(bytes).filter(|event| event.when >= start) {
                 let _ = sender.send(event); // nobody listens any more
             }
             0
         };
         builder.add(&map, read).map_err(cannot)?;
         let ring = builder.build().map_err(cannot)?;
-        // What was dropped before somebody asked is not news, and old.
-        Ok(move |patience: Duration| match ring.poll(patience) {
+        let source = map.as_fd().try_clone_to_owned().map_err(|source| Error::Socket {
+            doing: "wait for the ring buffer of events",
+            source,
+        })?;
+        let read = move || match ring.consume() {
             Err(error) if error.kind() != libbpf_rs::ErrorKind::Interrupted => Err(cannot(error)),
             _ => Ok(()),
-        })
+        };
+        Ok((source, read))
     })
 }
 

@@ -11,7 +11,6 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -161,19 +160,16 @@ impl Socket {
         }
     }
 
-    /// Waits for messages that nobody asked for; returns when one datagram came, or after a while.
-    pub(crate) fn listen(
-        &mut self,
-        patience: Duration,
-        mut read: impl FnMut(&Message<'_>),
-    ) -> Result<(), Error> {
-        let limit = TimeVal::new(0, i64::from(patience.subsec_micros()).max(1));
-        setsockopt(&self.fd, ReceiveTimeout, &limit).map_err(|errno| Error::Socket {
-            doing: "limit the wait for netlink",
-            source: errno.into(),
-        })?;
-        if let Some(len) = self.receive(MsgFlags::empty())? {
-            Messages(&self.buffer[..len]).for_each(|message| read(&message));
+    /// Its file once more, to wait for messages that nobody asked for.
+    pub(crate) fn duplicate(&self) -> Result<OwnedFd, Error> {
+        let failed = |source| Error::Socket { doing: "wait for netlink", source };
+        self.fd.try_clone().map_err(failed)
+    }
+
+    /// Reads one datagram of messages that nobody asked for, if one has come.
+    pub(crate) fn read(&mut self, mut each: impl FnMut(&Message<'_>)) -> Result<(), Error> {
+        if let Some(len) = self.receive(MsgFlags::MSG_DONTWAIT)? {
+            Messages(&self.buffer[..len]).for_each(|message| each(&message));
         }
         Ok(())
     }

@@ -5,13 +5,13 @@
 //! ```
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 
-use super::encode;
+use super::{dump, encode};
 use crate::Error;
 use crate::denied::{Denials, Denied};
 use crate::namespace::Namespace;
@@ -42,21 +42,26 @@ pub(crate) fn follow(namespace: &Namespace, group: u16) -> Result<Denials, Error
     };
     let mut socket = namespace.run(open)?;
     Denials::from_thread(move |sender| {
-        Ok(move |patience: Duration| {
-            let read = |message: &Message<'_>| {
+        let source = socket.duplicate()?;
+        let read = move || {
+            let each = |message: &Message<'_>| {
                 if let Some(denied) = denied(message) {
                     let _ = sender.send(denied); // nobody listens any more
                 }
             };
-            match socket.listen(patience, read) {
+            match socket.read(each) {
                 Err(Error::Lost(_)) => Ok(()), // too many at once: some are not reported
                 done => done,
             }
-        })
+        };
+        Ok((source, read))
     })
 }
 
 fn bind(socket: &mut Socket, group: u16) -> Result<(), Error> {
+    // All of nfnetlink refuses with EPERM whom it does not trust, and this command with the same
+    // if the group is another's (`nfulnl_recv_config`). So ask for something else first.
+    dump::generation(socket)?;
     let seq = socket.next_seq();
     let mut writer = Writer::default();
     writer.begin(CONFIG, encode::NLM_F_REQUEST | encode::NLM_F_ACK, seq, 0, group);
@@ -67,8 +72,9 @@ fn bind(socket: &mut Socket, group: u16) -> Result<(), Error> {
     writer.end();
     let answer = socket.ask(writer.bytes(), seq, |_| {})?;
     answer.map_err(|errno| match errno {
-        Errno::EPERM => Error::Permission,
-        Errno::EBUSY => Error::Config(format!("somebody else follows NFLOG group {group} already")),
+        Errno::EPERM | Errno::EBUSY => {
+            Error::Config(format!("somebody else follows NFLOG group {group} already"))
+        }
         other => Error::Socket { doing: "follow dropped packets", source: io_error(other as i32) },
     })
 }
