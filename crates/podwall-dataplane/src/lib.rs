@@ -23,6 +23,8 @@ mod namespace;
 mod netlink;
 mod nft;
 
+use std::time::Duration;
+
 use podwall_compile::tables::{Delta, NodeTables};
 
 pub use crate::choice::{Choice, Chosen};
@@ -54,6 +56,16 @@ pub trait DataPlane: Send {
     /// [`Error::NotLoaded`] before the first `replace`; the kernel refuses, and holds what it held
     /// before.
     fn update(&mut self, delta: &Delta) -> Result<(), Error>;
+
+    /// Does what can wait until changes pause, for speed alone: to be called after changes and not
+    /// between them. `None`: nothing is left until the next change; else, how long to wait before
+    /// the next call.
+    ///
+    /// # Errors
+    /// The kernel refuses. Everything is enforced as before; a later call tries again.
+    fn settle(&mut self) -> Result<Option<Duration>, Error> {
+        Ok(None)
+    }
 
     /// Compares what the kernel holds with what it should hold; changes nothing. Empty: as it
     /// should be.

@@ -42,7 +42,7 @@ const TRIES: usize = 6;
 const ENOUGH: usize = 50;
 
 /// Kinds of packets, besides the kinds of outcomes, that a long enough run must have.
-const SENT: [&str; 20] = [
+const SENT: [&str; 24] = [
     "tcp",
     "udp",
     "sctp",
@@ -63,6 +63,10 @@ const SENT: [&str; 20] = [
     "after changes",
     "after a start anew",
     "among hundreds of policies",
+    "standing: still allowed",
+    "standing: now denied",
+    "standing: denied, now allowed",
+    "standing: settled after the change",
 ];
 
 fn number(name: &str, default: usize) -> usize {
@@ -73,6 +77,14 @@ fn number(name: &str, default: usize) -> usize {
 struct Bench {
     wires: [Wire; 2],
     planes: [Box<dyn DataPlane>; 2],
+}
+
+/// Connections that both kernels know.
+struct Standing {
+    shots: Vec<Shot>,
+    tokens: [Vec<u32>; 2],
+    /// Whether they passed when they were tried first.
+    passed: Vec<bool>,
 }
 
 /// What was reached.
@@ -175,6 +187,45 @@ impl Bench {
         passed
     }
 
+    /// Sends more packets of connections that were tried under `before`, under other tables now.
+    fn try_standing(
+        &mut self,
+        standing: &Standing,
+        tables: &NodeTables,
+        reached: &mut Reached,
+    ) -> Result<(), (Shot, bool, [bool; 2])> {
+        let expected = |shot: &Shot| tables.decide(&shot.packet).passes();
+        let mut passed = vec![[false; 2]; standing.shots.len()];
+        for (which, wire) in self.wires.iter_mut().enumerate() {
+            for _ in 0..TRIES {
+                let left: Vec<usize> =
+                    (0..standing.shots.len()).filter(|at| !passed[*at][which]).collect();
+                let shots: Vec<Shot> = left.iter().map(|at| standing.shots[*at]).collect();
+                let tokens: Vec<u32> = left.iter().map(|at| standing.tokens[which][*at]).collect();
+                for (at, came) in left.iter().zip(wire.send_as(&shots, &tokens)) {
+                    passed[*at][which] |= came;
+                }
+                if left.iter().all(|at| passed[*at][which] || !expected(&standing.shots[*at])) {
+                    break;
+                }
+            }
+        }
+        reached.packets += standing.shots.len();
+        for (at, shot) in standing.shots.iter().enumerate() {
+            if passed[at] != [expected(shot); 2] {
+                return Err((*shot, expected(shot), passed[at]));
+            }
+            let kind = match (standing.passed[at], expected(shot)) {
+                (true, true) => "standing: still allowed",
+                (true, false) => "standing: now denied",
+                (false, true) => "standing: denied, now allowed",
+                (false, false) => continue,
+            };
+            *reached.kinds.entry(kind).or_default() += 1;
+        }
+        Ok(())
+    }
+
     /// Everything that follows from a seed.
     fn case(
         &mut self,
@@ -189,8 +240,12 @@ impl Bench {
         compiler.put_cluster(&cluster);
         compiler.commit();
         self.load(compiler.tables());
+        let mut standing: Option<Standing> = None;
         for batch in 0..BATCHES {
             let mut anew = false;
+            if dice.chance(40) {
+                self.planes.iter_mut().for_each(|plane| support::settle(&mut **plane));
+            }
             if batch > 0 {
                 for _ in 0..dice.between(1, if wide { 30 } else { 8 }) {
                     let change = clusters::change(&mut dice, &cluster, wide);
@@ -211,6 +266,20 @@ impl Bench {
             }
             let known = as_known(&cluster);
             let tables = compiler.tables();
+            if let Some(standing) = standing.take() {
+                if dice.chance(40) {
+                    self.planes.iter_mut().for_each(|plane| support::settle(&mut **plane));
+                    let settled = reached.kinds.entry("standing: settled after the change");
+                    *settled.or_default() += standing.shots.len();
+                }
+                self.try_standing(&standing, tables, reached).map_err(|wrong| {
+                    let (shot, expected, passed) = wrong;
+                    let words = "a packet of a connection from before the change".to_owned();
+                    let tables = format!("{:?}", tables.decide(&shot.packet));
+                    let cluster = known.clone();
+                    Box::new(Disagreement { seed, cluster, shot, words, tables, expected, passed })
+                })?;
+            }
             let (shots, decisions) = draw(&mut dice, &known, tables, reached).map_err(|wrong| {
                 let (shot, words) = *wrong;
                 let decision = tables.decide(&shot.packet);
@@ -242,6 +311,17 @@ impl Bench {
                 count(shot, tables, [wide, batch > 0 && !anew, anew], &mut reached.kinds);
             }
             reached.packets += shots.len();
+            if dice.chance(50) {
+                // Nor may one be the other's reply in the kernel's eyes: only those with ports.
+                let (shots, passed): (Vec<Shot>, Vec<bool>) = shots
+                    .into_iter()
+                    .zip(expected)
+                    .filter(|(shot, _)| shot.packet.protocol.has_ports())
+                    .unzip();
+                let [first, second] = &mut self.wires;
+                let tokens = [first.connect(&shots), second.connect(&shots)];
+                standing = Some(Standing { shots, tokens, passed });
+            }
         }
         Ok(())
     }

@@ -85,6 +85,11 @@ impl Writer {
         self.put(kind, &bytes);
     }
 
+    /// An attribute that holds these attributes.
+    pub(crate) fn nested_bytes(&mut self, kind: u16, attributes: &[u8]) {
+        self.put(kind | NESTED, attributes);
+    }
+
     /// An attribute that holds attributes.
     pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         let start = self.open(kind);

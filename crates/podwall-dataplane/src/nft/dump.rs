@@ -18,6 +18,7 @@ use podwall_policy::port::{PortRange, Protocol};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::encode::{self, Op, userdata};
+use super::ir::status;
 use super::set::{Data, DataKind, Element, Key, SetId};
 use crate::error::Error;
 use crate::netlink::attribute::{Attributes, Writer};
@@ -280,6 +281,7 @@ fn read(set: SetId, element: Attributes<'_>) -> Option<Element> {
             }
             Key::Address(address(family, first)?)
         }
+        SetId::Standing => (*start == status::CONFIRMED.to_ne_bytes()).then_some(Key::Confirmed)?,
         SetId::Unmatched => Key::Class(SubjectId(u32::from_ne_bytes(start.try_into().ok()?))),
         SetId::ByPort | SetId::ByRange | SetId::ByProtocol | SetId::ByPeer => {
             Key::Row(row(set, start, end)?)

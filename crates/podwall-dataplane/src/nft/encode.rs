@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use podwall_compile::tables::PortKey;
 use podwall_policy::address::AddressRange;
 
-use super::ir::{Chain, Expr, Fate, Field, Hook, Reg, Rule, Test};
+use super::ir::{Chain, Expr, Fate, Field, Hook, Reg, Rule, Test, status};
 use super::set::{Data, DataKind, Key, KeyField, SetId};
 use crate::netlink::attribute::Writer;
 
@@ -183,8 +183,11 @@ pub(crate) fn set(w: &mut Writer, table: &str, set: SetId, id: u32) {
             });
         });
     }
+    if let Some(most) = set.most() {
+        w.nest(9, |w| w.u32(1, most));
+    }
     w.u32(10, id);
-    let class_key = *fields == [KeyField::Class];
+    let class_key = matches!(fields, [KeyField::Class | KeyField::Status]);
     let class_data = matches!(set.data(), DataKind::Class | DataKind::Classes);
     w.put(13, &userdata::set(set.comment(), class_key, class_data));
     if set.counts() {
@@ -204,6 +207,7 @@ fn key_type(field: KeyField) -> u32 {
         KeyField::Class => 19,
         KeyField::Protocol => 12,
         KeyField::Port => 13,
+        KeyField::Status => 28,
     }
 }
 
@@ -248,6 +252,7 @@ fn expr(w: &mut Writer, step: &Expr) {
             w.nest(2, |w| w.put(DATA_VALUE, &value.to_ne_bytes()));
         }),
         Expr::Copy(from, to) => bitwise(w, *from, *to, u32::MAX),
+        Expr::Keep(reg, bits) => bitwise(w, *reg, *reg, *bits),
         Expr::Map(set, key, to) => lookup(w, *set, *key, Some(register(*to))),
         Expr::Vmap(set, key) => lookup(w, *set, *key, Some(0)),
         Expr::In(set, key) => lookup(w, *set, *key, None),
@@ -307,16 +312,19 @@ fn load(w: &mut Writer, field: Field, to: Reg) {
             w.u32(2, key);
         });
     };
+    let connection = |w: &mut Writer, key| {
+        named(w, "ct", |w| {
+            w.u32(1, register(to));
+            w.u32(2, key);
+        });
+    };
     let (base, offset) = match field {
         Field::Nfproto => return meta(15),
         Field::L4proto => return meta(16),
         Field::Iif => return meta(4),
-        Field::CtState | Field::CtDirection => {
-            return named(w, "ct", |w| {
-                w.u32(1, register(to));
-                w.u32(2, u32::from(field == Field::CtDirection));
-            });
-        }
+        Field::CtState => return connection(w, 0),
+        Field::CtDirection => return connection(w, 1),
+        Field::CtStatus => return connection(w, 2),
         Field::Source(V4) => (NETWORK, 12),
         Field::Destination(V4) => (NETWORK, 16),
         Field::Source(V6) => (NETWORK, 8),
@@ -393,6 +401,7 @@ pub(crate) fn key_bytes(set: SetId, key: Key) -> (Vec<u8>, Option<Vec<u8>>) {
         Key::Address(a) => (address(a), None),
         Key::Range(range) => (address(range.first()), after(&range).map(address)),
         Key::Class(class) => (class.0.to_ne_bytes().to_vec(), None),
+        Key::Confirmed => (status::CONFIRMED.to_ne_bytes().to_vec(), None),
         Key::Row(row) => {
             let mut bytes = Vec::with_capacity(16);
             bytes.extend_from_slice(&row.subject.0.to_ne_bytes());

@@ -39,6 +39,8 @@ pub(crate) enum Field {
     CtState,
     /// 0 original, 1 reply. Does not hold for a packet without a connection.
     CtDirection,
+    /// Bits of `enum ip_conntrack_status`; see [`status`].
+    CtStatus,
     Source(Family),
     Destination(Family),
     /// The last four bytes of an IPv6 address.
@@ -60,6 +62,14 @@ pub(crate) mod state {
     pub(crate) const RELATED: u32 = 4;
 }
 
+/// Values of [`Field::CtStatus`] (the kernel's uapi/linux/netfilter/nf_conntrack_common.h).
+pub(crate) mod status {
+    /// Its first packet has passed all hooks.
+    pub(crate) const CONFIRMED: u32 = 1 << 3;
+    /// No packet makes it live longer. What Podwall calls revoked; see [`super::standing`].
+    pub(crate) const FIXED_TIMEOUT: u32 = 1 << 10;
+}
+
 impl Field {
     /// Bytes that the field fills, from the start of its first register.
     pub(crate) fn width(self) -> usize {
@@ -71,7 +81,9 @@ impl Field {
             | Self::IcmpType
             | Self::LinkByte => 1,
             Self::DestinationPort => 2,
-            Self::Iif | Self::CtState | Self::SourceEnd | Self::DestinationEnd => 4,
+            Self::Iif | Self::CtState | Self::CtStatus | Self::SourceEnd | Self::DestinationEnd => {
+                4
+            }
             Self::Source(family) | Self::Destination(family) => address_width(family),
         }
     }
@@ -93,6 +105,7 @@ impl fmt::Display for Field {
             Self::Iif => "meta iif",
             Self::CtState => "ct state",
             Self::CtDirection => "ct direction",
+            Self::CtStatus => "ct status",
             Self::Source(Family::V4) => "ip saddr",
             Self::Source(Family::V6) => "ip6 saddr",
             Self::Destination(Family::V4) => "ip daddr",
@@ -164,6 +177,8 @@ pub(crate) enum Expr {
     Put(Reg, u32),
     /// Copies the first register to the second.
     Copy(Reg, Reg),
+    /// Leaves only these bits in the register.
+    Keep(Reg, u32),
     /// Looks the key that starts at a register up; goes on with the value if it is there.
     Map(SetId, Reg, Reg),
     /// Looks the key up and does what the entry says.
@@ -199,6 +214,7 @@ impl fmt::Display for Expr {
                         (Field::L4proto, 132) => "sctp".into(),
                         (Field::L4proto, 58) => "ipv6-icmp".into(),
                         (Field::CtDirection, 1) => "reply".into(),
+                        (Field::CtStatus, status::CONFIRMED) => "confirmed".into(),
                         (Field::CtState, state::ESTABLISHED) => "established".into(),
                         (Field::CtState, state::RELATED) => "related".into(),
                         _ => value.to_string(),
@@ -216,6 +232,7 @@ impl fmt::Display for Expr {
             Self::HoldsNot(reg, value) => write!(f, "{reg} != {value:#x}"),
             Self::Put(reg, value) => write!(f, "{value:#x} → {reg}"),
             Self::Copy(from, to) => write!(f, "{from} → {to}"),
+            Self::Keep(reg, bits) => write!(f, "{reg} & {bits:#x}"),
             Self::Map(set, key, to) => write!(f, "{} map @{set} → {to}", registers(*set, *key)),
             Self::Vmap(set, key) => write!(f, "{} vmap @{set}", registers(*set, *key)),
             Self::In(set, key) => write!(f, "{} @{set}", registers(*set, *key)),

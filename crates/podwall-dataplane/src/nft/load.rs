@@ -12,7 +12,7 @@ use super::counts::Packets;
 use super::diff::difference;
 use super::program::{Program, Shape, is_rows};
 use super::set::{self, Element, SetId};
-use super::{Nftables, OURS, PATIENCE, dump, model_of};
+use super::{Nftables, OURS, PATIENCE, dump, model_of, standing};
 use crate::{Drift, Error};
 
 /// No element takes more bytes in a batch.
@@ -32,7 +32,7 @@ pub(super) enum Found {
 
 impl Nftables {
     fn comment(program: &Program) -> String {
-        format!("{OURS}layout 3 program {:016x}", program.fingerprint())
+        format!("{OURS}layout 4 program {:016x}", program.fingerprint())
     }
 
     /// Reads our table.
@@ -159,6 +159,8 @@ impl Nftables {
                 None => self.count_from_zero(),
             }
             self.shape = shape;
+            self.denies = standing::denies(tables);
+            self.standing.end();
             self.model = Some(model_of(tables));
             return Ok(());
         }

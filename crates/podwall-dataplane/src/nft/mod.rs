@@ -1,7 +1,7 @@
 //! How does nftables decide as the tables say?
 //!
 //! ```text
-//!   NodeTables ──▶ elements of 17 sets ─┐            ┌─ rules that never change (program)
+//!   NodeTables ──▶ elements of 18 sets ─┐            ┌─ rules that never change (program)
 //!   Delta ───────▶ elements that change ┴▶ one batch ┴─▶ table inet podwall
 //! ```
 //!
@@ -50,6 +50,9 @@ mod load;
 mod log;
 mod program;
 mod set;
+mod standing;
+
+use std::time::Duration;
 
 use nix::sys::utsname::uname;
 use podwall_compile::tables::{Delta, NodeTables};
@@ -60,6 +63,7 @@ use self::diff::{changes, drift};
 use self::load::{Found, rewrite};
 use self::program::{Program, Shape};
 use self::set::Element;
+use self::standing::Standing;
 use crate::counters::Counters;
 use crate::limits::{self, Limited, Limiter};
 use crate::namespace::Namespace;
@@ -118,6 +122,9 @@ pub struct Nftables {
     book: Book,
     /// What the `_rows` chains look up. Grows with changes, is exact after a full load.
     shape: Shape,
+    /// Whether some row has denied since the last full load.
+    denies: bool,
+    standing: Standing,
 }
 
 impl Nftables {
@@ -151,6 +158,8 @@ impl Nftables {
             model: None,
             book: Book::default(),
             shape: Shape::default(),
+            denies: false,
+            standing: Standing::new(),
         })
     }
 
@@ -188,7 +197,12 @@ impl Limited for Nftables {
 
     fn change(&mut self, delta: &Delta) -> Result<(), Error> {
         let Some(model) = self.model.as_ref() else { return Err(Error::NotLoaded) };
-        let (remove, add) = changes(model, delta);
+        let (mut remove, add) = changes(model, delta);
+        let denies = self.denies || delta.verdicts.iter().any(|(_, v)| v.is_some_and(|v| !v.allow));
+        let ends = self.standing.on && standing::may_close(model, denies, delta);
+        if ends {
+            remove.push(Element::STANDING);
+        }
         let shape = self.shape.with(Shape::added(delta));
         let mut steps = Vec::new();
         if shape != self.shape {
@@ -211,6 +225,10 @@ impl Limited for Nftables {
             Ok(Outcome::Done) => {
                 apply(model, delta);
                 self.shape = shape;
+                self.denies = denies;
+                if ends {
+                    self.standing.end();
+                }
                 Ok(())
             }
             Ok(Outcome::Stale | Outcome::Conflict(_) | Outcome::TooLarge(_)) => {
@@ -243,7 +261,11 @@ impl Limited for Nftables {
                         vec![Drift::NotThere { what }]
                     }
                     Found::Unfit(drift) => drift,
-                    Found::Ours { elements, rows, .. } => drift(&elements, &rows, tables),
+                    Found::Ours { mut elements, rows, .. } => {
+                        // Without it packets are judged that need not be: no drift.
+                        elements.retain(|e| !self.standing.on || *e != Element::STANDING);
+                        drift(&elements, &rows, tables)
+                    }
                 });
             }
         }
@@ -266,6 +288,10 @@ impl DataPlane for Nftables {
         limits::update(self, delta)?;
         self.name_counters(Some(delta));
         Ok(())
+    }
+
+    fn settle(&mut self) -> Result<Option<Duration>, Error> {
+        self.stand()
     }
 
     fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
@@ -296,6 +322,7 @@ impl DataPlane for Nftables {
 
     fn remove(&mut self) -> Result<(), Error> {
         self.model = None;
+        self.standing.on = false;
         self.limiter.forget();
         self.book = Book::default();
         let name = self.config.table.clone();

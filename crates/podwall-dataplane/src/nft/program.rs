@@ -51,7 +51,7 @@ use podwall_policy::address::Family;
 use podwall_policy::policy::Direction;
 
 use super::Log;
-use super::ir::{Chain, Expr, Fate, Field, Hook, Reg, Rule, Test, state};
+use super::ir::{Chain, Expr, Fate, Field, Hook, Reg, Rule, Test, state, status};
 use super::set::SetId;
 
 /// NF_IP_PRI_NAT_SRC is 100.
@@ -299,6 +299,15 @@ fn on(chain: &'static str) -> Rule {
 fn first(portless: &'static str) -> Vec<Rule> {
     let not = |number| Expr::Is(Field::L4proto, Test::Ne(number));
     vec![
+        rule(
+            "standing",
+            [
+                Expr::Load(Field::CtStatus, ADDRESS),
+                Expr::Keep(ADDRESS, status::CONFIRMED | status::FIXED_TIMEOUT),
+                Expr::In(SetId::Standing, ADDRESS),
+                Expr::Fate(Fate::Accept),
+            ],
+        ),
         rule("replies", [Expr::Is(Field::CtDirection, Test::Eq(1)), Expr::Fate(Fate::Accept)]),
         rule("no ports", [not(TCP), not(UDP), not(SCTP), goto(portless)]),
     ]

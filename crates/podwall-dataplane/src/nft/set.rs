@@ -11,9 +11,10 @@
 //!   by_protocol  subject . peer . protocol          → return | break  (* → continue)
 //!   by_peer      subject . peer                     → return | break  (* → continue)
 //!   unmatched    subject class
+//!   standing     what connections are that pass unseen: empty, or `confirmed` ([`super::standing`])
 //! ```
 //!
-//! Elements of the last five count the packets that meet them.
+//! Elements of `by_…` and `unmatched` count the packets that meet them.
 //!
 //! Verdict maps never jump: the kernel validates a table again as soon as an element does. `return`
 //! passes, `break` denies, `continue` is what is said of every other key: the rule goes on with its
@@ -46,6 +47,7 @@ pub(crate) enum SetId {
     ByProtocol,
     ByPeer,
     Unmatched,
+    Standing,
 }
 
 /// One field of a set's key; each starts on a register of its own.
@@ -56,13 +58,15 @@ pub(crate) enum KeyField {
     Class,
     Protocol,
     Port,
+    /// Bits of a connection's status.
+    Status,
 }
 
 impl KeyField {
     /// Bytes without padding.
     pub(crate) fn width(self) -> usize {
         match self {
-            Self::Address(Family::V4) | Self::Class => 4,
+            Self::Address(Family::V4) | Self::Class | Self::Status => 4,
             Self::Address(Family::V6) => 16,
             Self::Protocol => 1,
             Self::Port => 2,
@@ -83,7 +87,7 @@ pub(crate) enum DataKind {
 
 impl SetId {
     /// All, in the order in which they are made.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Egress(Family::V4),
         Self::Egress(Family::V6),
         Self::Ingress(Family::V4),
@@ -101,6 +105,7 @@ impl SetId {
         Self::ByProtocol,
         Self::ByPeer,
         Self::Unmatched,
+        Self::Standing,
     ];
 
     /// Whether its elements count packets.
@@ -137,6 +142,7 @@ impl SetId {
             Self::ByProtocol => "by_protocol",
             Self::ByPeer => "by_peer",
             Self::Unmatched => "unmatched",
+            Self::Standing => "standing",
         }
     }
 
@@ -154,12 +160,13 @@ impl SetId {
             Self::ByProtocol => "verdicts: subject, peer, protocol",
             Self::ByPeer => "verdicts: subject, peer",
             Self::Unmatched => "packets that no rule allows, by subject class",
+            Self::Standing => "connections whose packets pass unseen",
         }
     }
 
     /// The fields of its key.
     pub(crate) fn key_fields(self) -> &'static [KeyField] {
-        use KeyField::{Address, Class, Port, Protocol};
+        use KeyField::{Address, Class, Port, Protocol, Status};
         match self {
             Self::Egress(f) | Self::Ingress(f) | Self::Peer(f) | Self::Block(f) | Self::Net(f) => {
                 match f {
@@ -173,6 +180,7 @@ impl SetId {
             Self::ByProtocol => &[Class, Class, Protocol],
             Self::ByPeer => &[Class, Class],
             Self::Unmatched => &[Class],
+            Self::Standing => &[Status],
         }
     }
 
@@ -186,7 +194,7 @@ impl SetId {
         match self {
             Self::Egress(_) | Self::Ingress(_) | Self::Block(_) | Self::Net(_) => DataKind::Class,
             Self::Peer(_) => DataKind::Classes,
-            Self::Own(_) | Self::Unmatched => DataKind::Nothing,
+            Self::Own(_) | Self::Unmatched | Self::Standing => DataKind::Nothing,
             Self::ByPort | Self::ByRange | Self::ByProtocol | Self::ByPeer => DataKind::Fate,
         }
     }
@@ -199,6 +207,12 @@ impl SetId {
     /// Whether its keys are ranges of one field.
     pub(crate) fn is_tree(self) -> bool {
         matches!(self, Self::Block(_) | Self::Net(_))
+    }
+
+    /// How many elements it may ever have, where that is known: the kernel then takes a hash that
+    /// never grows, which is faster.
+    pub(crate) fn most(self) -> Option<u32> {
+        (self == Self::Standing).then_some(1)
     }
 
     /// What is said of a key that is not in it, for maps that always answer.
@@ -225,6 +239,8 @@ pub(crate) enum Key {
     Range(AddressRange),
     Row(VerdictKey),
     Class(SubjectId),
+    /// Connections whose first packet has passed and that are not revoked.
+    Confirmed,
     /// Every key that has no element of its own.
     Otherwise,
 }
@@ -264,6 +280,7 @@ impl fmt::Display for Key {
             Self::Address(address) => write!(f, "{address}"),
             Self::Range(range) => write!(f, "{range}"),
             Self::Class(class) => write!(f, "class {}", class.0),
+            Self::Confirmed => f.write_str("confirmed"),
             Self::Otherwise => f.write_str("*"),
             Self::Row(VerdictKey { subject, peer, ports }) => {
                 write!(f, "subject {} . {peer}", subject.0)?;
@@ -374,6 +391,9 @@ impl Element {
     pub(crate) fn unmatched(class: SubjectId) -> Self {
         Self { set: SetId::Unmatched, key: Key::Class(class), data: Data::Nothing }
     }
+
+    pub(crate) const STANDING: Self =
+        Self { set: SetId::Standing, key: Key::Confirmed, data: Data::Nothing };
 
     pub(crate) fn otherwise(set: SetId) -> Option<Self> {
         Some(Self { set, key: Key::Otherwise, data: set.otherwise()? })

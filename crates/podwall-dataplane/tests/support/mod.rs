@@ -578,3 +578,10 @@ pub fn extension_headers(socket: &UdpSocket) {
         assert_eq!(done, 0, "{}", Errno::last());
     }
 }
+
+/// Waits until the data plane has nothing left to do before the next change.
+pub fn settle(plane: &mut dyn DataPlane) {
+    while let Some(pause) = plane.settle().unwrap() {
+        thread::sleep(pause);
+    }
+}

@@ -121,13 +121,31 @@ impl Wire {
     /// one is another's reply.
     pub fn send(&mut self, shots: &[Shot]) -> Vec<bool> {
         self.forget_connections();
-        let first = self.token;
-        for (number, shot) in (0..).zip(shots) {
-            self.send_one(shot, first + number);
+        let tokens = self.tokens(shots.len());
+        self.send_as(shots, &tokens)
+    }
+
+    /// Sends the packets and keeps their connections; what [`Self::send_as`] needs to send them again
+    /// as more packets of these.
+    pub fn connect(&mut self, shots: &[Shot]) -> Vec<u32> {
+        self.forget_connections();
+        let tokens = self.tokens(shots.len());
+        self.send_as(shots, &tokens);
+        tokens
+    }
+
+    fn tokens(&mut self, count: usize) -> Vec<u32> {
+        let tokens: Vec<u32> = (self.token..).take(count).collect();
+        self.token += u32::try_from(count).unwrap();
+        tokens
+    }
+
+    /// Sends the packets of the connections that these tokens stand for; which of them came out.
+    pub fn send_as(&mut self, shots: &[Shot], tokens: &[u32]) -> Vec<bool> {
+        for (token, shot) in tokens.iter().zip(shots) {
+            self.send_one(shot, *token);
         }
-        let count = u32::try_from(shots.len()).unwrap();
-        let tokens: HashMap<u32, usize> = (first..).zip(0..shots.len()).collect();
-        self.token += count;
+        let tokens: HashMap<u32, usize> = tokens.iter().copied().zip(0..shots.len()).collect();
         let mut came = vec![false; shots.len()];
         self.collect(|token, addresses| {
             let Some(number) = tokens.get(&token) else { return };
