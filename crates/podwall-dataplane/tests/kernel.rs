@@ -189,12 +189,15 @@ fn nft_prints_the_table_in_both_families() {
     let config = Config { log, ..Config::default() };
     let mut plane = net.run(|| Nftables::open(config).unwrap());
     plane.replace(&full_tables()).unwrap();
+    support::settle(&mut plane);
     // `command` fails the test on any word to stderr.
     let text = net.command("nft", &["list", "ruleset"]);
     assert!(net.command("nft", &["-j", "list", "ruleset"]).contains("by_protocol"));
     for part in [
-        "comment \"podwall layout 3",
+        "comment \"podwall layout 4",
         "10.0.0.5 : 0x00000001 . 0x00000001",
+        "elements = { confirmed }",
+        "@standing",
         "fd00::5 : 0x00000001 . 0x00000001",
         "0x00000001 . 0x00000002 . tcp . 80 counter packets 0 bytes 0 : return",
         " . sctp . 8000-8999 counter packets 0 bytes 0 : break",

@@ -120,6 +120,150 @@ fn a_connection_is_cut_at_once_and_goes_on_when_allowed_again() {
 }
 
 #[test]
+fn packets_of_a_connection_that_stays_allowed_are_not_judged_again() {
+    if support::skipped() {
+        return;
+    }
+    let world = World::new(Wiring::Ptp, 2);
+    let mut plane = world.node().plane(Kind::Nftables);
+    let tables = open(&world);
+    plane.replace(&tables).unwrap();
+    let address = SocketAddr::new(world.endpoints[2].address(Family::V4), 8080);
+    let listener = listen(&world, 2, address);
+    let mut client = connect(&world, 1, address).unwrap();
+    let mut server = accept(&listener);
+    let mut say = || {
+        let judged = || -> u64 {
+            let text = world.node().command("nft", &["list", "map", "inet", "podwall", "by_peer"]);
+            let count = |at: &str| at.split(' ').next().unwrap().parse::<u64>().unwrap();
+            text.split("counter packets ").skip(1).map(count).sum()
+        };
+        let before = judged();
+        client.write_all(b"hello").unwrap();
+        server.read_exact(&mut [0; 5]).unwrap();
+        judged() - before
+    };
+    assert!(say() > 0, "before things have settled");
+    support::settle(&mut *plane);
+    assert_eq!(say(), 0, "a connection from before");
+    assert_eq!(plane.verify(&tables).unwrap(), []);
+    let other = IpAddr::from([10, 9, 0, 1]);
+    plane.update(&Delta { peers: vec![(other, Some(pod(3)))], ..Delta::default() }).unwrap();
+    assert_eq!(say(), 0, "what only opens leaves it so");
+    plane.update(&Delta { peers: vec![(other, None)], ..Delta::default() }).unwrap();
+    assert!(say() > 0, "what may close something judges anew");
+    support::settle(&mut *plane);
+    assert_eq!(say(), 0, "and once that is done");
+    // Another process knows nothing of it, and starts from the beginning.
+    let mut next = world.node().plane(Kind::Nftables);
+    assert_ne!(next.verify(&tables).unwrap(), []);
+    next.replace(&tables).unwrap();
+    assert!(say() > 0);
+    assert_eq!(next.verify(&tables).unwrap(), []);
+}
+
+#[test]
+fn a_closed_connection_stays_closed_when_others_are_let_through_unseen() {
+    if support::skipped() {
+        return;
+    }
+    for (wiring, kind) in support::everywhere() {
+        let world = World::new(wiring, 2);
+        let mut plane = world.node().plane(kind);
+        let tables = open(&world);
+        plane.replace(&tables).unwrap();
+        let key = row(2, own(1), PortKey::AnyProtocol);
+        let rule = |verdict| Delta { verdicts: vec![(key, verdict)], ..Delta::default() };
+        for family in Family::BOTH {
+            let address = SocketAddr::new(world.endpoints[2].address(family), 8080);
+            let listener = listen(&world, 2, address);
+            let mut client = connect(&world, 1, address).unwrap();
+            let mut server = accept(&listener);
+            let mut buffer = [0; 5];
+            let mut round = |plane: &mut Box<dyn DataPlane>, closes: &Delta, opens: &Delta| {
+                support::settle(&mut **plane);
+                plane.update(closes).unwrap();
+                support::settle(&mut **plane);
+                client.write_all(b"hello").unwrap();
+                let cut = server.read_exact(&mut buffer).unwrap_err().kind();
+                assert!(matches!(cut, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{cut}");
+                plane.update(opens).unwrap();
+                // TCP sends it again by itself.
+                server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                server.read_exact(&mut buffer).unwrap();
+                server.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+            };
+            for _ in 0..2 {
+                round(&mut plane, &rule(None), &rule(Some(ALLOW)));
+            }
+        }
+    }
+}
+
+/// Every moment of a change and of what is done behind it is met by packets.
+#[test]
+fn no_packet_of_a_standing_connection_slips_through_a_change() {
+    if support::skipped() {
+        return;
+    }
+    for kind in Kind::BOTH {
+        let world = World::new(Wiring::Ptp, 2);
+        let mut plane = world.node().plane(kind);
+        plane.replace(&open(&world)).unwrap();
+        let [from, to] = [1, 2].map(|i| SocketAddr::new(world.endpoints[i].v4, 7003));
+        let bind = |i: usize, at| world.endpoints[i].net.run(|| UdpSocket::bind(at).unwrap());
+        let (sender, receiver) = (bind(1, from), bind(2, to));
+        receiver.set_nonblocking(true).unwrap();
+        let (stop, number) = (AtomicBool::new(false), AtomicUsize::new(1));
+        let key = row(1, own(1), PortKey::AnyProtocol);
+        let rule = |verdict| Delta { verdicts: vec![(key, verdict)], ..Delta::default() };
+        let mut received = 0;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    // Told before it is sent: one that is counted now is sent after that.
+                    let n = number.fetch_add(1, Ordering::SeqCst);
+                    sender.send_to(&n.to_be_bytes(), to).unwrap();
+                }
+            });
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let mut arrived = || {
+                    let mut last = 0;
+                    let mut buffer = [0; 8];
+                    while receiver.recv(&mut buffer).is_ok() {
+                        last = usize::from_be_bytes(buffer);
+                        received += 1;
+                    }
+                    last
+                };
+                for round in 0..30 {
+                    if round % 3 == 0 {
+                        support::settle(&mut *plane);
+                    }
+                    plane.update(&rule(None)).unwrap();
+                    let closed = number.load(Ordering::SeqCst);
+                    if round % 2 == 0 {
+                        support::settle(&mut *plane);
+                    }
+                    while number.load(Ordering::SeqCst) < closed + 200 {
+                        thread::yield_now();
+                    }
+                    let last = arrived();
+                    assert!(last <= closed, "{kind:?}, round {round}: {last} came after {closed}");
+                    plane.update(&rule(Some(ALLOW))).unwrap();
+                    while arrived() <= closed {
+                        thread::yield_now();
+                    }
+                }
+            }));
+            stop.store(true, Ordering::Relaxed);
+            done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        });
+        assert!(received > 60, "{received}");
+    }
+}
+
+#[test]
 fn replies_pass_although_the_other_direction_is_denied() {
     if support::skipped() {
         return;

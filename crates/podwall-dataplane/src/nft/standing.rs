@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
-use podwall_compile::tables::{Delta, NodeTables, Packet};
+use podwall_compile::tables::{Delta, NodeTables, Packet, Verdict, VerdictKey};
 
 use super::Nftables;
 use super::batch::Outcome;
@@ -79,12 +79,9 @@ impl Standing {
 /// A new row can do so only by denying. A new address of a pod takes part in all that its ranges
 /// had before ([`NodeTables::peers`]), and in more; but its class may be denied something.
 pub(super) fn may_close(model: &NodeTables, denies: bool, delta: &Delta) -> bool {
-    let closing_row = |(key, after): &(_, Option<podwall_compile::tables::Verdict>)| {
-        let before: Option<bool> = model.verdicts.get(key).map(|v| v.allow);
-        match after {
-            Some(verdict) => !verdict.allow,
-            None => before == Some(true) || denies,
-        }
+    let closing_row = |(key, after): &(VerdictKey, Option<Verdict>)| match after {
+        Some(verdict) => !verdict.allow,
+        None => denies || model.verdicts.contains_key(key),
     };
     delta.subjects.iter().any(|(_, class)| class.is_some())
         || delta
@@ -109,11 +106,15 @@ impl Nftables {
         if self.standing.on || model.subjects.is_empty() {
             return Ok(None);
         }
-        let start = Instant::now();
-        if start < self.standing.next {
-            return Ok(Some(self.standing.next - start));
+        let now = Instant::now();
+        if now < self.standing.next {
+            return Ok(Some(self.standing.next - now));
         }
-        let done = review(&self.namespace, &mut self.socket, model)
+        // Others run meanwhile, so this costs only time.
+        let waited = wait_for_packets();
+        let start = Instant::now();
+        let done = waited
+            .and_then(|()| review(&self.namespace, &mut self.socket, model))
             .and_then(|all| Ok(all && self.let_stand()?));
         let pause = if done.is_ok() { SHARE * start.elapsed() } else { REFUSED };
         self.standing.next = Instant::now() + pause.max(QUIET);
@@ -130,7 +131,6 @@ impl Nftables {
 
 /// Revokes all connections that these tables deny. False: not all could be.
 fn review(namespace: &Namespace, socket: &mut Socket, tables: &NodeTables) -> Result<bool, Error> {
-    wait_for_packets()?;
     let own = own_addresses(namespace)?;
     let mut denied: Vec<Connection> = Vec::new();
     connections::each(socket, |listed| {
@@ -177,4 +177,68 @@ fn own_addresses(namespace: &Namespace) -> Result<HashSet<IpAddr>, Error> {
         Ok(getifaddrs().map_err(failed)?.filter_map(address).collect())
     };
     namespace.run(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use podwall_compile::compiler::NodeCompiler;
+    use podwall_compile::testing::change::Change;
+    use podwall_compile::testing::dice::Dice;
+    use podwall_compile::testing::random;
+    use podwall_policy::port::Protocol;
+
+    use super::*;
+
+    /// What tables say of packets between known addresses.
+    fn packets(dice: &mut Dice, addresses: &[IpAddr]) -> Vec<Packet> {
+        let ports: Vec<u16> = random::interesting_ports().collect();
+        let protocols = [Protocol::TCP, Protocol::UDP, Protocol::SCTP, Protocol::ICMP];
+        let draw = |_| Packet {
+            src: *dice.pick(addresses),
+            dst: *dice.pick(addresses),
+            protocol: *dice.pick(&protocols),
+            port: *dice.pick(&ports),
+            from_node: dice.chance(10),
+        };
+        (0..300).map(draw).filter(|packet| packet.src.is_ipv4() == packet.dst.is_ipv4()).collect()
+    }
+
+    #[test]
+    fn a_change_that_is_said_to_open_only_closes_nothing() {
+        let (mut opened, mut closed, mut said) = (0, 0, 0);
+        for seed in 0..400 {
+            let mut dice = Dice::seeded(seed);
+            let mut cluster = random::cluster(&mut dice);
+            let mut compiler = NodeCompiler::new(Some(Arc::from("n1")));
+            compiler.put_cluster(&cluster);
+            compiler.commit();
+            for _ in 0..12 {
+                let before = compiler.tables().clone();
+                let mut addresses: Vec<IpAddr> =
+                    (0..20).map(|_| random::address(&mut dice, &cluster)).collect();
+                let change = Change::random(&mut dice, &cluster);
+                change.apply(&mut cluster);
+                change.record(&mut compiler);
+                let delta = compiler.commit();
+                addresses.extend(delta.peers.iter().map(|(at, _)| *at));
+                let after = compiler.tables();
+                let may = may_close(&before, denies(&before) || denies(after), &delta);
+                said += usize::from(may);
+                for packet in packets(&mut dice, &addresses) {
+                    match (before.decide(&packet).passes(), after.decide(&packet).passes()) {
+                        (true, false) => {
+                            assert!(may, "seed {seed}: {packet:?} by {change:?}: {delta:?}");
+                            closed += 1;
+                        }
+                        (false, true) if !may => opened += 1,
+                        _ => {}
+                    }
+                }
+            }
+        }
+        // Neither side goes without saying.
+        assert!(opened > 50 && closed > 50 && said < 4000, "{opened} {closed} {said}");
+    }
 }
