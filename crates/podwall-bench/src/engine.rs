@@ -97,6 +97,14 @@ pub(crate) fn open(engine: Engine, node: &NetNs, pins: &Path) -> Result<Box<dyn 
     Ok(chosen.plane)
 }
 
+/// Waits until a data plane has nothing left to do before the next change.
+pub(crate) fn settle(plane: &mut dyn DataPlane) -> Result<()> {
+    while let Some(pause) = plane.settle()? {
+        std::thread::sleep(pause);
+    }
+    Ok(())
+}
+
 impl Engine {
     /// Makes a node enforce.
     pub(crate) fn install(
@@ -113,6 +121,7 @@ impl Engine {
             Self::Ebpf | Self::Nftables => {
                 let mut plane = open(self, node, pins)?;
                 plane.replace(wanted.tables)?;
+                settle(&mut *plane)?;
                 Installed::Plane(plane)
             }
             Self::Linear => {

@@ -401,6 +401,17 @@ impl Engine {
         self.nodes.values().filter_map(NodeFirewall::in_force).collect()
     }
 
+    /// The nodes that have a firewall.
+    pub(crate) fn node_names(&self) -> BTreeSet<String> {
+        self.nodes.keys().cloned().collect()
+    }
+
+    /// Does on a node what its data plane can do while nothing changes; how long to wait before the
+    /// next call, if there is more to do.
+    pub(crate) fn settle(&mut self, node: &str) -> Option<Duration> {
+        self.nodes.get_mut(node)?.settle()
+    }
+
     /// What a node's kernel was told, as text.
     pub fn tables(&self, node: &str) -> Result<String, EngineError> {
         let firewall = self.nodes.get(node).ok_or_else(|| EngineError::NotFound {

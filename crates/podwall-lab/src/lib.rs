@@ -33,6 +33,7 @@ pub mod rpc;
 pub mod serve;
 pub mod service_nat;
 pub mod services;
+mod settling;
 pub mod snapshot;
 pub mod store;
 mod sysctl;

@@ -26,6 +26,7 @@ use crate::engine::{Engine, EngineError};
 use crate::holder::Holder;
 use crate::requests;
 use crate::rpc::{Event, Hello, LabConfig, Request};
+use crate::settling::{self, Bell};
 
 /// The file in which `lab up` leaves the configuration of a lab that is to be made.
 pub const CONFIG_FILE: &str = "config.json";
@@ -92,12 +93,18 @@ fn serve(config: &LabConfig, listener: &UnixListener, dir: &Path, inside: &Path)
     if let Err(error) = fs::rename(dir.join("worker.new"), dir.join("worker.sock")) {
         return format!("cannot put the socket in place: {error}");
     }
+    let bell = match settling::start(Arc::clone(&engine)) {
+        Ok(bell) => bell,
+        Err(error) => return format!("cannot start a thread: {error}"),
+    };
+    // What opening has put in place.
+    let _ = bell.send(());
     for connection in listener.incoming() {
         let Ok(connection) = connection else { continue };
-        let engine = Arc::clone(&engine);
+        let (engine, bell) = (Arc::clone(&engine), bell.clone());
         let spawned = thread::Builder::new().name("lab-request".to_owned()).spawn(move || {
             // A command that went away is no reason to end.
-            let _ = converse(&engine, connection);
+            let _ = converse(&engine, &bell, connection);
         });
         if let Err(error) = spawned {
             eprintln!("no thread for a request: {error}");
@@ -107,7 +114,7 @@ fn serve(config: &LabConfig, listener: &UnixListener, dir: &Path, inside: &Path)
 }
 
 /// Answers one command's requests, one line each, until it hangs up.
-fn converse(engine: &Arc<Mutex<Engine>>, stream: UnixStream) -> io::Result<()> {
+fn converse(engine: &Arc<Mutex<Engine>>, bell: &Bell, stream: UnixStream) -> io::Result<()> {
     let mut out = stream.try_clone()?;
     for line in BufReader::new(stream).lines() {
         let event = match serde_json::from_str(&line?) {
@@ -132,6 +139,7 @@ fn converse(engine: &Arc<Mutex<Engine>>, stream: UnixStream) -> io::Result<()> {
                     let _ = send(&mut out, &Event::Progress { done, total });
                 };
                 let (event, warnings) = answer(engine, &request, &mut progress);
+                let _ = bell.send(()); // the thread ends only with the process
                 for message in warnings {
                     send(&mut out, &Event::Warning { message })?;
                 }

@@ -173,6 +173,10 @@ impl Node {
 
     fn timed(&mut self, opens: bool, change: impl FnOnce(&mut NodeCompiler)) -> Result<f64> {
         self.probe.expect(!opens)?;
+        if self.number.is_multiple_of(4) {
+            // Some changes come after a pause, most into the midst of others.
+            engine::settle(&mut *self.plane)?;
+        }
         let start = Instant::now();
         change(&mut self.compiler);
         self.follow()?;

@@ -10,6 +10,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use podwall_compile::compiler::NodeCompiler;
 use podwall_compile::tables::{Delta, NodeTables};
@@ -143,6 +144,16 @@ impl NodeFirewall {
         }
         self.loaded = true;
         Ok(())
+    }
+
+    /// See [`DataPlane::settle`].
+    pub(super) fn settle(&mut self) -> Option<Duration> {
+        let plane = self.plane.as_mut().filter(|_| self.loaded)?;
+        plane.settle().unwrap_or_else(|error| {
+            // Everything is enforced all the same; packets only cost more.
+            eprintln!("node {}: connections that stand are judged further on: {error}", self.node);
+            None
+        })
     }
 
     /// Notes for the user what does not fit since this change, or fits again.
