@@ -170,3 +170,36 @@ fn numbers_outlive_damage_and_where_the_kernel_has_names_the_process() {
         }
     }
 }
+
+/// nftables makes its table anew when a hash is full: nothing of that is to be seen.
+#[test]
+fn numbers_outlive_tables_that_grow_by_far() {
+    if support::skipped() {
+        return;
+    }
+    for kind in Kind::BOTH {
+        let world = World::new(support::Wiring::Ptp, 3);
+        let (local, all) = world.addresses();
+        let mut dice = Dice(99);
+        let mut plane = world.node().plane(kind);
+        let mut now = tables(&mut dice, &local, &all);
+        plane.replace(&now).unwrap();
+        let mut expected = Expected::default();
+        expected.change(&NodeTables::default(), &now);
+        for round in 0..3_u32 {
+            send(&world, &mut dice, &now, &mut expected, 40);
+            let mut next = now.clone();
+            for index in 0..20_000 {
+                let address = std::net::Ipv4Addr::from(0x0b00_0000 + (round << 16) + index);
+                next.peers.insert(address.into(), support::random::pod(3));
+            }
+            plane.update(&Delta::between(&now, &next)).unwrap();
+            now = next;
+            assert_eq!(plane.counters().unwrap(), expected.0, "{kind:?} {round}");
+            assert_eq!(plane.verify(&now).unwrap(), [], "{kind:?} {round}");
+        }
+        send(&world, &mut dice, &now, &mut expected, 40);
+        assert_eq!(plane.counters().unwrap(), expected.0, "{kind:?}");
+        assert!(expected.0.rules.values().chain(expected.0.defaults.values()).any(|n| *n > 10));
+    }
+}

@@ -479,6 +479,32 @@ fn an_allowed_stream_loses_nothing_while_other_policies_change() {
 }
 
 #[test]
+fn no_packet_is_lost_or_slips_through_while_tables_outgrow_their_sets() {
+    if support::skipped() {
+        return;
+    }
+    for kind in Kind::BOTH {
+        let world = World::new(Wiring::Ptp, 2);
+        for (port, passes) in [(7001, true), (7002, false)] {
+            let mut plane = world.node().plane(kind);
+            plane.replace(&busy_tables(&world)).unwrap();
+            support::settle(&mut *plane);
+            let (sent, received) = stream(&world, port, || {
+                for round in 0..30_u32 {
+                    let address = |index| std::net::Ipv4Addr::from(0x0c00_0000 + index).into();
+                    let peers = (round * 5_000..(round + 1) * 5_000)
+                        .map(|index| (address(index), Some(pod(7))))
+                        .collect();
+                    plane.update(&Delta { peers, ..Delta::default() }).unwrap();
+                }
+            });
+            assert!(sent > 100, "{sent}");
+            assert_eq!(received, if passes { sent } else { 0 }, "{kind:?}, port {port}");
+        }
+    }
+}
+
+#[test]
 fn a_service_is_decided_on_the_real_pod_and_before_source_nat() {
     if support::skipped() {
         return;

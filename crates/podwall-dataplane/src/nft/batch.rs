@@ -32,7 +32,8 @@ pub(crate) enum Step {
     },
     /// Deletes the table with all that is in it.
     DelTable,
-    NewSet(SetId),
+    /// Makes a set of at most so many elements, where the kernel can make use of that.
+    NewSet(SetId, Option<u32>),
     NewChain(Chain),
     /// Deletes a chain's rules.
     Flush(&'static str),
@@ -47,6 +48,8 @@ pub(crate) enum Outcome {
     Stale,
     /// It does not fit into one transaction of so many bytes; nothing was sent.
     TooLarge(usize),
+    /// A set is too small for its elements.
+    Full,
     /// An element is there that should not be, or the other way round, or collides with one.
     Conflict(Error),
 }
@@ -122,12 +125,12 @@ impl<'a> Batch<'a> {
                 let words = sent(format!("the deletion of table inet {table}"));
                 self.message(Op::DelTable, 0, words, |w, _| w.text(encode::TABLE_NAME, table));
             }
-            Step::NewSet(set) => {
+            Step::NewSet(set, size) => {
                 self.sets += 1;
                 let id = self.sets;
                 let words = sent(format!("set {set} of table inet {table}"));
                 self.message(Op::NewSet, encode::NLM_F_CREATE, words, |w, _| {
-                    encode::set(w, table, *set, id);
+                    encode::set(w, table, *set, id, *size);
                 });
             }
             Step::NewChain(chain) => {
@@ -250,6 +253,7 @@ impl<'a> Batch<'a> {
             Errno::ENOENT | Errno::EEXIST | Errno::EBUSY | Errno::ENOTEMPTY if is_element => {
                 Ok(Outcome::Conflict(error))
             }
+            Errno::ENFILE if is_element => Ok(Outcome::Full),
             // A table, chain or set of ours that somebody else has deleted.
             Errno::ENOENT => Ok(Outcome::Conflict(error)),
             _ => Err(error),

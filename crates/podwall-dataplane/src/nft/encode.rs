@@ -142,7 +142,7 @@ pub(crate) fn chain(w: &mut Writer, table: &str, chain: &Chain) {
 }
 
 /// The body of NEWSET.
-pub(crate) fn set(w: &mut Writer, table: &str, set: SetId, id: u32) {
+pub(crate) fn set(w: &mut Writer, table: &str, set: SetId, id: u32, size: Option<u32>) {
     const INTERVAL: u32 = 4;
     const MAP: u32 = 8;
     const CONCAT: u32 = 0x80;
@@ -183,8 +183,8 @@ pub(crate) fn set(w: &mut Writer, table: &str, set: SetId, id: u32) {
             });
         });
     }
-    if let Some(most) = set.most() {
-        w.nest(9, |w| w.u32(1, most));
+    if let Some(size) = size {
+        w.nest(9, |w| w.u32(1, size));
     }
     w.u32(10, id);
     let class_key = matches!(fields, [KeyField::Class | KeyField::Status]);

@@ -96,7 +96,7 @@ impl Nftables {
         others.sort_unstable_by_key(|element| element.set);
         let closed: Vec<Element> =
             subjects.iter().map(|e| Element { data: set::CLOSED, ..*e }).collect();
-        self.part(&Self::build(program), &[], &closed)?;
+        self.part(&Self::build(program, tables), &[], &closed)?;
         for chunk in others.chunks((capacity / ELEMENT_LIMIT).saturating_sub(2).max(1)) {
             self.part(&[], &[], chunk)?;
         }
@@ -107,7 +107,7 @@ impl Nftables {
         match self.commit(steps, remove, add, None)? {
             Outcome::Done => Ok(()),
             Outcome::Conflict(error) => Err(error),
-            Outcome::Stale => Err(Error::Busy { table: self.config.table.clone() }),
+            Outcome::Stale | Outcome::Full => Err(Error::Busy { table: self.config.table.clone() }),
             Outcome::TooLarge(capacity) => Err(Error::TooLarge { capacity }),
         }
     }
@@ -121,11 +121,12 @@ impl Nftables {
         let shape = Shape::of(tables);
         let program = Program::new(shape, self.config.log);
         self.model = None;
+        let mut outgrown = false;
         for attempt in 0..=PATIENCE {
             let generation = dump::generation(&mut self.socket)?;
             let mut counted = None;
             let outcome = match self.read(&program)? {
-                Found::Ours { elements, packets, rows } if attempt < PATIENCE => {
+                Found::Ours { elements, packets, rows } if attempt < PATIENCE && !outgrown => {
                     let steps = rewrite(&program, |chain| rows.contains(&chain));
                     let (remove, add) = difference(&elements, tables);
                     let outcome = self.commit(&steps, &remove, &add, Some(generation))?;
@@ -133,11 +134,18 @@ impl Nftables {
                     outcome
                 }
                 found @ (Found::Nothing | Found::Unfit(_) | Found::Ours { .. }) => {
-                    let mut steps = Self::build(&program);
-                    if matches!(found, Found::Nothing) {
-                        // Sets without elements change no packet's way, as little as no table does.
-                        // The kernel holds each rule against each element that is there already.
-                        self.part(&std::mem::take(&mut steps), &[], &[])?;
+                    let mut steps = Self::build(&program, tables);
+                    match found {
+                        Found::Nothing => {
+                            // Sets without elements change no packet's way, as little as no table
+                            // does. The kernel holds each rule against each element that is there
+                            // already.
+                            self.part(&std::mem::take(&mut steps), &[], &[])?;
+                        }
+                        Found::Ours { elements, packets, .. } => {
+                            counted = Some((packets, elements));
+                        }
+                        Found::Unfit(_) => {}
                     }
                     let mut add: Vec<Element> = Vec::with_capacity(set::count(tables));
                     add.extend(set::elements(tables));
@@ -151,7 +159,11 @@ impl Nftables {
                     counted = None;
                     self.load_in_parts(&program, tables, capacity)?;
                 }
-                Outcome::Stale => continue,
+                Outcome::Full if !outgrown => {
+                    outgrown = true;
+                    continue;
+                }
+                Outcome::Stale | Outcome::Full => continue,
                 Outcome::Conflict(error) => return Err(error),
             }
             match counted {
@@ -168,14 +180,14 @@ impl Nftables {
     }
 
     /// The steps that make the table with everything but its elements.
-    fn build(program: &Program) -> Vec<Step> {
+    fn build(program: &Program, tables: &NodeTables) -> Vec<Step> {
         let mut steps = vec![
             // Makes one if there is none, so that the deletion cannot fail.
             Step::NewTable { comment: String::new() },
             Step::DelTable,
             Step::NewTable { comment: Self::comment(program) },
         ];
-        steps.extend(SetId::ALL.map(Step::NewSet));
+        steps.extend(set::sizes(tables).map(|(set, size)| Step::NewSet(set, size)));
         steps.extend(program.chains.iter().cloned().map(Step::NewChain));
         for chain in &program.chains {
             steps.extend(chain.rules.iter().map(|rule| Step::NewRule(chain.name, rule.clone())));

@@ -31,7 +31,7 @@ use podwall_compile::tables::{
 };
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::policy::Direction;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// One of the table's sets and maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -207,12 +207,6 @@ impl SetId {
     /// Whether its keys are ranges of one field.
     pub(crate) fn is_tree(self) -> bool {
         matches!(self, Self::Block(_) | Self::Net(_))
-    }
-
-    /// How many elements it may ever have, where that is known: the kernel then takes a hash that
-    /// never grows, which is faster.
-    pub(crate) fn most(self) -> Option<u32> {
-        (self == Self::Standing).then_some(1)
     }
 
     /// What is said of a key that is not in it, for maps that always answer.
@@ -441,6 +435,28 @@ pub(crate) fn elements(tables: &NodeTables) -> impl Iterator<Item = Element> {
         .chain(own)
         .chain(subject_classes(tables).into_iter().map(Element::unmatched))
         .chain(subjects)
+}
+
+/// How many elements each set is to have room for; `None` for ranges, which are kept in trees.
+///
+/// A hash of a known size neither grows nor has to be asked whether it does just now: elements go
+/// in, and are found, faster. There is room for four times as many as there are; past that, the
+/// table is made anew.
+pub(crate) fn sizes(tables: &NodeTables) -> [(SetId, Option<u32>); SetId::ALL.len()] {
+    const LEAST: u32 = 4096;
+    let mut counts: FxHashMap<SetId, u32> = FxHashMap::default();
+    for element in elements(tables) {
+        *counts.entry(element.set).or_default() += 1;
+    }
+    SetId::ALL.map(|set| {
+        let count = counts.get(&set).copied().unwrap_or(0);
+        let size = match set {
+            SetId::Standing => Some(1),
+            _ if set.is_interval() => None,
+            _ => Some(count.saturating_mul(4).max(LEAST)),
+        };
+        (set, size)
+    })
 }
 
 /// How many these are, or a few more.
