@@ -10,6 +10,7 @@
 //! One CPU carries all packets in order: when the *fence* that is sent last has come out, every
 //! other packet has come out or never will.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -52,6 +53,7 @@ pub struct Wire {
     arrived: Vec<OwnedFd>,
     conntrack: OwnedFd,
     token: u32,
+    sent: Cell<u32>,
     /// Every so manieth packet never gets to the node; 0: all do.
     pub loses: u32,
 }
@@ -114,7 +116,18 @@ impl Wire {
             (own, arrived, conntrack)
         });
         much_room(&out);
-        Self { node, far, into, out, own, arrived, conntrack, token: 1, loses: 0 }
+        Self {
+            node,
+            far,
+            into,
+            out,
+            own,
+            arrived,
+            conntrack,
+            token: 1,
+            sent: Cell::new(0),
+            loses: 0,
+        }
     }
 
     /// Sends the packets; which of them came out. All of them are new to conntrack if no portless
@@ -158,7 +171,8 @@ impl Wire {
 
     fn send_one(&self, shot: &Shot, token: u32) {
         let Packet { src, dst, from_node, .. } = shot.packet;
-        if token.checked_rem(self.loses) == Some(0) {
+        self.sent.set(self.sent.get() + 1);
+        if self.sent.get().checked_rem(self.loses) == Some(0) {
             return;
         }
         let packets = packets(shot, token);
