@@ -81,12 +81,12 @@ fn damage_is_named_and_put_right() {
     plane.replace(&tables).unwrap();
     let damages: [(&str, &dyn Fn()); 5] = [
         ("podwall-conntrack", &|| drop(net.nft("flush ruleset\n"))),
-        ("peers4", &|| {
-            let map = table(&net, "peers4", 0);
-            map.update(&[198, 51, 100, 1], &7_u64.to_ne_bytes(), MapFlags::ANY).unwrap();
+        ("addresses4", &|| {
+            let map = table(&net, "addresses4", 0);
+            map.update(&[198, 51, 100, 1], &7_u128.to_ne_bytes(), MapFlags::ANY).unwrap();
         }),
-        ("local4", &|| {
-            let map = table(&net, "local4", 1);
+        ("addresses4", &|| {
+            let map = table(&net, "addresses4", 1);
             let key = map.keys().next().unwrap();
             map.delete(&key).unwrap();
         }),

@@ -15,7 +15,35 @@ struct sk_buff {
 	unsigned long _nfct; /* pointer to the connection; the low three bits are its state */
 	__u16 mac_header;    /* 0xffff: none */
 	__u16 network_header;
-	unsigned char *head; /* the packet's bytes */
+	unsigned int len, data_len; /* all bytes; those that do not stand at `data` */
+	unsigned char *head;        /* the region that the packet's bytes are in */
+	unsigned char *data;        /* at these hooks the IP header */
+};
+
+struct iphdr {
+	__be16 frag_off;
+	__u8 protocol;
+	__be32 saddr;
+	__be32 daddr;
+};
+
+struct in6_addr {
+	union {
+		__be32 u6_addr32[4];
+	} in6_u;
+};
+
+struct ipv6hdr {
+	__u8 nexthdr;
+	__u8 hop_limit;
+	struct in6_addr saddr;
+	struct in6_addr daddr;
+};
+
+/* As TCP and SCTP begin, too. */
+struct udphdr {
+	__be16 source;
+	__be16 dest;
 };
 
 struct nf_hook_state {
@@ -32,7 +60,11 @@ struct bpf_nf_ctx {
 #pragma clang attribute pop
 
 extern int bpf_dynptr_from_skb(struct sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym;
+extern void *bpf_rdonly_cast(const void *obj, __u32 type) __ksym;
 extern void *bpf_dynptr_slice(const struct bpf_dynptr *ptr, __u32 offset, void *buffer, __u32 length) __ksym;
+
+/* Bytes of the kernel's memory as a structure of its own; a bad address reads as zeros. */
+#define AS_KERNELS(type, address) ((const type *)bpf_rdonly_cast(address, bpf_core_type_id_kernel(type)))
 
 /* uapi/linux/netfilter.h, uapi/linux/netfilter/nf_conntrack_common.h */
 enum {
