@@ -20,6 +20,10 @@ struct sk_buff {
 	unsigned char *data;        /* at these hooks the IP header */
 };
 
+struct bpf_map {
+	__u32 max_entries;
+};
+
 struct iphdr {
 	__be16 frag_off;
 	__u8 protocol;
@@ -60,11 +64,7 @@ struct bpf_nf_ctx {
 #pragma clang attribute pop
 
 extern int bpf_dynptr_from_skb(struct sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr) __ksym;
-extern void *bpf_rdonly_cast(const void *obj, __u32 type) __ksym;
 extern void *bpf_dynptr_slice(const struct bpf_dynptr *ptr, __u32 offset, void *buffer, __u32 length) __ksym;
-
-/* Bytes of the kernel's memory as a structure of its own; a bad address reads as zeros. */
-#define AS_KERNELS(type, address) ((const type *)bpf_rdonly_cast(address, bpf_core_type_id_kernel(type)))
 
 /* uapi/linux/netfilter.h, uapi/linux/netfilter/nf_conntrack_common.h */
 enum {

@@ -18,6 +18,8 @@ use podwall_compile::tables::{GroupId, NetId, Peer, PeerId, PeerKey, PortKey, Su
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::port::Protocol;
 
+use super::hash::Form;
+
 /// A change of this layout makes maps that an earlier program cannot read.
 pub(crate) const LAYOUT: u32 = 3;
 
@@ -72,8 +74,11 @@ impl Table {
         }
     }
 
-    pub(crate) fn is_prefixes(self) -> bool {
-        matches!(self, Self::Blocks4 | Self::Blocks6 | Self::Nets4 | Self::Nets6)
+    /// How a hash of ours is laid out; none of a trie of prefixes.
+    pub(crate) fn form(self) -> Option<Form> {
+        let is_trie = matches!(self, Self::Blocks4 | Self::Blocks6 | Self::Nets4 | Self::Nets6);
+        let (key, value) = self.sizes();
+        (!is_trie).then_some(Form { key, value })
     }
 
     pub(crate) fn addresses(family: Family) -> Self {
@@ -254,10 +259,10 @@ pub(crate) fn port_key(
     peer: PeerKey,
     (protocol, length, port): (Protocol, u8, u16),
 ) -> [u8; 12] {
+    let word = u32::from(port) << 16 | u32::from(protocol.0) << 8 | u32::from(length);
     let mut key = [0; 12];
     key[..8].copy_from_slice(&row_key(subject, peer));
-    key[8..10].copy_from_slice(&port.to_ne_bytes());
-    key[10..].copy_from_slice(&[protocol.0, length]);
+    key[8..].copy_from_slice(&word.to_ne_bytes());
     key
 }
 

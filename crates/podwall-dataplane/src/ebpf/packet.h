@@ -95,14 +95,14 @@ static __always_inline int read_v6(struct bpf_dynptr *data, struct packet *packe
 	return 1;
 }
 
-/* Nearly all packets: the headers stand side by side, with nothing between them. 0: look closer. */
+/* Nearly all packets, read where they are without a call: the headers stand side by side, with nothing between them. 0: look closer. */
 static __always_inline int read_plain(const struct sk_buff *skb, struct packet *packet)
 {
 	__u32 there = skb->len - skb->data_len, offset;
 	const struct udphdr *ports;
 
 	if (packet->is_v6) {
-		const struct ipv6hdr *header = AS_KERNELS(struct ipv6hdr, skb->data);
+		const struct ipv6hdr *header = bpf_core_cast(skb->data, struct ipv6hdr);
 
 		offset = 40;
 		if (there < offset + 4 || !has_ports(header->nexthdr))
@@ -114,7 +114,7 @@ static __always_inline int read_plain(const struct sk_buff *skb, struct packet *
 			packet->destination[i] = header->daddr.in6_u.u6_addr32[i];
 		}
 	} else {
-		const struct iphdr *header = AS_KERNELS(struct iphdr, skb->data);
+		const struct iphdr *header = bpf_core_cast(skb->data, struct iphdr);
 
 		offset = 20;
 		if (there < offset + 4 || *(const __u8 *)header != 0x45 || !has_ports(header->protocol) ||
@@ -124,7 +124,7 @@ static __always_inline int read_plain(const struct sk_buff *skb, struct packet *
 		packet->source[0] = header->saddr;
 		packet->destination[0] = header->daddr;
 	}
-	ports = AS_KERNELS(struct udphdr, skb->data + offset);
+	ports = bpf_core_cast(skb->data + offset, struct udphdr);
 	packet->source_port = bpf_ntohs(ports->source);
 	packet->port = bpf_ntohs(ports->dest);
 	packet->has_port = 1;

@@ -154,11 +154,11 @@ int podwall(struct bpf_nf_ctx *ctx)
 	    packet.icmp_type >= 133 && packet.icmp_type <= 137)
 		return NF_ACCEPT;
 	for (int i = 0; i < RETRIES; i++) {
-		struct known from, to;
+		struct known from = {}, to = {};
 		__u64 before = *word, egress, ingress;
 
-		known_of(&packet, packet.source, before & 1, &from);
-		known_of(&packet, packet.destination, before & 1, &to);
+		known_of(&packet, 0, before & 1, &from);
+		known_of(&packet, 1, before & 1, &to);
 		if (packet.to_node || packet.from_node)
 			to.ingress = OPEN;
 		egress = ask(&packet, from.egress, &to, 0, before);
@@ -171,8 +171,8 @@ int podwall(struct bpf_nf_ctx *ctx)
 		if (packet.to_node || ct == CT_RELATED || ct == CT_RELATED_REPLY)
 			return NF_ACCEPT;
 		place = standing(ctx, before, &tag);
-		if (place && *place != tag)
-			*place = tag;
+		if (place)
+			*place = tag; /* without a look at what stands there, which would be waited for */
 		return NF_ACCEPT;
 	}
 	/* Eight changes while one packet was looked at: nobody can do that; so it is not let through. */
