@@ -15,7 +15,9 @@ const CLANGS: [&str; 9] = [
 fn main() {
     let source = "src/ebpf/podwall.bpf.c";
     println!("cargo:rerun-if-changed={source}");
-    println!("cargo:rerun-if-changed=src/ebpf/kernel.h");
+    for header in ["kernel", "packet", "tables", "decide"] {
+        println!("cargo:rerun-if-changed=src/ebpf/{header}.h");
+    }
     println!("cargo:rerun-if-env-changed=CLANG");
     let wanted = env::var("CLANG").ok();
     let clang = match &wanted {

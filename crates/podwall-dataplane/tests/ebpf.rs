@@ -79,21 +79,31 @@ fn damage_is_named_and_put_right() {
     let mut plane = net.ebpf();
     let tables = some_tables(5);
     plane.replace(&tables).unwrap();
+    // Buckets that hold an entry at least, of one copy of a table.
+    let full = |name: &str, copy: u32| {
+        let map = table(&net, name, copy);
+        let value = |key: &Vec<u8>| map.lookup(key, MapFlags::ANY).unwrap().unwrap();
+        let keys: Vec<_> = map.keys().filter(|key| value(key).iter().any(|b| *b != 0)).collect();
+        (keys[0].clone(), value(&keys[0]), map)
+    };
     let damages: [(&str, &dyn Fn()); 5] = [
         ("podwall-conntrack", &|| drop(net.nft("flush ruleset\n"))),
-        ("peers4", &|| {
-            let map = table(&net, "peers4", 0);
-            map.update(&[198, 51, 100, 1], &7_u64.to_ne_bytes(), MapFlags::ANY).unwrap();
+        ("addresses4", &|| {
+            let (key, mut bucket, map) = full("addresses4", 0);
+            bucket[12] ^= 1;
+            map.update(&key, &bucket, MapFlags::ANY).unwrap();
         }),
-        ("local4", &|| {
-            let map = table(&net, "local4", 1);
-            let key = map.keys().next().unwrap();
-            map.delete(&key).unwrap();
+        ("addresses6", &|| {
+            let (key, bucket, map) = full("addresses6", 1);
+            map.update(&key, &vec![0; bucket.len()], MapFlags::ANY).unwrap();
         }),
+        // Still there, but where no search comes along.
         ("rows", &|| {
-            let map = table(&net, "rows", 0);
-            let key = map.keys().next().unwrap();
-            map.update(&key, &[0; 12], MapFlags::ANY).unwrap();
+            let (key, bucket, map) = full("rows", 0);
+            let far =
+                (u32::from_ne_bytes(key.clone().try_into().unwrap()) + 20) % map.max_entries();
+            map.update(&far.to_ne_bytes(), &bucket, MapFlags::ANY).unwrap();
+            map.update(&key, &vec![0; bucket.len()], MapFlags::ANY).unwrap();
         }),
         ("link-2-4", &|| std::fs::remove_file(pinned(&net).join("link-2-4")).unwrap()),
     ];

@@ -26,7 +26,7 @@ fn after_every_change_the_kernel_holds_what_the_model_says() {
     let missing = |entry: &str| Drift::Missing { entry: entry.to_owned() };
     for (kind, drift) in [
         (Kind::Nftables, vec![missing("element 203.0.113.9 : class 9, group 1 of peer4")]),
-        (Kind::Ebpf, [0, 1].map(|n| missing(&format!("peers4 cb007109 (copy {n})"))).to_vec()),
+        (Kind::Ebpf, [0, 1].map(|n| missing(&format!("addresses4 cb007109 (copy {n})"))).to_vec()),
     ] {
         let net = Net::new();
         let mut plane = net.plane(kind);

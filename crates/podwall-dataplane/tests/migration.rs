@@ -161,7 +161,7 @@ fn what_an_older_layout_left_is_taken_over_without_a_gap() {
     next_start(&world, &tables, "another layout", || {
         let older = only(&world);
         for (name, kind, key, value) in [
-            ("peers4", MapType::Hash, 8, 12),
+            ("addresses4", MapType::Hash, 8, 12),
             ("control", MapType::Array, 4, 4),
             ("connections", MapType::Hash, 16, 4),
         ] {
@@ -180,7 +180,7 @@ fn a_map_of_another_form_or_none_under_our_name_is_made_anew() {
     let tables = one_port();
     world.node().ebpf().replace(&tables).unwrap();
     for name in
-        ["local4", "ports", "rows", "control", "rule_packets", "rule_names", "events", "limits"]
+        ["addresses4", "ports", "rows", "control", "rule_packets", "rule_names", "events", "limits"]
     {
         let pin = || only(&world).join(name);
         next_start(&world, &tables, &format!("no {name}"), || fs::remove_file(pin()).unwrap());

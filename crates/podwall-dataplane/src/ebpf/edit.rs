@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use podwall_compile::tables::{Delta, NodeTables, PeerKey, PortKey, SubjectId, Verdict};
+use podwall_compile::tables::{Delta, NodeTables, Peer, PeerKey, PortKey, SubjectId, Verdict};
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::policy::Direction;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -94,7 +94,8 @@ impl Row {
         self.otherwise.is_none() && self.ports.is_empty()
     }
 
-    fn bytes(&self) -> [u8; 12] {
+    /// Its entry in `rows`; see [`layout::row`].
+    fn entry(&self) -> Option<[u8; 12]> {
         let lengths = self.ports.iter().fold(0, |bits, ports| bits | lengths(*ports));
         layout::row(lengths, self.otherwise)
     }
@@ -121,25 +122,24 @@ impl Model {
     pub(crate) fn new(tables: &NodeTables) -> (Self, Edit) {
         let (mut model, mut edit) = (Self::default(), Edit::default());
         model.all_rows(tables, &mut edit);
-        let entries = Delta {
-            subjects: tables.subjects.iter().map(|(key, class)| (*key, Some(*class))).collect(),
-            blocks_added: tables.blocks.iter().map(|(range, class)| (*range, *class)).collect(),
-            nets_added: tables.nets.iter().map(|(range, class)| (*range, *class)).collect(),
-            ..Delta::default()
-        };
-        // The kinds of all rows are known already.
-        model.change_others(&entries, &FxHashSet::default(), &mut edit);
-        for family in Family::BOTH {
-            let of_family = || tables.peers.iter().filter(move |(a, _)| Family::of(**a) == family);
-            let count = of_family().count();
-            if count > 0 {
-                let entries = edit.of(Table::peers(family));
-                entries.reserve(Table::peers(family), count);
-                for (address, peer) in of_family() {
-                    entries.set_address(*address, &layout::peer(*peer));
-                }
-            }
+        for ((direction, address), class) in &tables.subjects {
+            model.isolate(*direction, *address, Some(*class));
         }
+        model.all_addresses(tables, &mut edit);
+        ranges(
+            &mut edit,
+            Table::blocks,
+            &[],
+            tables.blocks.iter().map(|(range, class)| (*range, *class)),
+            layout::block,
+        );
+        ranges(
+            &mut edit,
+            Table::nets,
+            &[],
+            tables.nets.iter().map(|(range, class)| (*range, *class)),
+            layout::net,
+        );
         for (table, entries) in &edit.tables {
             model.counts.insert(*table, entries.keys.len() / table.sizes().0);
         }
@@ -149,16 +149,19 @@ impl Model {
     /// The rows of full tables, which stand together there.
     fn all_rows(&mut self, tables: &NodeTables, edit: &mut Edit) {
         let (mut rows, mut ports) = (Entries::default(), Entries::default());
-        // At most so many, mostly.
-        rows.reserve(Table::Rows, tables.verdicts.len());
-        ports.reserve(Table::Ports, tables.verdicts.len());
+        ports.reserve(Table::Ports, tables.verdicts.len()); // at most so many, mostly
+        let mut end = |(subject, peer), bits, otherwise| {
+            if let Some(bytes) = layout::row(bits, otherwise) {
+                rows.set(&layout::row_key(subject, peer), &bytes);
+            }
+        };
         let mut last: Option<(SubjectId, PeerKey)> = None;
         let (mut bits, mut otherwise) = (0, None);
         for (key, verdict) in &tables.verdicts {
             let at = (key.subject, key.peer);
             if last != Some(at) {
-                if let Some((subject, peer)) = last {
-                    rows.set(&layout::row_key(subject, peer), &layout::row(bits, otherwise));
+                if let Some(last) = last {
+                    end(last, bits, otherwise);
                 }
                 (last, bits, otherwise) = (Some(at), 0, None);
                 self.kinds.entry(key.subject).or_default()[Kinds::place(key.peer)] += 1;
@@ -172,8 +175,8 @@ impl Model {
                 ports.set(&bytes, &layout::verdict(Some(*verdict)));
             }
         }
-        if let Some((subject, peer)) = last {
-            rows.set(&layout::row_key(subject, peer), &layout::row(bits, otherwise));
+        if let Some(last) = last {
+            end(last, bits, otherwise);
         }
         for (table, entries) in [(Table::Rows, rows), (Table::Ports, ports)] {
             if !entries.keys.is_empty() {
@@ -186,44 +189,67 @@ impl Model {
     pub(crate) fn change(&mut self, before: &NodeTables, delta: &Delta) -> Edit {
         let mut edit = Edit::default();
         let other_kinds = self.change_rows(before, delta, &mut edit);
-        self.change_others(delta, &other_kinds, &mut edit);
+        self.change_addresses(before, delta, &other_kinds, &mut edit);
+        let (gone, come) = (&delta.blocks_removed, delta.blocks_added.iter().copied());
+        ranges(&mut edit, Table::blocks, gone, come, layout::block);
+        let (gone, come) = (&delta.nets_removed, delta.nets_added.iter().copied());
+        ranges(&mut edit, Table::nets, gone, come, layout::net);
         edit
     }
 
-    fn change_others(
-        &mut self,
-        delta: &Delta,
-        other_kinds: &FxHashSet<SubjectId>,
-        edit: &mut Edit,
-    ) {
-        self.change_locals(delta, other_kinds, edit);
-        for (address, peer) in &delta.peers {
-            let entries = edit.of(Table::peers(Family::of(*address)));
-            match peer {
-                Some(peer) => entries.set_address(*address, &layout::peer(*peer)),
-                None => layout::put_address(*address, &mut entries.gone),
+    fn isolate(&mut self, direction: Direction, address: IpAddr, class: Option<SubjectId>) {
+        let local = self.locals.entry(address).or_default();
+        match direction {
+            Direction::Egress => local.egress = class,
+            Direction::Ingress => local.ingress = class,
+        }
+    }
+
+    /// What the kernel should know of an address.
+    fn known(&self, address: &IpAddr, peer: Option<Peer>) -> Option<[u8; 16]> {
+        let local = self.locals.get(address).copied().unwrap_or_default();
+        let kinds =
+            |subject: SubjectId| Kinds::of(self.kinds.get(&subject).copied().unwrap_or_default());
+        layout::known(local, peer, kinds)
+    }
+
+    /// The addresses of full tables.
+    fn all_addresses(&self, tables: &NodeTables, edit: &mut Edit) {
+        for family in Family::BOTH {
+            let of_family = |address: &IpAddr| Family::of(*address) == family;
+            let pods = || tables.peers.iter().filter(|(address, _)| of_family(address));
+            let others = || {
+                let is_other = |a: &&IpAddr| of_family(a) && !tables.peers.contains_key(*a);
+                self.locals.keys().filter(is_other)
+            };
+            let count = pods().count() + others().count();
+            if count == 0 {
+                continue;
+            }
+            let table = Table::addresses(family);
+            let entries = edit.of(table);
+            entries.reserve(table, count);
+            let all = pods().map(|(address, peer)| (address, Some(*peer)));
+            for (address, peer) in all.chain(others().map(|address| (address, None))) {
+                if let Some(bytes) = self.known(address, peer) {
+                    entries.set_address(*address, &bytes);
+                }
             }
         }
-        let class = layout::block;
-        ranges(edit, Table::blocks, &delta.blocks_removed, &delta.blocks_added, class);
-        ranges(edit, Table::nets, &delta.nets_removed, &delta.nets_added, layout::net);
     }
 
     /// `other_kinds`: subjects that have other kinds of rows than before.
-    fn change_locals(
+    fn change_addresses(
         &mut self,
+        before: &NodeTables,
         delta: &Delta,
         other_kinds: &FxHashSet<SubjectId>,
         edit: &mut Edit,
     ) {
-        let mut touched: Vec<IpAddr> = Vec::new();
+        let peers: FxHashMap<IpAddr, Option<Peer>> = delta.peers.iter().copied().collect();
+        let mut touched: Vec<IpAddr> = peers.keys().copied().collect();
         for ((direction, address), class) in &delta.subjects {
-            let local =
-                self.locals.entry(*address).or_insert(Local { egress: None, ingress: None });
-            match direction {
-                Direction::Egress => local.egress = *class,
-                Direction::Ingress => local.ingress = *class,
-            }
+            self.isolate(*direction, *address, *class);
             touched.push(*address);
         }
         if !other_kinds.is_empty() {
@@ -234,23 +260,17 @@ impl Model {
         }
         touched.sort_unstable();
         touched.dedup();
-        let kinds =
-            |subject: SubjectId| Kinds::of(self.kinds.get(&subject).copied().unwrap_or_default());
-        let mut open: Vec<IpAddr> = Vec::new();
         for address in touched {
-            let entries = edit.of(Table::local(Family::of(address)));
-            match self.locals.get(&address) {
-                Some(local) if local.egress.is_some() || local.ingress.is_some() => {
-                    entries.set_address(address, &local.bytes(kinds));
-                }
-                _ => {
-                    layout::put_address(address, &mut entries.gone);
-                    open.push(address);
-                }
+            let unchanged = || before.peers.get(&address).copied();
+            let peer = peers.get(&address).copied().unwrap_or_else(unchanged);
+            let entries = edit.of(Table::addresses(Family::of(address)));
+            match self.known(&address, peer) {
+                Some(bytes) => entries.set_address(address, &bytes),
+                None => layout::put_address(address, &mut entries.gone),
             }
-        }
-        for address in open {
-            self.locals.remove(&address);
+            if self.locals.get(&address).is_some_and(|local| local.is_open()) {
+                self.locals.remove(&address);
+            }
         }
     }
 
@@ -262,12 +282,12 @@ impl Model {
         edit: &mut Edit,
     ) -> FxHashSet<SubjectId> {
         // What each row was, and what it is going to be.
-        let mut rows: BTreeMap<(SubjectId, PeerKey), (bool, Row)> = BTreeMap::new();
+        let mut rows: BTreeMap<(SubjectId, PeerKey), (Row, Row)> = BTreeMap::new();
         for (key, verdict) in &delta.verdicts {
             let at = (key.subject, key.peer);
             let (_, row) = rows.entry(at).or_insert_with(|| {
                 let row = Row::of(before, at);
-                (!row.is_empty(), row)
+                (row.clone(), row)
             });
             row.set(key.ports, *verdict);
             let entries = edit.of(Table::Ports);
@@ -280,13 +300,14 @@ impl Model {
             }
         }
         let mut other_kinds = FxHashSet::default();
-        for ((subject, peer), (was_there, row)) in rows {
-            let (entries, key) = (edit.of(Table::Rows), layout::row_key(subject, peer));
-            if row.is_empty() {
-                entries.gone.extend(key);
-            } else {
-                entries.set(&key, &row.bytes());
+        for ((subject, peer), (old, row)) in rows {
+            let key = layout::row_key(subject, peer);
+            match (old.entry(), row.entry()) {
+                (old, new) if old == new => {}
+                (_, Some(bytes)) => edit.of(Table::Rows).set(&key, &bytes),
+                (_, None) => edit.of(Table::Rows).gone.extend(key),
             }
+            let was_there = !old.is_empty();
             if was_there != row.is_empty() {
                 continue;
             }
@@ -310,7 +331,7 @@ fn ranges<T: Copy>(
     edit: &mut Edit,
     table: impl Fn(Family) -> Table,
     removed: &[AddressRange],
-    added: &[(AddressRange, T)],
+    added: impl Iterator<Item = (AddressRange, T)>,
     value: impl Fn(T) -> [u8; 4],
 ) {
     for range in removed {
@@ -319,8 +340,8 @@ fn ranges<T: Copy>(
     }
     for (range, class) in added {
         let entries = edit.of(table(range.family()));
-        for key in layout::prefixes(*range) {
-            entries.set(&key, &value(*class));
+        for key in layout::prefixes(range) {
+            entries.set(&key, &value(class));
         }
     }
 }

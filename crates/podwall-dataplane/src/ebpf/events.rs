@@ -14,7 +14,7 @@ use crate::Error;
 use crate::denied::{Denials, Denied};
 
 /// Bytes of `struct event`.
-const SIZE: usize = 64;
+const SIZE: usize = 48;
 
 /// Follows the ring buffer that is pinned there. It has one reader: what two would read, each would
 /// have a part of.
@@ -56,7 +56,7 @@ fn event(bytes: &[u8]) -> Option<Denied> {
     let address = |at: usize| -> Option<IpAddr> {
         let all: [u8; 16] = bytes.get(at..at + 16)?.try_into().ok()?;
         let [a, b, c, d, ..] = all;
-        Some(if bytes[24] == 4 {
+        Some(if bytes[12] == 4 {
             Ipv4Addr::new(a, b, c, d).into()
         } else {
             Ipv6Addr::from(all).into()
@@ -64,12 +64,12 @@ fn event(bytes: &[u8]) -> Option<Denied> {
     };
     Some(Denied {
         when: clock(number(0)?),
-        direction: if bytes[26] == 1 { Direction::Ingress } else { Direction::Egress },
-        src: address(32)?,
-        dst: address(48)?,
-        protocol: Protocol(bytes[25]),
-        src_port: port(20)?,
-        port: port(22)?,
+        direction: if bytes[14] == 1 { Direction::Ingress } else { Direction::Egress },
+        src: address(16)?,
+        dst: address(32)?,
+        protocol: Protocol(bytes[13]),
+        src_port: port(8)?,
+        port: port(10)?,
     })
 }
 

@@ -15,7 +15,39 @@ struct sk_buff {
 	unsigned long _nfct; /* pointer to the connection; the low three bits are its state */
 	__u16 mac_header;    /* 0xffff: none */
 	__u16 network_header;
-	unsigned char *head; /* the packet's bytes */
+	unsigned int len, data_len; /* all bytes; those that do not stand at `data` */
+	unsigned char *head;        /* the region that the packet's bytes are in */
+	unsigned char *data;        /* at these hooks the IP header */
+};
+
+struct bpf_map {
+	__u32 max_entries;
+};
+
+struct iphdr {
+	__be16 frag_off;
+	__u8 protocol;
+	__be32 saddr;
+	__be32 daddr;
+};
+
+struct in6_addr {
+	union {
+		__be32 u6_addr32[4];
+	} in6_u;
+};
+
+struct ipv6hdr {
+	__u8 nexthdr;
+	__u8 hop_limit;
+	struct in6_addr saddr;
+	struct in6_addr daddr;
+};
+
+/* As TCP and SCTP begin, too. */
+struct udphdr {
+	__be16 source;
+	__be16 dest;
 };
 
 struct nf_hook_state {

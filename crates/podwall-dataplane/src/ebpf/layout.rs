@@ -1,8 +1,8 @@
 //! What does an entry look like in the kernel's maps?
 //!
 //! ```text
-//!   subjects ──▶ local4, local6     address → egress class, ingress class, each with its kinds of rows
-//!   peers    ──▶ peers4, peers6     address → own class, group
+//!   subjects ┬▶ addresses4, addresses6   address → egress class, ingress class, each with its kinds
+//!   peers    ┘                                    of rows; own class, group
 //!   blocks   ──▶ blocks4, blocks6   prefixes that make up a range → own class
 //!   nets     ──▶ nets4, nets6       the same → net
 //!   verdicts ──▶ rows               (subject, peer) → lengths of port prefixes, verdict for the rest
@@ -18,16 +18,16 @@ use podwall_compile::tables::{GroupId, NetId, Peer, PeerId, PeerKey, PortKey, Su
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::port::Protocol;
 
+use super::hash::Form;
+
 /// A change of this layout makes maps that an earlier program cannot read.
-pub(crate) const LAYOUT: u32 = 2;
+pub(crate) const LAYOUT: u32 = 3;
 
 /// A table of which the kernel has two copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Table {
-    Local4,
-    Local6,
-    Peers4,
-    Peers6,
+    Addresses4,
+    Addresses6,
     Blocks4,
     Blocks6,
     Nets4,
@@ -37,11 +37,9 @@ pub(crate) enum Table {
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 10] = [
-        Self::Local4,
-        Self::Local6,
-        Self::Peers4,
-        Self::Peers6,
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Addresses4,
+        Self::Addresses6,
         Self::Blocks4,
         Self::Blocks6,
         Self::Nets4,
@@ -53,10 +51,8 @@ impl Table {
     /// Its name in the program.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Local4 => "local4",
-            Self::Local6 => "local6",
-            Self::Peers4 => "peers4",
-            Self::Peers6 => "peers6",
+            Self::Addresses4 => "addresses4",
+            Self::Addresses6 => "addresses6",
             Self::Blocks4 => "blocks4",
             Self::Blocks6 => "blocks6",
             Self::Nets4 => "nets4",
@@ -69,8 +65,8 @@ impl Table {
     /// Bytes of a key and of a value.
     pub(crate) fn sizes(self) -> (usize, usize) {
         match self {
-            Self::Local4 | Self::Peers4 => (4, 8),
-            Self::Local6 | Self::Peers6 => (16, 8),
+            Self::Addresses4 => (4, 16),
+            Self::Addresses6 => (16, 16),
             Self::Blocks4 | Self::Nets4 => (8, 4),
             Self::Blocks6 | Self::Nets6 => (20, 4),
             Self::Rows => (8, 12),
@@ -78,16 +74,15 @@ impl Table {
         }
     }
 
-    pub(crate) fn is_prefixes(self) -> bool {
-        matches!(self, Self::Blocks4 | Self::Blocks6 | Self::Nets4 | Self::Nets6)
+    /// How a hash of ours is laid out; none of a trie of prefixes.
+    pub(crate) fn form(self) -> Option<Form> {
+        let is_trie = matches!(self, Self::Blocks4 | Self::Blocks6 | Self::Nets4 | Self::Nets6);
+        let (key, value) = self.sizes();
+        (!is_trie).then_some(Form { key, value })
     }
 
-    pub(crate) fn local(family: Family) -> Self {
-        if family == Family::V4 { Self::Local4 } else { Self::Local6 }
-    }
-
-    pub(crate) fn peers(family: Family) -> Self {
-        if family == Family::V4 { Self::Peers4 } else { Self::Peers6 }
+    pub(crate) fn addresses(family: Family) -> Self {
+        if family == Family::V4 { Self::Addresses4 } else { Self::Addresses6 }
     }
 
     pub(crate) fn blocks(family: Family) -> Self {
@@ -99,7 +94,7 @@ impl Table {
     }
 }
 
-/// Which rows a subject has, as bits beside its class in `local`, so that packets look up no
+/// Which rows a subject has, as bits beside its class, so that packets look up no
 /// others. A compiler hands out less than 2²⁸ − 1 subject classes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Kinds(pub(crate) u32);
@@ -122,22 +117,48 @@ impl Kinds {
     }
 }
 
-/// A direction of a local address that nothing isolates.
-pub(crate) const OPEN: u32 = u32::MAX;
+/// A direction of an address that nothing isolates.
+const OPEN: u32 = u32::MAX;
+/// Instead of an own class: it is no pod's.
+const UNKNOWN: u32 = u32::MAX;
 
-/// The classes of a local address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The subject classes of a local address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Local {
     pub(crate) egress: Option<SubjectId>,
     pub(crate) ingress: Option<SubjectId>,
 }
 
 impl Local {
-    pub(crate) fn bytes(self, kinds: impl Fn(SubjectId) -> Kinds) -> [u8; 8] {
-        let class =
-            |side: Option<SubjectId>| side.map_or(OPEN, |subject| subject.0 | kinds(subject).0);
-        pair(class(self.egress), class(self.ingress))
+    pub(crate) fn is_open(self) -> bool {
+        self == Self::default()
     }
+}
+
+/// All that is known of an address; nothing where it need not be known.
+pub(crate) fn known(
+    local: Local,
+    peer: Option<Peer>,
+    kinds: impl Fn(SubjectId) -> Kinds,
+) -> Option<[u8; 16]> {
+    if local.is_open() && peer.is_none() {
+        return None;
+    }
+    let subject =
+        |side: Option<SubjectId>| side.map_or(OPEN, |subject| subject.0 | kinds(subject).0);
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&pair(subject(local.egress), subject(local.ingress)));
+    bytes[8..].copy_from_slice(&match peer {
+        None => pair(UNKNOWN, 0),
+        Some(peer) => {
+            let group = match peer.group {
+                GroupId::NONE => 0,
+                group => PeerKey::Group(group).number(),
+            };
+            pair(PeerKey::Own(peer.own).number(), group)
+        }
+    });
+    Some(bytes)
 }
 
 /// Two numbers side by side.
@@ -154,15 +175,6 @@ pub(crate) fn put_address(address: IpAddr, bytes: &mut Vec<u8>) {
         IpAddr::V4(v4) => bytes.extend_from_slice(&v4.octets()),
         IpAddr::V6(v6) => bytes.extend_from_slice(&v6.octets()),
     }
-}
-
-/// What the hash says of a pod: two classes as row keys hold them, 0 for none.
-pub(crate) fn peer(peer: Peer) -> [u8; 8] {
-    let group = match peer.group {
-        GroupId::NONE => 0,
-        group => PeerKey::Group(group).number(),
-    };
-    pair(PeerKey::Own(peer.own).number(), group)
 }
 
 pub(crate) fn block(class: PeerId) -> [u8; 4] {
@@ -199,12 +211,17 @@ pub(crate) fn row_key(subject: SubjectId, peer: PeerKey) -> [u8; 8] {
     pair(subject.0, peer.number())
 }
 
-/// The lengths of a row's prefixes as bits, and the verdict for the rest.
-pub(crate) fn row(lengths: u32, otherwise: Option<Verdict>) -> [u8; 12] {
+/// What a row says beside single ports: the lengths of its prefixes as bits, and the verdict for the
+/// rest. Nothing for most rows, which name single ports alone: those are found without.
+pub(crate) fn row(lengths: u32, otherwise: Option<Verdict>) -> Option<[u8; 12]> {
+    let lengths = lengths & !(1 << ONE);
+    if lengths == 0 && otherwise.is_none() {
+        return None;
+    }
     let mut bytes = [0; 12];
     bytes[..4].copy_from_slice(&lengths.to_ne_bytes());
     bytes[4..].copy_from_slice(&verdict(otherwise));
-    bytes
+    Some(bytes)
 }
 
 /// Any port of a protocol.
@@ -242,10 +259,10 @@ pub(crate) fn port_key(
     peer: PeerKey,
     (protocol, length, port): (Protocol, u8, u16),
 ) -> [u8; 12] {
+    let word = u32::from(port) << 16 | u32::from(protocol.0) << 8 | u32::from(length);
     let mut key = [0; 12];
     key[..8].copy_from_slice(&row_key(subject, peer));
-    key[8..10].copy_from_slice(&port.to_ne_bytes());
-    key[10..].copy_from_slice(&[protocol.0, length]);
+    key[8..].copy_from_slice(&word.to_ne_bytes());
     key
 }
 

@@ -4,20 +4,32 @@
 //!   Tables (one a table) ── outer map of two ─┬─ copy 0: inner map ◀── write, read, replace
 //!                                             └─ copy 1: inner map
 //! ```
+//!
+//! An inner map is a trie of the kernel's, or an array that holds a hash of ours (`hash`).
 
-use libbpf_rs::libbpf_sys::{BPF_F_NO_PREALLOC, bpf_map_create_opts};
+use std::io;
+
+use libbpf_rs::libbpf_sys::{
+    BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_create_opts,
+};
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, MapType};
 
 use super::edit::Entries;
+use super::hash::{self, Bucket, Buckets, Form};
 use super::layout::Table;
+use super::mapped::Mapped;
 use crate::Error;
 
 /// With fewer entries one call each is quicker than a batch.
 const BATCH: usize = 16;
-/// The smallest table; growing one waits for the kernel.
+/// With more changes a hash is mapped into memory, which costs some ten calls.
+const CALLS: usize = 16;
+/// The smallest trie; growing one waits for the kernel.
 const SMALLEST: usize = 1024;
-/// A table with fewer entries grows fourfold, so that it seldom does; a larger one twofold.
+/// A table with fewer entries grows fourfold, so that it seldom does; a larger one by half.
 const SMALL: usize = 1 << 16;
+/// How often a table is made larger before something else must be wrong.
+const GROWTHS: usize = 5;
 
 /// Both copies of one table.
 pub(crate) struct Copies {
@@ -41,25 +53,71 @@ pub(crate) enum Written {
     Grown,
 }
 
-/// A new inner map with room for so many entries and as many again.
+/// A new inner map with room for so many entries and some more.
 fn make(table: Table, entries: usize) -> Result<MapHandle, Error> {
-    let kind = if table.is_prefixes() { MapType::LpmTrie } else { MapType::Hash };
-    let (key, value) = table.sizes();
-    let room = (entries * 2).next_power_of_two().max(SMALLEST);
+    let (kind, key, value, room, map_flags) = match table.form() {
+        Some(form) => {
+            let flags = BPF_F_MMAPABLE | BPF_F_INNER_MAP;
+            (MapType::Array, 4, form.bucket(), hash::buckets(entries), flags)
+        }
+        None => {
+            let (key, value) = table.sizes();
+            let room = (entries * 2).next_power_of_two().max(SMALLEST);
+            let room = u32::try_from(room).unwrap_or(u32::MAX);
+            (MapType::LpmTrie, key, value, room, BPF_F_NO_PREALLOC)
+        }
+    };
     let options = bpf_map_create_opts {
         sz: size_of::<bpf_map_create_opts>() as u64,
-        map_flags: BPF_F_NO_PREALLOC,
+        map_flags,
         ..Default::default()
     };
-    let [key, value, room] = [key, value, room].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
+    let [key, value] = [key, value].map(|n| u32::try_from(n).unwrap_or(u32::MAX));
     MapHandle::create(kind, Some(table.name()), key, value, room, &options)
         .map_err(cannot("make", table))
+}
+
+/// A hash in the kernel, bucket by bucket.
+struct Direct<'a>(&'a MapHandle);
+
+impl Buckets for Direct<'_> {
+    type Error = libbpf_rs::Error;
+
+    fn count(&self) -> u32 {
+        self.0.max_entries()
+    }
+
+    fn get(&self, at: u32) -> Result<Bucket, Self::Error> {
+        let bytes = self.0.lookup(&at.to_ne_bytes(), MapFlags::ANY)?;
+        Ok(Bucket::of(&bytes.unwrap_or_default()))
+    }
+
+    fn set(&mut self, at: u32, bucket: &Bucket) -> Result<(), Self::Error> {
+        let length = self.0.value_size() as usize;
+        let bytes = bucket.first(length);
+        self.0.update(&at.to_ne_bytes(), bytes, MapFlags::ANY)
+    }
+}
+
+/// Changes a hash; whether there was room for all.
+fn change<B: Buckets>(table: &mut B, form: Form, entries: &Entries) -> Result<bool, B::Error> {
+    for gone in entries.gone.chunks_exact(form.key) {
+        hash::remove(table, form, gone)?;
+    }
+    let pairs = entries.keys.chunks_exact(form.key).zip(entries.values.chunks_exact(form.value));
+    for (key, value) in pairs {
+        if !hash::set(table, form, key, value)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 impl Copies {
     /// New inner maps for a new outer map, not installed yet.
     pub(crate) fn fresh(table: Table, outer: MapHandle, entries: usize) -> Result<Self, Error> {
-        Ok(Self { table, outer, inner: [make(table, entries)?, make(table, entries)?] })
+        let inner = [make(table, entries)?, make(table, entries)?];
+        Ok(Self { table, outer, inner })
     }
 
     /// The inner maps that an outer map has.
@@ -92,73 +150,90 @@ impl Copies {
 
     /// Writes entries into a copy; makes room where there is none.
     pub(crate) fn write(&mut self, copy: usize, entries: &Entries) -> Result<Written, Error> {
-        let (key, _) = self.table.sizes();
+        if self.change(copy, entries)? {
+            return Ok(Written::All);
+        }
+        // Both, so that the kernel is waited for once.
+        let key = self.table.sizes().0;
+        let had = |(keys, values)| Entries { gone: Vec::new(), keys, values };
+        let held = [had(self.read(0)?), had(self.read(1)?)];
+        let count = (held[copy].keys.len() + entries.keys.len()) / key;
+        let mut room = if count < SMALL { 4 * count } else { count + count / 2 };
+        for _ in 0..GROWTHS {
+            let mut all = true;
+            for (grown, held) in held.iter().enumerate() {
+                self.renew(grown, room)?;
+                all = all && self.change(grown, held)?;
+            }
+            if all && self.change(copy, entries)? {
+                return Ok(Written::Grown);
+            }
+            room *= 2;
+        }
+        let answer = io::Error::other(format!("{count} entries find no room for {room}")).into();
+        Err(cannot("write", self.table)(answer))
+    }
+
+    /// Whether there was room for all.
+    fn change(&mut self, copy: usize, entries: &Entries) -> Result<bool, Error> {
+        let map = &self.inner[copy];
+        let all = match self.table.form() {
+            None => self.change_trie(copy, entries),
+            Some(form) if (entries.gone.len() + entries.keys.len()) / form.key > CALLS => {
+                let mut mapped = Mapped::of(map).map_err(|source| self.cannot_map(source))?;
+                let Ok(all) = change(&mut mapped, form, entries);
+                Ok(all)
+            }
+            Some(form) => change(&mut Direct(map), form, entries),
+        };
+        all.map_err(cannot("write", self.table))
+    }
+
+    fn cannot_map(&self, source: io::Error) -> Error {
+        let doing = format!("map table {}", self.table.name());
+        Error::Bpf { doing, answer: source.into() }
+    }
+
+    fn change_trie(&self, copy: usize, entries: &Entries) -> Result<bool, libbpf_rs::Error> {
+        let (key, value) = self.table.sizes();
+        let map = &self.inner[copy];
         for gone in entries.gone.chunks_exact(key) {
-            match self.inner[copy].delete(gone) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(cannot("write", self.table)(error));
-                }
+            match map.delete(gone) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        match self.set(copy, &entries.keys, &entries.values) {
-            Err(error) if self.is_full(&error) => {}
-            other => {
-                return other.map(|()| Written::All).map_err(cannot("write", self.table));
-            }
-        }
-        // Both, so that the kernel is waited for once.
-        for grown in [0, 1] {
-            let held = self.read(grown)?;
-            let count = held.0.len() / key + entries.keys.len() / key;
-            let room = if count < SMALL { 2 * count } else { count };
-            self.renew(grown, room)?;
-            self.set(grown, &held.0, &held.1).map_err(cannot("copy", self.table))?;
-        }
-        self.set(copy, &entries.keys, &entries.values).map_err(cannot("write", self.table))?;
-        Ok(Written::Grown)
-    }
-
-    /// E2BIG; a trie says ENOSPC, which the library does not tell from others.
-    fn is_full(&self, error: &libbpf_rs::Error) -> bool {
-        error.kind() == ErrorKind::TooBig
-            || self.table.is_prefixes() && error.kind() == ErrorKind::Other
-    }
-
-    fn set(&self, copy: usize, keys: &[u8], values: &[u8]) -> Result<(), libbpf_rs::Error> {
-        let (key, value) = self.table.sizes();
+        let (keys, values) = (&entries.keys, &entries.values);
         let count = keys.len() / key;
-        let map = &self.inner[copy];
-        if count > BATCH {
+        let written = if count > BATCH {
             let count = u32::try_from(count).unwrap_or(u32::MAX);
-            return map.update_batch(keys, values, count, MapFlags::ANY, MapFlags::ANY);
+            map.update_batch(keys, values, count, MapFlags::ANY, MapFlags::ANY)
+        } else {
+            let mut pairs = keys.chunks_exact(key).zip(values.chunks_exact(value));
+            pairs.try_for_each(|(key, value)| map.update(key, value, MapFlags::ANY))
+        };
+        match written {
+            // ENOSPC, which the library does not tell from others.
+            Err(error) if matches!(error.kind(), ErrorKind::Other | ErrorKind::TooBig) => Ok(false),
+            other => other.map(|()| true),
         }
-        let pairs = keys.chunks_exact(key).zip(values.chunks_exact(value));
-        pairs.into_iter().try_for_each(|(key, value)| map.update(key, value, MapFlags::ANY))
     }
 
     /// All entries of a copy: keys side by side, values side by side.
     pub(crate) fn read(&self, copy: usize) -> Result<(Vec<u8>, Vec<u8>), Error> {
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
         let map = &self.inner[copy];
-        if self.table.is_prefixes() {
-            for key in map.keys() {
-                let value = map.lookup(&key, MapFlags::ANY).map_err(cannot("read", self.table))?;
-                if let Some(value) = value {
-                    keys.extend(key);
-                    values.extend(value);
-                }
-            }
-            return Ok((keys, values));
+        if let Some(form) = self.table.form() {
+            let mapped = Mapped::of(map).map_err(|source| self.cannot_map(source))?;
+            let Ok(entries) = hash::entries(&mapped, form);
+            return Ok(entries);
         }
-        // All at once: a hash gives less than was asked for where the next bucket does not fit, and
-        // the library takes that for the end (libbpf-rs 0.27.2, `BatchedMapIter::next`).
-        let batches = map
-            .lookup_batch(map.max_entries(), MapFlags::ANY, MapFlags::ANY)
-            .map_err(cannot("read", self.table))?;
-        for (key, value) in batches {
-            keys.extend(key);
-            values.extend(value);
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for key in map.keys() {
+            let value = map.lookup(&key, MapFlags::ANY).map_err(cannot("read", self.table))?;
+            if let Some(value) = value {
+                keys.extend(key);
+                values.extend(value);
+            }
         }
         Ok((keys, values))
     }

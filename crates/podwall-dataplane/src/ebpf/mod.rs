@@ -17,7 +17,9 @@
 mod counts;
 mod edit;
 mod events;
+mod hash;
 pub(crate) mod layout;
+mod mapped;
 mod maps;
 mod needs;
 mod pinned;

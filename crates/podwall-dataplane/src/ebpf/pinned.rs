@@ -3,7 +3,7 @@
 //! ```text
 //!   /sys/fs/bpf/podwall/        a bpffs
 //!     9f3c…/                    one program with its maps; the name says which
-//!       local4 … ports          outer maps      control, rule_packets, …     link-4-1 … link-10-4
+//!       addresses4 … ports      outer maps      control, rule_packets, …     link-4-1 … link-10-4
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
