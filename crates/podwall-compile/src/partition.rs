@@ -80,6 +80,11 @@ impl<K: Clone + Eq + Hash, M: Copy + Ord + Hash> Partition<K, M> {
         self.classes.get(&id).map(|class| &class.key)
     }
 
+    /// How many members a class has.
+    pub(crate) fn size(&self, id: u32) -> usize {
+        self.classes.get(&id).map_or(0, |class| class.members.len())
+    }
+
     /// All classes and their keys, in no order.
     #[cfg(test)]
     pub(crate) fn keys(&self) -> impl Iterator<Item = (u32, &K)> {
@@ -147,10 +152,7 @@ impl<K: Clone + Eq + Hash, M: Copy + Ord + Hash> Partition<K, M> {
                 touched.entry(*id).or_insert(Some(number));
             }
         }
-        let staying = |id: u32| {
-            let members = self.classes.get(&id).map_or(0, |class| class.members.len());
-            members - leaving.get(&id).copied().unwrap_or(0)
-        };
+        let staying = |id: u32| self.size(id) - leaving.get(&id).copied().unwrap_or(0);
         let mut claims: Vec<(Reverse<usize>, u32, usize)> = groups
             .iter()
             .filter_map(|((from, to), members)| Some((Reverse(members.len()), (*from)?, (*to)?)))

@@ -191,6 +191,14 @@ impl KnownPolicy {
         self.policy.tier == Tier::Admin && speaks && !self.policy.dry_run
     }
 
+    /// Whether all that it says of a direction only adds to what passes, and leaves the rules beside
+    /// it what they are.
+    pub(crate) fn only_adds(&self, direction: Direction) -> bool {
+        let adds =
+            |rule: &Rule| self.policy.tier == Tier::NetworkPolicy && rule.action == Action::Allow;
+        self.policy.rules(direction).unwrap_or_default().iter().all(adds)
+    }
+
     /// Its place in the order of evaluation: Admin, NetworkPolicy, Baseline; in a tier by priority,
     /// then by name.
     pub(crate) fn rank(&self) -> impl Ord + use<'_> {
@@ -208,9 +216,4 @@ impl KnownPolicy {
         let (tier, policy) = (self.policy.tier, self.policy.name.clone());
         Some(RuleRef { tier, policy, direction, number: index + 1, source })
     }
-}
-
-/// Whether a rule only adds to what passes, with no say over the rules beside it.
-pub(crate) fn only_adds(tier: Tier, action: Action) -> bool {
-    tier == Tier::NetworkPolicy && action == Action::Allow
 }

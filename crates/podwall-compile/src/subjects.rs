@@ -20,7 +20,7 @@ use rustc_hash::FxHashMap;
 
 use crate::atoms::AtomId;
 use crate::flatten::{Answer, Claim, Default, Ports, flatten};
-use crate::policies::{KnownPolicy, PolicySlot, only_adds};
+use crate::policies::{KnownPolicy, PolicySlot};
 use crate::tables::PortKey;
 use crate::world::PortName;
 
@@ -31,22 +31,30 @@ pub(crate) struct SubjectKey {
     /// The policies that select the pod in this direction, by slot; at least one.
     pub(crate) policies: Arc<[PolicySlot]>,
     /// The port names that their ingress rules use, and what they stand for on the pod.
-    pub(crate) ports: Arc<[(PortName, Box<[u16]>)]>,
+    pub(crate) ports: NamedPorts,
 }
+
+/// Port names, and the numbers that each stands for on a pod.
+pub(crate) type NamedPorts = Arc<[(PortName, Box<[u16]>)]>;
 
 /// A port name and a number that it stands for on a peer.
 pub(crate) type Resolved<'a> = (&'a PortName, u16);
 
 /// The rules of a subject class, found by what they ask. Owned by the compiler.
-#[derive(Debug)]
+///
+/// Rules are known by their place in the order of evaluation. All of it is flat lists of numbers: to
+/// shift hundreds of places costs less than to look one policy up, so that a policy that comes or
+/// goes costs what it says itself.
+#[derive(Clone, Debug)]
 pub(crate) struct Program {
     key: SubjectKey,
     /// The policies in order of evaluation.
-    order: Vec<PolicySlot>,
+    order: Vec<Place>,
     default: Default,
     rules: Vec<ProgramRule>,
     /// Sorted.
     by_atom: Vec<(AtomId, u32)>,
+    /// Sorted.
     for_anybody: Vec<u32>,
     /// Of `for_anybody`, those whose ports depend on the peer.
     named_for_anybody: Vec<u32>,
@@ -55,7 +63,16 @@ pub(crate) struct Program {
     covers_everything: bool,
 }
 
-#[derive(Debug)]
+/// A policy in a program.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    policy: PolicySlot,
+    tier: Tier,
+    /// Where its rules begin.
+    first: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
 struct ProgramRule {
     tier: Tier,
     action: Action,
@@ -74,16 +91,25 @@ pub(crate) type RowEntry = (PortKey, bool, Option<RuleKey>);
 /// The policies by slot.
 pub(crate) type PolicyTable = FxHashMap<PolicySlot, KnownPolicy>;
 
+/// What became of the order of policies: names come and go at these places, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The policy at this place is gone.
+    Gone(usize),
+    /// This policy stands at this place now.
+    Comes(usize, PolicySlot),
+}
+
 impl Program {
-    /// The program of a subject class. `before`: an earlier one, of whose policies none has changed
-    /// its rank.
-    pub(crate) fn new(key: &SubjectKey, policies: &PolicyTable, before: Option<&Self>) -> Self {
-        let direction = key.direction;
-        let selecting = in_order(key, policies, before);
+    /// The program of a subject class.
+    pub(crate) fn new(key: &SubjectKey, policies: &PolicyTable) -> Self {
+        let known = |slot: &PolicySlot| Some((*slot, policies.get(slot)?));
+        let mut selecting: Vec<_> = key.policies.iter().filter_map(known).collect();
+        selecting.sort_by(|a, b| a.1.rank().cmp(&b.1.rank()));
         let isolated = selecting.iter().any(|(_, it)| it.policy.tier == Tier::NetworkPolicy);
         let mut program = Self {
             key: key.clone(),
-            order: selecting.iter().map(|(slot, _)| *slot).collect(),
+            order: Vec::with_capacity(selecting.len()),
             default: Default::Spoken { allow: !isolated },
             rules: Vec::new(),
             by_atom: Vec::new(),
@@ -92,51 +118,110 @@ impl Program {
             cover: Vec::new(),
             covers_everything: false,
         };
-        let only_add = |known: &KnownPolicy| {
-            let rules = known.policy.rules(direction).unwrap_or_default();
-            rules.iter().all(|rule| only_adds(known.policy.tier, rule.action))
-        };
         let counts = |known: &KnownPolicy| known.policy.tier != Tier::Baseline || !isolated;
-        if isolated && selecting.iter().all(|(_, known)| only_add(known) || !counts(known)) {
+        let adds = |known: &KnownPolicy| known.only_adds(key.direction) || !counts(known);
+        if isolated && selecting.iter().all(|(_, known)| adds(known)) {
             program.default = Default::Silent;
         }
         for (slot, known) in selecting {
+            let first = program.next();
+            program.order.push(Place { policy: slot, tier: known.policy.tier, first });
             if !counts(known) {
                 continue; // the NetworkPolicies have the last word
             }
-            let tier = known.policy.tier;
-            let part = known.needs.as_ref().map(|needs| needs.part(direction));
-            let rules = known.policy.rules(direction).unwrap_or_default();
-            for ((rule, peers), index) in
-                rules.iter().zip(part.iter().flat_map(|p| &p.peers)).zip(0..)
-            {
-                let named = direction == Direction::Egress
-                    && rule.ports.iter().any(|spec| matches!(spec.port, PortMatch::Named(_)));
-                let peers = peers.as_ref().map(|peers| match program.default {
-                    Default::Silent => &*peers.adding,
-                    Default::Spoken { .. } => &*peers.in_order,
-                });
-                program.add(
-                    ProgramRule { tier, action: rule.action, policy: slot, index, named },
-                    peers,
-                );
+            for (rule, peers) in program.rules_of(slot, known) {
+                program.add(rule, peers);
             }
         }
         program.by_atom.sort_unstable();
         program.by_atom.shrink_to_fit();
-        if program.default == Default::Silent {
-            program.note_cover(policies);
-        }
+        program.note_cover(policies);
         program
     }
 
+    /// Follows a change of its key; what became of the order of policies, or `None` if it must be
+    /// made anew. `gone` and `new` are the policies that are only in the one key or the other, and
+    /// in both lists those that say something else now.
+    ///
+    /// Where all rules only add, a policy that only adds leaves the others what they are.
+    pub(crate) fn follow(
+        &mut self,
+        key: &SubjectKey,
+        (gone, new): (&[PolicySlot], &[PolicySlot]),
+        policies: &PolicyTable,
+    ) -> Option<Vec<Step>> {
+        let only_adds = |slot: &PolicySlot| {
+            policies.get(slot).is_some_and(|known| known.only_adds(key.direction))
+        };
+        // Sorting once is cheaper than many times moving what stands behind.
+        let few = (gone.len() + new.len()) * 4 <= key.policies.len().max(16);
+        if self.default != Default::Silent || !few || !new.iter().all(only_adds) {
+            return None;
+        }
+        let isolates = |slot: &PolicySlot| {
+            policies.get(slot).is_some_and(|known| known.policy.tier == Tier::NetworkPolicy)
+        };
+        let stays =
+            |place: &Place| place.tier == Tier::NetworkPolicy && !gone.contains(&place.policy);
+        if !new.iter().any(isolates) && !self.order.iter().any(stays) {
+            return None;
+        }
+        let mut steps = Vec::with_capacity(gone.len() + new.len());
+        let mut covers_else = key.ports != self.key.ports;
+        self.key = key.clone();
+        for policy in gone {
+            let at = self.order.iter().position(|place| place.policy == *policy)?;
+            covers_else |= self.take_out(at);
+            steps.push(Step::Gone(at));
+        }
+        for policy in new {
+            let known = policies.get(policy)?;
+            let is_before = |place: &Place| {
+                policies.get(&place.policy).is_some_and(|its| its.rank() <= known.rank())
+            };
+            let at = self.order.partition_point(is_before);
+            covers_else |= self.put_in(at, *policy, known);
+            steps.push(Step::Comes(at, *policy));
+        }
+        if covers_else {
+            self.note_cover(policies);
+        }
+        Some(steps)
+    }
+
+    /// The rules of a policy, and what they ask of peers.
+    fn rules_of<'a>(
+        &self,
+        slot: PolicySlot,
+        known: &'a KnownPolicy,
+    ) -> Vec<(ProgramRule, Option<&'a [AtomId]>)> {
+        let (direction, tier) = (self.key.direction, known.policy.tier);
+        let parts = known.needs.as_ref().map(|needs| needs.part(direction));
+        let peers = parts.iter().flat_map(|part| &part.peers).map(|peers| {
+            peers.as_ref().map(|peers| match self.default {
+                Default::Silent => &*peers.adding,
+                Default::Spoken { .. } => &*peers.in_order,
+            })
+        });
+        let rules = known.policy.rules(direction).unwrap_or_default();
+        let rule = |(index, rule): (u32, &Rule)| {
+            let named = direction == Direction::Egress
+                && rule.ports.iter().any(|spec| matches!(spec.port, PortMatch::Named(_)));
+            ProgramRule { tier, action: rule.action, policy: slot, index, named }
+        };
+        (0..).zip(rules).map(rule).zip(peers).collect()
+    }
+
+    /// The place of a rule at the end. A pod is not selected by 2³² rules.
+    fn next(&self) -> u32 {
+        u32::try_from(self.rules.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Adds a rule at the end.
     fn add(&mut self, rule: ProgramRule, peers: Option<&[AtomId]>) {
-        // A pod is not selected by 2³² rules.
-        let at = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
+        let at = self.next();
         match peers {
-            Some(peers) => {
-                self.by_atom.extend(peers.iter().map(|atom| (*atom, at)));
-            }
+            Some(peers) => self.by_atom.extend(peers.iter().map(|atom| (*atom, at))),
             None => {
                 self.for_anybody.push(at);
                 if rule.named {
@@ -147,7 +232,67 @@ impl Program {
         self.rules.push(rule);
     }
 
+    /// Takes the policy at a place out, where all rules only add; whether a rule for anybody goes.
+    fn take_out(&mut self, at: usize) -> bool {
+        let place = self.order.remove(at);
+        let end = self.order.get(at).map_or(self.next(), |next| next.first);
+        let (rules, count) = (place.first..end, end - place.first);
+        let stays = |rule: &mut u32| {
+            let stays = !rules.contains(rule);
+            *rule -= if *rule >= rules.end { count } else { 0 };
+            stays
+        };
+        self.order[at..].iter_mut().for_each(|place| place.first -= count);
+        self.rules.drain(index(rules.start)..index(rules.end));
+        self.by_atom.retain_mut(|(_, rule)| stays(rule));
+        let before = self.for_anybody.len();
+        self.for_anybody.retain_mut(stays);
+        self.named_for_anybody.retain_mut(stays);
+        before > self.for_anybody.len()
+    }
+
+    /// Puts a policy in at a place, where all rules only add; whether a rule for anybody comes.
+    fn put_in(&mut self, at: usize, policy: PolicySlot, known: &KnownPolicy) -> bool {
+        let first = self.order.get(at).map_or(self.next(), |next| next.first);
+        let rules = self.rules_of(policy, known);
+        let count = u32::try_from(rules.len()).unwrap_or(u32::MAX);
+        let shift = |rule: &mut u32| *rule += if *rule >= first { count } else { 0 };
+        self.order[at..].iter_mut().for_each(|place| place.first += count);
+        self.order.insert(at, Place { policy, tier: known.policy.tier, first });
+        self.by_atom.iter_mut().for_each(|(_, rule)| shift(rule));
+        self.for_anybody.iter_mut().for_each(shift);
+        self.named_for_anybody.iter_mut().for_each(shift);
+        let place = index(first);
+        self.rules.splice(place..place, rules.iter().map(|(rule, _)| *rule));
+        let mut asked: Vec<(AtomId, u32)> = Vec::new();
+        let mut anybody = false;
+        for ((rule, peers), number) in rules.iter().zip(first..) {
+            asked.extend(peers.iter().copied().flatten().map(|atom| (*atom, number)));
+            if peers.is_none() {
+                anybody = true;
+                insert_sorted(&mut self.for_anybody, number);
+                if rule.named {
+                    insert_sorted(&mut self.named_for_anybody, number);
+                }
+            }
+        }
+        self.by_atom.reserve_exact(asked.len());
+        if asked.len() > 16 {
+            self.by_atom.extend(asked);
+            self.by_atom.sort_unstable();
+        } else {
+            asked.into_iter().for_each(|entry| insert_sorted(&mut self.by_atom, entry));
+        }
+        anybody
+    }
+
+    /// Notes what anybody is allowed, where rows fall through to that.
     fn note_cover(&mut self, policies: &PolicyTable) {
+        self.cover.clear();
+        self.covers_everything = false;
+        if self.default != Default::Silent {
+            return;
+        }
         let row = self.row_for_anybody(policies);
         let mut cover: Vec<(Protocol, PortRange)> = Vec::new();
         for (ports, ..) in row {
@@ -171,9 +316,10 @@ impl Program {
         }
     }
 
-    /// Whether rows of the other program may differ even for peers that no changed rule names.
-    pub(crate) fn has_other_shape(&self, other: &Self) -> bool {
-        self.default != other.default || self.key.ports != other.key.ports
+    /// What rows depend on besides rules: if it is another, rows may differ even for peers that no
+    /// changed rule names.
+    pub(crate) fn shape(&self) -> (Default, NamedPorts) {
+        (self.default, self.key.ports.clone())
     }
 
     /// The key that the program was made for.
@@ -182,8 +328,8 @@ impl Program {
     }
 
     /// The policies, in order of evaluation.
-    pub(crate) fn order(&self) -> &[PolicySlot] {
-        &self.order
+    pub(crate) fn order(&self) -> impl Iterator<Item = PolicySlot> {
+        self.order.iter().map(|place| place.policy)
     }
 
     /// The atoms that its rules ask for.
@@ -330,29 +476,14 @@ impl Program {
     }
 }
 
-/// The policies of a key in order of evaluation. Mostly one has come or gone: the others stand in
-/// the order that they had, and hundreds of names need not be compared again.
-fn in_order<'a>(
-    key: &SubjectKey,
-    policies: &'a PolicyTable,
-    before: Option<&Program>,
-) -> Vec<(PolicySlot, &'a KnownPolicy)> {
-    let known = |slot: &PolicySlot| Some((*slot, policies.get(slot)?));
-    let has = |list: &[PolicySlot], slot: &PolicySlot| list.binary_search(slot).is_ok();
-    let old = before.map(|before| before.order.iter()).into_iter().flatten();
-    let mut order: Vec<_> = old.filter(|slot| has(&key.policies, slot)).filter_map(known).collect();
-    let is_new = |slot: &&PolicySlot| before.is_none_or(|it| !has(&it.key.policies, slot));
-    let new: Vec<_> = key.policies.iter().filter(is_new).filter_map(known).collect();
-    if new.len() > 4 {
-        order.extend(new);
-        order.sort_by(|a, b| a.1.rank().cmp(&b.1.rank()));
-        return order;
-    }
-    for policy in new {
-        let at = order.partition_point(|(_, its)| its.rank() <= policy.1.rank());
-        order.insert(at, policy);
-    }
-    order
+/// A place as an index.
+fn index(place: u32) -> usize {
+    usize::try_from(place).unwrap_or(usize::MAX)
+}
+
+fn insert_sorted<T: Ord>(list: &mut Vec<T>, item: T) {
+    let at = list.partition_point(|its| *its <= item);
+    list.insert(at, item);
 }
 
 /// Whether a rule's port is this name.

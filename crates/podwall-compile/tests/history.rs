@@ -68,7 +68,7 @@ fn meaning(tables: &NodeTables) -> Meaning {
         rows.sort();
         rows
     };
-    let of = |subject: &SubjectId| tables.isolated_by[subject].clone();
+    let of = |subject: &SubjectId| tables.isolated_by[subject].to_vec();
     let classes: BTreeSet<_> = tables.subjects.values().collect();
     assert!(tables.verdicts.keys().all(|key| classes.contains(&key.subject)), "row of nobody");
     let nobody =

@@ -8,6 +8,7 @@
 //!   5 rows       (subject, peer) pairs that 3 and 4 touch    ─▶ verdicts
 //! ```
 
+mod isolation;
 mod peers;
 mod selection;
 mod verdicts;

@@ -1,106 +1,31 @@
-//! Which local addresses are alike now, and what do their policies say?
+//! What do the policies of the subject classes say to the peer classes now?
 //!
 //! ```text
-//!   touched local addresses ──▶ subject classes ──▶ programs ─┐
-//!   peer classes that mean something else ────────────────────┴─▶ rows ─▶ verdicts
+//!   subject classes ──▶ programs ────────────┐
+//!   peer classes that mean something else ───┴─▶ rows ─▶ verdicts
 //! ```
+//!
+//! A class whose policies differ by a few from those it had follows them: what it costs is what
+//! these few say, and not the hundreds that the class has besides.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use podwall_policy::object::Name;
 use podwall_policy::policy::Direction;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::isolation::{SubjectChanges, differences};
 use super::{ClassChanges, PolicyChanges};
 use crate::atoms::Question;
 use crate::compiler::{NodeCompiler, Signature};
-use crate::partition::Changes;
-use crate::policies::{Needs, Part, PolicySlot};
+use crate::policies::{Part, PolicySlot};
 use crate::rows::Rows;
-use crate::subjects::{Program, Resolved, RowEntry, SubjectKey};
+use crate::subjects::{Program, Resolved, RowEntry, Step};
 use crate::tables::{Delta, PeerKey, SubjectId};
-use crate::world::{KnownPod, PortName, Touched};
-
-type SubjectChanges = Changes<SubjectKey, (Direction, IpAddr)>;
+use crate::world::PortName;
 
 impl NodeCompiler {
-    /// Step 4.
-    pub(crate) fn update_subject_classes(
-        &mut self,
-        touched: &Touched,
-        policies: &PolicyChanges,
-        delta: &mut Delta,
-    ) -> SubjectChanges {
-        let local = |address: &IpAddr| {
-            self.world.owner(*address).is_some_and(|(_, pod)| pod.local)
-                || Direction::BOTH
-                    .iter()
-                    .any(|way| self.subjects.class_of((*way, *address)).is_some())
-        };
-        let mut addresses: BTreeSet<IpAddr> =
-            touched.addresses.iter().copied().filter(local).collect();
-        for slot in &policies.pods {
-            addresses.extend(self.world.pod(*slot).into_iter().flat_map(|pod| pod.ips.iter()));
-        }
-        let moves: Vec<_> = addresses
-            .into_iter()
-            .flat_map(|address| Direction::BOTH.map(|direction| (direction, address)))
-            .map(|(direction, address)| {
-                ((direction, address), self.subject_key(direction, address))
-            })
-            .collect();
-        let changes = self.subjects.update(&FxHashMap::default(), moves);
-        for change in &changes.members {
-            let class = change.after.map(SubjectId);
-            match class {
-                Some(class) => drop(self.tables.subjects.insert(change.member, class)),
-                None => drop(self.tables.subjects.remove(&change.member)),
-            }
-            delta.subjects.push((change.member, class));
-        }
-        for change in &changes.classes {
-            let subject = SubjectId(change.id);
-            let of = |key: &Option<SubjectKey>| key.as_ref().map(|key| Arc::clone(&key.policies));
-            let (before, after) = (of(&change.before), of(&change.after));
-            let (before, after) = (before.unwrap_or_default(), after.unwrap_or_default());
-            for policy in before.iter().filter(|policy| after.binary_search(policy).is_err()) {
-                if let Some(known) = self.policies.get_mut(policy) {
-                    known.subjects.remove(&subject);
-                }
-            }
-            for policy in after.iter().filter(|policy| before.binary_search(policy).is_err()) {
-                if let Some(known) = self.policies.get_mut(policy) {
-                    known.subjects.insert(subject);
-                }
-            }
-        }
-        changes
-    }
-
-    /// What makes a local address a subject; `None` if no policy isolates it or it is not local.
-    fn subject_key(&self, direction: Direction, address: IpAddr) -> Option<SubjectKey> {
-        let (slot, pod) = self.world.owner(address).filter(|(_, pod)| pod.local)?;
-        let selecting: Vec<(PolicySlot, &Needs)> = self
-            .selected_by
-            .get(&slot)?
-            .iter()
-            .filter_map(|policy| Some((*policy, self.policies.get(policy)?)))
-            .filter(|(_, known)| known.policy.rules(direction).is_some())
-            .filter_map(|(policy, known)| Some((policy, known.needs.as_ref()?)))
-            .collect();
-        if selecting.is_empty() {
-            return None;
-        }
-        let ports = match direction {
-            Direction::Ingress => resolve(pod, selecting.iter().map(|(_, needs)| &needs.ingress)),
-            Direction::Egress => Arc::from([]),
-        };
-        let policies = selecting.into_iter().map(|(policy, _)| policy).collect();
-        Some(SubjectKey { direction, policies, ports })
-    }
-
     /// Step 5.
     pub(crate) fn update_rows(
         &mut self,
@@ -122,8 +47,10 @@ impl NodeCompiler {
         }
         // Subjects of which all rows that there can be are in `pairs`.
         let mut complete: FxHashSet<SubjectId> = FxHashSet::default();
+        let origins = origins(subjects);
         for subject in dirty {
-            if self.update_program(subject, policies, classes, &mut pairs, delta) {
+            let origin = origins.get(&subject).copied();
+            if self.update_program((subject, origin), policies, classes, &mut pairs, delta) {
                 complete.insert(subject);
             }
         }
@@ -191,11 +118,11 @@ impl NodeCompiler {
         }
     }
 
-    /// Puts a subject class's rules together anew and notes the rows that this changes; whether
-    /// these are all that there can be.
+    /// Has a subject class's rules follow its policies and notes the rows that this changes; whether
+    /// these are all that there can be. `origin` is where the members of a new class come from.
     fn update_program(
         &mut self,
-        subject: SubjectId,
+        (subject, origin): (SubjectId, Option<SubjectId>),
         policies: &PolicyChanges,
         classes: &ClassChanges,
         pairs: &mut Vec<(SubjectId, PeerKey)>,
@@ -210,22 +137,38 @@ impl NodeCompiler {
             return true;
         };
         self.work.subject_classes += 1;
-        let edited = key.policies.iter().any(|policy| policies.changed.contains(policy));
-        let program = Program::new(key, &self.policies, before.as_ref().filter(|_| !edited));
-        let names = self.names_of(&program);
+        let direction = key.direction;
+        let shape = before.as_ref().map(Program::shape);
+        let edited =
+            policies.changed.iter().filter(|slot| key.policies.binary_search(slot).is_ok());
+        let edited: Vec<PolicySlot> = edited.copied().collect();
+        let of_origin = || Some((origin?, self.programs.get(&origin?)?.clone()));
+        let from = before.map(|program| (subject, program)).or_else(of_origin);
+        let mut changed = Vec::new();
+        let followed = from.and_then(|(whose, mut program)| {
+            let (mut gone, mut new) = differences(&program.key().policies, &key.policies);
+            for policy in edited {
+                if !new.contains(&policy) {
+                    gone.push(policy);
+                    new.push(policy);
+                }
+            }
+            changed = [&gone[..], &new[..]].concat();
+            let steps = program.follow(key, (&gone, &new), &self.policies)?;
+            let names = self.names_after(whose, &steps)?;
+            Some((program, names))
+        });
+        let (program, names) = followed.unwrap_or_else(|| {
+            let program = Program::new(key, &self.policies);
+            let names = self.names_of(&program);
+            (program, names)
+        });
         if self.tables.isolated_by.get(&subject) != Some(&names) {
             self.tables.isolated_by.insert(subject, names.clone());
             delta.isolated_by.push((subject, Some(names)));
         }
-        let direction = key.direction;
-        let changed = before.as_ref().map(|before| {
-            let differ = symmetric_difference(&before.key().policies, &key.policies);
-            let edited = key.policies.iter().filter(|policy| policies.changed.contains(policy));
-            differ.into_iter().chain(edited.copied()).collect::<BTreeSet<_>>()
-        });
         let parts: Vec<&Part> = changed
             .iter()
-            .flatten()
             .flat_map(|policy| {
                 let now = self.policies.get(policy).and_then(|known| known.needs.as_ref());
                 [policies.needed.get(policy), now]
@@ -235,7 +178,7 @@ impl NodeCompiler {
             .collect();
         let mut peers: Vec<PeerKey> = Vec::new();
         let everything = parts.iter().any(|part| part.has_rule_for_anybody())
-            || before.is_none_or(|before| before.has_other_shape(&program));
+            || shape.is_none_or(|shape| shape != program.shape());
         if everything {
             peers.push(PeerKey::Any);
             peers.extend(Rows::peers_of(&self.tables, subject));
@@ -274,25 +217,36 @@ impl NodeCompiler {
         now.chain(lost.get(name).into_iter().flatten()).copied()
     }
 
-    fn names_of(&self, program: &Program) -> Vec<Name> {
-        let known = program.order().iter().filter_map(|policy| self.policies.get(policy));
+    fn names_of(&self, program: &Program) -> Arc<[Name]> {
+        let known = program.order().filter_map(|policy| self.policies.get(&policy));
         known.map(|known| known.policy.name.clone()).collect()
+    }
+
+    /// The names behind a class, after policies have come and gone.
+    fn names_after(&self, subject: SubjectId, steps: &[Step]) -> Option<Arc<[Name]>> {
+        let before = self.tables.isolated_by.get(&subject)?;
+        if steps.is_empty() {
+            return Some(before.clone());
+        }
+        let mut names = Vec::with_capacity(before.len() + steps.len());
+        names.extend_from_slice(before);
+        for step in steps {
+            match step {
+                Step::Gone(at) => drop(names.remove(*at)),
+                Step::Comes(at, policy) => {
+                    names.insert(*at, self.policies.get(policy)?.policy.name.clone());
+                }
+            }
+        }
+        Some(names.into())
     }
 }
 
-/// What the port names that some ingress rules use stand for on a pod.
-fn resolve<'a>(
-    pod: &KnownPod,
-    parts: impl Iterator<Item = &'a Part>,
-) -> Arc<[(PortName, Box<[u16]>)]> {
-    let names: BTreeSet<&PortName> = parts.flat_map(|part| &part.names).collect();
-    names.into_iter().map(|name| (name.clone(), pod.numbers(name))).collect()
-}
-
-/// What is in one of two sorted lists.
-fn symmetric_difference(a: &[PolicySlot], b: &[PolicySlot]) -> Vec<PolicySlot> {
-    let only = |x: &[PolicySlot], y: &[PolicySlot]| -> Vec<PolicySlot> {
-        x.iter().copied().filter(|slot| y.binary_search(slot).is_err()).collect()
-    };
-    [only(a, b), only(b, a)].concat()
+/// For new classes one that their members come from.
+fn origins(subjects: &SubjectChanges) -> FxHashMap<SubjectId, SubjectId> {
+    let new = subjects.classes.iter().filter(|change| change.before.is_none());
+    let new: FxHashSet<u32> = new.map(|change| change.id).collect();
+    let moved = subjects.members.iter().filter_map(|change| Some((change.after?, change.before?)));
+    let moved = moved.filter(|(after, _)| new.contains(after));
+    moved.map(|(after, before)| (SubjectId(after), SubjectId(before))).collect()
 }

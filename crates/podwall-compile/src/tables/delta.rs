@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use podwall_policy::address::AddressRange;
 use podwall_policy::object::Name;
@@ -35,7 +36,7 @@ pub struct Delta {
     /// Rules that verdicts newly name or no longer name.
     pub rules: Vec<(RuleId, Option<RuleRef>)>,
     /// Policies behind subject classes.
-    pub isolated_by: Vec<(SubjectId, Option<Vec<Name>>)>,
+    pub isolated_by: Vec<(SubjectId, Option<Arc<[Name]>>)>,
 }
 
 impl Delta {
