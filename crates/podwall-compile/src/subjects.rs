@@ -91,15 +91,6 @@ pub(crate) type RowEntry = (PortKey, bool, Option<RuleKey>);
 /// The policies by slot.
 pub(crate) type PolicyTable = FxHashMap<PolicySlot, KnownPolicy>;
 
-/// What became of the order of policies: names come and go at these places, one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// The policy at this place is gone.
-    Gone(usize),
-    /// This policy stands at this place now.
-    Comes(usize, PolicySlot),
-}
-
 impl Program {
     /// The program of a subject class.
     pub(crate) fn new(key: &SubjectKey, policies: &PolicyTable) -> Self {
@@ -139,8 +130,7 @@ impl Program {
         program
     }
 
-    /// Follows a change of its key; what became of the order of policies, or `None` if it must be
-    /// made anew. `gone` and `new` are the policies that are only in the one key or the other, and
+    /// Follows a change of its key; if it cannot it must be made anew. `gone` and `new` are the policies that are only in the one key or the other, and
     /// in both lists those that say something else now.
     ///
     /// Where all rules only add, a policy that only adds leaves the others what they are.
@@ -149,14 +139,14 @@ impl Program {
         key: &SubjectKey,
         (gone, new): (&[PolicySlot], &[PolicySlot]),
         policies: &PolicyTable,
-    ) -> Option<Vec<Step>> {
+    ) -> bool {
         let only_adds = |slot: &PolicySlot| {
             policies.get(slot).is_some_and(|known| known.only_adds(key.direction))
         };
         // Sorting once is cheaper than many times moving what stands behind.
         let few = (gone.len() + new.len()) * 4 <= key.policies.len().max(16);
         if self.default != Default::Silent || !few || !new.iter().all(only_adds) {
-            return None;
+            return false;
         }
         let isolates = |slot: &PolicySlot| {
             policies.get(slot).is_some_and(|known| known.policy.tier == Tier::NetworkPolicy)
@@ -164,29 +154,27 @@ impl Program {
         let stays =
             |place: &Place| place.tier == Tier::NetworkPolicy && !gone.contains(&place.policy);
         if !new.iter().any(isolates) && !self.order.iter().any(stays) {
-            return None;
+            return false;
         }
-        let mut steps = Vec::with_capacity(gone.len() + new.len());
         let mut covers_else = key.ports != self.key.ports;
         self.key = key.clone();
         for policy in gone {
-            let at = self.order.iter().position(|place| place.policy == *policy)?;
-            covers_else |= self.take_out(at);
-            steps.push(Step::Gone(at));
+            if let Some(at) = self.order.iter().position(|place| place.policy == *policy) {
+                covers_else |= self.take_out(at);
+            }
         }
         for policy in new {
-            let known = policies.get(policy)?;
+            let Some(known) = policies.get(policy) else { continue };
             let is_before = |place: &Place| {
                 policies.get(&place.policy).is_some_and(|its| its.rank() <= known.rank())
             };
             let at = self.order.partition_point(is_before);
             covers_else |= self.put_in(at, *policy, known);
-            steps.push(Step::Comes(at, *policy));
         }
         if covers_else {
             self.note_cover(policies);
         }
-        Some(steps)
+        true
     }
 
     /// The rules of a policy, and what they ask of peers.

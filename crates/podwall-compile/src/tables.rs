@@ -161,6 +161,10 @@ pub struct VerdictKey {
     pub ports: PortKey,
 }
 
+/// The number of a policy in [`NodeTables::policies`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PolicyId(pub u32);
+
 /// The number of a rule in [`NodeTables::rules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RuleId(pub u32);
@@ -192,9 +196,11 @@ pub struct NodeTables {
     pub verdicts: BTreeMap<VerdictKey, Verdict>,
     /// Rule numbers to rules, for events, counters and words.
     pub rules: BTreeMap<RuleId, RuleRef>,
-    /// The policies behind a subject class, for words ("isolated by …"). Shared: hundreds stand
-    /// behind the class of a busy pod.
-    pub isolated_by: BTreeMap<SubjectId, Arc<[Name]>>,
+    /// The policies behind a subject class in order of evaluation, for words ("isolated by …").
+    /// Numbers, because hundreds may stand behind each class of a busy node.
+    pub isolated_by: BTreeMap<SubjectId, Arc<[PolicyId]>>,
+    /// The names of the policies that stand behind some class.
+    pub policies: BTreeMap<PolicyId, Name>,
 }
 
 /// A packet in the original direction of its connection, after destination NAT and before source
@@ -300,6 +306,12 @@ impl NodeTables {
         let keys = [PeerKey::Own(peer.own), PeerKey::Group(peer.group), PeerKey::Net(net)];
         let mut keys = keys.into_iter().chain([PeerKey::Any]);
         keys.find_map(|key| self.row(subject, key, protocol, port))
+    }
+
+    /// The names of the policies behind a subject class, in order of evaluation.
+    pub fn names_behind(&self, subject: SubjectId) -> impl Iterator<Item = &Name> {
+        let policies = self.isolated_by.get(&subject).into_iter().flat_map(|list| list.iter());
+        policies.filter_map(|policy| self.policies.get(policy))
     }
 
     /// All verdicts of a subject.

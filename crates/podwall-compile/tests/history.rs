@@ -68,13 +68,15 @@ fn meaning(tables: &NodeTables) -> Meaning {
         rows.sort();
         rows
     };
-    let of = |subject: &SubjectId| tables.isolated_by[subject].to_vec();
+    let of = |subject: &SubjectId| tables.names_behind(*subject).cloned().collect();
     let classes: BTreeSet<_> = tables.subjects.values().collect();
     assert!(tables.verdicts.keys().all(|key| classes.contains(&key.subject)), "row of nobody");
     let nobody =
         [PeerKey::Own(PeerId::OTHER), PeerKey::Group(GroupId::NONE), PeerKey::Net(NetId::NONE)];
     assert!(tables.verdicts.keys().all(|key| !nobody.contains(&key.peer)), "row for no class");
     assert!(tables.isolated_by.keys().all(|subject| classes.contains(subject)));
+    let behind: BTreeSet<_> = tables.isolated_by.values().flat_map(|list| list.iter()).collect();
+    assert!(tables.policies.keys().eq(behind), "names of policies that are behind no class");
     let named: BTreeSet<_> = tables.verdicts.values().filter_map(|v| v.rule).collect();
     assert!(tables.rules.keys().eq(named.iter()), "rules that no verdict names");
     Meaning {
@@ -124,6 +126,7 @@ impl Followed {
         each_once(delta.verdicts.iter().map(|(key, _)| *key));
         each_once(delta.rules.iter().map(|(key, _)| *key));
         each_once(delta.isolated_by.iter().map(|(key, _)| *key));
+        each_once(delta.policies.iter().map(|(key, _)| *key));
         assert!(delta.blocks_removed.iter().all(|range| self.copy.blocks.contains_key(range)));
         assert!(delta.nets_removed.iter().all(|range| self.copy.nets.contains_key(range)));
         self.copy.apply(&delta);

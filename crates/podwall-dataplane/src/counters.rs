@@ -22,8 +22,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 
-use podwall_compile::tables::{Delta, NodeTables, RuleId, SubjectId};
-use podwall_policy::policy::RuleRef;
+use podwall_compile::tables::{Delta, NodeTables, PolicyId, RuleId, SubjectId};
+use podwall_policy::policy::{Direction, RuleRef};
 use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
 /// Packets by what decided them.
@@ -61,12 +61,15 @@ pub(crate) fn rules(tables: &NodeTables) -> Owners {
 #[derive(Debug, Default)]
 pub(crate) struct Classes {
     hashes: FxHashMap<SubjectId, u64>,
+    /// The same of the policies' names.
+    names: FxHashMap<PolicyId, u64>,
 }
 
 impl Classes {
     /// The classes after full tables.
     pub(crate) fn all(&mut self, tables: &NodeTables) -> Owners {
         self.hashes.clear();
+        self.names.clear();
         self.owners(tables)
     }
 
@@ -80,7 +83,21 @@ impl Classes {
         for (subject, _) in &delta.isolated_by {
             self.hashes.remove(subject);
         }
+        for (policy, _) in &delta.policies {
+            self.names.remove(policy);
+        }
         Some(self.owners(tables))
+    }
+
+    /// The hash of what a class stands for.
+    fn behind(&mut self, direction: Direction, policies: &[PolicyId], tables: &NodeTables) -> u64 {
+        let mut hasher = FxHasher::default();
+        direction.hash(&mut hasher);
+        for policy in policies {
+            let name = || hash(tables.policies.get(policy));
+            self.names.entry(*policy).or_insert_with(name).hash(&mut hasher);
+        }
+        hasher.finish() | 1
     }
 
     fn owners(&mut self, tables: &NodeTables) -> Owners {
@@ -95,7 +112,7 @@ impl Classes {
         for (subject, direction) in subjects {
             let mut name = known.get(&subject).copied().unwrap_or_else(|| {
                 match tables.isolated_by.get(&subject) {
-                    Some(policies) => hash((direction, policies)),
+                    Some(policies) => self.behind(direction, policies, tables),
                     None => hash(subject),
                 }
             });

@@ -21,7 +21,7 @@ use crate::compiler::NodeCompiler;
 use crate::partition::Changes;
 use crate::policies::PolicySlot;
 use crate::subjects::{NamedPorts, SubjectKey};
-use crate::tables::{Delta, SubjectId};
+use crate::tables::{Delta, PolicyId, SubjectId};
 use crate::world::{KnownPod, PodSlot, PortName, Touched};
 
 /// A local address in one direction.
@@ -75,6 +75,13 @@ impl NodeCompiler {
             }
             delta.subjects.push((change.member, class));
         }
+        self.note_subjects(&changes, delta);
+        changes
+    }
+
+    /// Notes which classes each policy stands behind, and which policies stand behind any.
+    fn note_subjects(&mut self, changes: &SubjectChanges, delta: &mut Delta) {
+        let mut came_or_went: BTreeSet<PolicySlot> = BTreeSet::new();
         for change in &changes.classes {
             let subject = SubjectId(change.id);
             let of = |key: &Option<SubjectKey>| key.as_ref().map(|key| Arc::clone(&key.policies));
@@ -83,15 +90,31 @@ impl NodeCompiler {
             for policy in gone {
                 if let Some(known) = self.policies.get_mut(&policy) {
                     known.subjects.remove(&subject);
+                    if known.subjects.is_empty() {
+                        came_or_went.insert(policy);
+                    }
                 }
             }
             for policy in new {
                 if let Some(known) = self.policies.get_mut(&policy) {
+                    if known.subjects.is_empty() {
+                        came_or_went.insert(policy);
+                    }
                     known.subjects.insert(subject);
                 }
             }
         }
-        changes
+        for policy in came_or_went {
+            let known = self.policies.get(&policy).filter(|known| !known.subjects.is_empty());
+            let (id, name) = (PolicyId(policy), known.map(|known| known.policy.name.clone()));
+            if self.tables.policies.get(&id) != name.as_ref() {
+                match &name {
+                    Some(name) => drop(self.tables.policies.insert(id, name.clone())),
+                    None => drop(self.tables.policies.remove(&id)),
+                }
+                delta.policies.push((id, name));
+            }
+        }
     }
 
     /// The keys of pods that policies have come to or gone from, as far as nothing else changed

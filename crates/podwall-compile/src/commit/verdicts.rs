@@ -11,7 +11,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use podwall_policy::object::Name;
 use podwall_policy::policy::Direction;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -21,8 +20,8 @@ use crate::atoms::Question;
 use crate::compiler::{NodeCompiler, Signature};
 use crate::policies::{Part, PolicySlot};
 use crate::rows::Rows;
-use crate::subjects::{Program, Resolved, RowEntry, Step};
-use crate::tables::{Delta, PeerKey, SubjectId};
+use crate::subjects::{Program, Resolved, RowEntry};
+use crate::tables::{Delta, PeerKey, PolicyId, SubjectId};
 use crate::world::PortName;
 
 impl NodeCompiler {
@@ -142,10 +141,9 @@ impl NodeCompiler {
         let edited =
             policies.changed.iter().filter(|slot| key.policies.binary_search(slot).is_ok());
         let edited: Vec<PolicySlot> = edited.copied().collect();
-        let of_origin = || Some((origin?, self.programs.get(&origin?)?.clone()));
-        let from = before.map(|program| (subject, program)).or_else(of_origin);
+        let from = before.or_else(|| self.programs.get(&origin?).cloned());
         let mut changed = Vec::new();
-        let followed = from.and_then(|(whose, mut program)| {
+        let followed = from.and_then(|mut program| {
             let (mut gone, mut new) = differences(&program.key().policies, &key.policies);
             for policy in edited {
                 if !new.contains(&policy) {
@@ -154,18 +152,13 @@ impl NodeCompiler {
                 }
             }
             changed = [&gone[..], &new[..]].concat();
-            let steps = program.follow(key, (&gone, &new), &self.policies)?;
-            let names = self.names_after(whose, &steps)?;
-            Some((program, names))
+            program.follow(key, (&gone, &new), &self.policies).then_some(program)
         });
-        let (program, names) = followed.unwrap_or_else(|| {
-            let program = Program::new(key, &self.policies);
-            let names = self.names_of(&program);
-            (program, names)
-        });
-        if self.tables.isolated_by.get(&subject) != Some(&names) {
-            self.tables.isolated_by.insert(subject, names.clone());
-            delta.isolated_by.push((subject, Some(names)));
+        let program = followed.unwrap_or_else(|| Program::new(key, &self.policies));
+        let behind: Arc<[PolicyId]> = program.order().map(PolicyId).collect();
+        if self.tables.isolated_by.get(&subject) != Some(&behind) {
+            self.tables.isolated_by.insert(subject, behind.clone());
+            delta.isolated_by.push((subject, Some(behind)));
         }
         let parts: Vec<&Part> = changed
             .iter()
@@ -215,30 +208,6 @@ impl NodeCompiler {
         let atoms = self.atoms.ports_of(name);
         let now = atoms.filter_map(|atom| self.classes_of.get(&atom)).flatten();
         now.chain(lost.get(name).into_iter().flatten()).copied()
-    }
-
-    fn names_of(&self, program: &Program) -> Arc<[Name]> {
-        let known = program.order().filter_map(|policy| self.policies.get(&policy));
-        known.map(|known| known.policy.name.clone()).collect()
-    }
-
-    /// The names behind a class, after policies have come and gone.
-    fn names_after(&self, subject: SubjectId, steps: &[Step]) -> Option<Arc<[Name]>> {
-        let before = self.tables.isolated_by.get(&subject)?;
-        if steps.is_empty() {
-            return Some(before.clone());
-        }
-        let mut names = Vec::with_capacity(before.len() + steps.len());
-        names.extend_from_slice(before);
-        for step in steps {
-            match step {
-                Step::Gone(at) => drop(names.remove(*at)),
-                Step::Comes(at, policy) => {
-                    names.insert(*at, self.policies.get(policy)?.policy.name.clone());
-                }
-            }
-        }
-        Some(names.into())
     }
 }
 

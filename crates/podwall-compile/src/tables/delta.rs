@@ -12,7 +12,7 @@ use podwall_policy::address::AddressRange;
 use podwall_policy::object::Name;
 use podwall_policy::policy::{Direction, RuleRef};
 
-use super::{NetId, NodeTables, Peer, PeerId, RuleId, SubjectId, Verdict, VerdictKey};
+use super::{NetId, NodeTables, Peer, PeerId, PolicyId, RuleId, SubjectId, Verdict, VerdictKey};
 
 /// A change of a node's tables: what to set (`Some`) and what to remove (`None`). Each key stands
 /// at most once in its list. A data plane makes it visible to packets all at once.
@@ -36,7 +36,9 @@ pub struct Delta {
     /// Rules that verdicts newly name or no longer name.
     pub rules: Vec<(RuleId, Option<RuleRef>)>,
     /// Policies behind subject classes.
-    pub isolated_by: Vec<(SubjectId, Option<Arc<[Name]>>)>,
+    pub isolated_by: Vec<(SubjectId, Option<Arc<[PolicyId]>>)>,
+    /// Names of policies that newly stand behind a class or no longer do.
+    pub policies: Vec<(PolicyId, Option<Name>)>,
 }
 
 impl Delta {
@@ -62,6 +64,7 @@ impl Delta {
             verdicts: entries(&from.verdicts, &to.verdicts),
             rules: entries(&from.rules, &to.rules),
             isolated_by: entries(&from.isolated_by, &to.isolated_by),
+            policies: entries(&from.policies, &to.policies),
         }
     }
 
@@ -137,6 +140,12 @@ impl NodeTables {
             match policies {
                 Some(policies) => drop(self.isolated_by.insert(*id, policies.clone())),
                 None => drop(self.isolated_by.remove(id)),
+            }
+        }
+        for (id, name) in &delta.policies {
+            match name {
+                Some(name) => drop(self.policies.insert(*id, name.clone())),
+                None => drop(self.policies.remove(id)),
             }
         }
     }

@@ -88,6 +88,7 @@ pub(super) fn admit(
         subjects: wanted.subjects.clone(),
         rules: wanted.rules.clone(),
         isolated_by: wanted.isolated_by.clone(),
+        policies: wanted.policies.clone(),
         ..NodeTables::default()
     };
     let addresses = admit_peers(wanted, limits, before, &mut admitted);

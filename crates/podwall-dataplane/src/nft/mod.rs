@@ -364,9 +364,19 @@ fn check_kernel() -> Result<(), Error> {
 
 /// What the handle keeps of the tables: what the kernel holds, without words.
 fn model_of(tables: &NodeTables) -> NodeTables {
-    NodeTables { rules: Default::default(), isolated_by: Default::default(), ..tables.clone() }
+    NodeTables {
+        rules: Default::default(),
+        isolated_by: Default::default(),
+        policies: Default::default(),
+        ..tables.clone()
+    }
 }
 
 fn apply(model: &mut NodeTables, delta: &Delta) {
-    model.apply(&Delta { rules: Vec::new(), isolated_by: Vec::new(), ..delta.clone() });
+    model.apply(&Delta {
+        rules: Vec::new(),
+        isolated_by: Vec::new(),
+        policies: Vec::new(),
+        ..delta.clone()
+    });
 }

@@ -93,8 +93,7 @@ fn count(
         let (mut directions, mut policies) = (BTreeSet::new(), BTreeSet::new());
         for ((direction, _), wanted) in of_class {
             directions.insert(direction.to_string());
-            let by = tables.isolated_by.get(wanted).into_iter().flatten();
-            policies.extend(by.map(ToString::to_string));
+            policies.extend(tables.names_behind(*wanted).map(ToString::to_string));
         }
         isolated.push(IsolatedCount {
             node: node.to_owned(),
