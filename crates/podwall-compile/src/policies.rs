@@ -47,6 +47,8 @@ pub(crate) struct Needs {
 /// One direction of an active policy.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Part {
+    /// Whether the policy says anything about the direction, and so isolates in it.
+    pub(crate) isolates: bool,
     /// For each rule its peers; `None`: anybody.
     pub(crate) peers: Vec<Option<RulePeers>>,
     /// Port names that its rules use.
@@ -66,13 +68,13 @@ pub(crate) struct RulePeers {
 
 impl Part {
     fn of(
-        rules: &[Rule],
+        rules: Option<&[Rule]>,
         direction: Direction,
         in_order: bool,
         mut atom: impl FnMut(Question, bool) -> AtomId,
     ) -> Self {
-        let mut part = Self::default();
-        for rule in rules {
+        let mut part = Self { isolates: rules.is_some(), ..Self::default() };
+        for rule in rules.unwrap_or_default() {
             // A pod says what the port is called: a question about single addresses.
             let named = direction == Direction::Egress && names_of(rule).next().is_some();
             for name in names_of(rule) {
@@ -128,9 +130,8 @@ impl Needs {
         atoms: &mut Atoms,
     ) -> Self {
         let mut part = |direction| {
-            let rules = policy.rules(direction).unwrap_or_default();
             let acquire = |question, broad| atoms.acquire(question, broad, slot);
-            Part::of(rules, direction, in_order, acquire)
+            Part::of(policy.rules(direction), direction, in_order, acquire)
         };
         let (ingress, egress) = (part(Direction::Ingress), part(Direction::Egress));
         let needs = Self { ingress, egress, in_order };
@@ -182,6 +183,11 @@ impl KnownPolicy {
     pub(crate) fn is_active(&self) -> bool {
         let speaks = self.policy.ingress.is_some() || self.policy.egress.is_some();
         speaks && !self.policy.dry_run && !self.selected.is_empty()
+    }
+
+    /// Whether it decides something about the pods that it selects in a direction.
+    pub(crate) fn isolates(&self, direction: Direction) -> bool {
+        self.needs.as_ref().is_some_and(|needs| needs.part(direction).isolates)
     }
 
     /// Whether it is of a tier before NetworkPolicy and in force, so that the rules of the policies

@@ -63,8 +63,8 @@ impl NodeCompiler {
             }
         }
         for address in asked {
-            let key = |direction| ((direction, address), self.subject_key(direction, address));
-            regrouped.moves.extend(Direction::BOTH.map(key));
+            let keys = Direction::BOTH.into_iter().zip(self.subject_keys(address));
+            regrouped.moves.extend(keys.map(|(direction, key)| ((direction, address), key)));
         }
         let changes = self.subjects.update(&regrouped.rekeys, regrouped.moves);
         for change in &changes.members {
@@ -123,9 +123,8 @@ impl NodeCompiler {
         let mut isolate: FxHashMap<PodSlot, [Bits; 2]> = FxHashMap::default();
         for (bit, policy) in policies.changed.iter().enumerate() {
             let Some(known) = self.policies.get(policy) else { continue };
-            let speaks =
-                |direction| known.needs.is_some() && known.policy.rules(direction).is_some();
-            let bits = Direction::BOTH.map(|direction| Bits::from(speaks(direction)) << bit);
+            let bits =
+                Direction::BOTH.map(|direction| Bits::from(known.isolates(direction)) << bit);
             for pod in &known.selected {
                 let [egress, ingress] = isolate.entry(*pod).or_default();
                 *egress |= bits[0];
@@ -212,23 +211,31 @@ impl NodeCompiler {
         known.filter_map(|known| known.needs.as_ref()).flat_map(|it| &it.ingress.names).collect()
     }
 
-    /// What makes a local address a subject; `None` if no policy isolates it or it is not local.
-    fn subject_key(&self, direction: Direction, address: IpAddr) -> Option<SubjectKey> {
-        let (slot, pod) = self.world.owner(address).filter(|(_, pod)| pod.local)?;
-        let speaks = |policy: &&PolicySlot| {
-            let known = self.policies.get(policy).filter(|known| known.needs.is_some());
-            known.is_some_and(|known| known.policy.rules(direction).is_some())
-        };
-        let selecting = self.selected_by.get(&slot)?.iter().filter(speaks);
-        let policies: Arc<[PolicySlot]> = selecting.copied().collect();
-        if policies.is_empty() {
-            return None;
+    /// What makes a local address a subject, by direction; `None` if no policy isolates it or it is
+    /// not local.
+    fn subject_keys(&self, address: IpAddr) -> [Option<SubjectKey>; 2] {
+        let owner = self.world.owner(address).filter(|(_, pod)| pod.local);
+        let selecting = owner.and_then(|(slot, _)| self.selected_by.get(&slot));
+        let mut lists: [Vec<PolicySlot>; 2] = Default::default();
+        for policy in selecting.into_iter().flatten() {
+            let Some(known) = self.policies.get(policy) else { continue };
+            for (direction, list) in Direction::BOTH.into_iter().zip(&mut lists) {
+                if known.isolates(direction) {
+                    list.push(*policy);
+                }
+            }
         }
-        let ports = match direction {
-            Direction::Ingress => resolve(pod, &self.ingress_names(policies.iter())),
-            Direction::Egress => Arc::from([]),
+        let [egress, ingress] = lists;
+        let key = |direction, list: Vec<PolicySlot>, ports| {
+            let policies = list.into();
+            SubjectKey { direction, policies, ports }
         };
-        Some(SubjectKey { direction, policies, ports })
+        let names = self.ingress_names(ingress.iter());
+        let ports = owner.map_or_else(|| Arc::from([]), |(_, pod)| resolve(pod, &names));
+        [
+            (!egress.is_empty()).then(|| key(Direction::Egress, egress, Arc::from([]))),
+            (!ingress.is_empty()).then(|| key(Direction::Ingress, ingress, ports)),
+        ]
     }
 }
 

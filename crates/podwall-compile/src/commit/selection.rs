@@ -11,6 +11,7 @@ use podwall_policy::policy::Tier;
 use rustc_hash::FxHashSet;
 
 use super::PolicyChanges;
+use super::isolation::differences;
 use crate::compiler::NodeCompiler;
 use crate::policies::{KnownPolicy, Needs, PolicySlot};
 use crate::world::{PodSlot, Touched};
@@ -79,6 +80,8 @@ impl NodeCompiler {
                 }
             }
         }
+        // Without any that goes before, what a policy needs depends on whether it selects any pod.
+        let in_order = any_went_before || !self.going_before.is_empty();
         for slot in touched.pods.iter().chain(&touched.gone) {
             let now = match self.world.pod(*slot) {
                 Some(pod) if pod.local && !self.subject_index.is_empty() => {
@@ -92,16 +95,21 @@ impl NodeCompiler {
             if before == now {
                 continue;
             }
-            for policy in before.iter().filter(|policy| now.binary_search(policy).is_err()) {
-                if let Some(known) = self.policies.get_mut(policy) {
+            let (gone, new) = differences(before, &now);
+            for policy in gone {
+                if let Some(known) = self.policies.get_mut(&policy) {
                     known.selected.remove(slot);
-                    reselected.insert(*policy);
+                    if in_order || known.selected.is_empty() {
+                        reselected.insert(policy);
+                    }
                 }
             }
-            for policy in now.iter().filter(|policy| before.binary_search(policy).is_err()) {
-                if let Some(known) = self.policies.get_mut(policy) {
+            for policy in new {
+                if let Some(known) = self.policies.get_mut(&policy) {
+                    if in_order || known.selected.is_empty() {
+                        reselected.insert(policy);
+                    }
                     known.selected.insert(*slot);
-                    reselected.insert(*policy);
                 }
             }
             changes.pods.insert(*slot);
@@ -111,7 +119,7 @@ impl NodeCompiler {
                 self.selected_by.insert(*slot, now);
             }
         }
-        if any_went_before || !self.going_before.is_empty() {
+        if in_order {
             let lists = changes.pods.iter().filter_map(|pod| self.selected_by.get(pod));
             reselected.extend(lists.flatten());
         }
