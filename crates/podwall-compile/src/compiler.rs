@@ -137,8 +137,10 @@ pub struct Work {
     pub segments: usize,
     /// Peer classes, groups and nets that came, went or changed their meaning.
     pub peer_classes: usize,
-    /// Subject classes whose rules were put together anew.
+    /// Subject classes whose rules changed.
     pub subject_classes: usize,
+    /// Policies that were read for that, once for each class.
+    pub policies: usize,
     /// Rows that were computed.
     pub rows: usize,
 }

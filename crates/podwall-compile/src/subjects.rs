@@ -59,7 +59,7 @@ pub(crate) struct Program {
     /// Of `for_anybody`, those whose ports depend on the peer.
     named_for_anybody: Vec<u32>,
     /// What anybody is allowed, so that rows need not say it again; sorted and disjoint.
-    cover: Vec<(Protocol, PortRange)>,
+    cover: Vec<Stretch>,
     covers_everything: bool,
 }
 
@@ -80,7 +80,20 @@ struct ProgramRule {
     index: u32,
     /// Whether its ports depend on the peer.
     named: bool,
+    span: Span,
 }
+
+/// Where the ports of a rule lie: none is outside, and not all inside need be its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    /// A bit for each of [`Protocol::WITH_PORTS`].
+    protocols: u8,
+    first: u16,
+    last: u16,
+}
+
+/// Ports of which something is said.
+pub(crate) type Stretch = (Protocol, PortRange);
 
 /// A rule of a policy by slot, direction and index.
 pub(crate) type RuleKey = (PolicySlot, Direction, u32);
@@ -130,7 +143,8 @@ impl Program {
         program
     }
 
-    /// Follows a change of its key; if it cannot it must be made anew. `gone` and `new` are the policies that are only in the one key or the other, and
+    /// Follows a change of its key, and gives the ports of which others may be allowed to anybody
+    /// now; `None`: it cannot and must be made anew. `gone` and `new` are the policies that are only in the one key or the other, and
     /// in both lists those that say something else now.
     ///
     /// Where all rules only add, a policy that only adds leaves the others what they are.
@@ -139,14 +153,14 @@ impl Program {
         key: &SubjectKey,
         (gone, new): (&[PolicySlot], &[PolicySlot]),
         policies: &PolicyTable,
-    ) -> bool {
+    ) -> Option<Vec<Stretch>> {
         let only_adds = |slot: &PolicySlot| {
             policies.get(slot).is_some_and(|known| known.only_adds(key.direction))
         };
         // Sorting once is cheaper than many times moving what stands behind.
         let few = (gone.len() + new.len()) * 4 <= key.policies.len().max(16);
         if self.default != Default::Silent || !few || !new.iter().all(only_adds) {
-            return false;
+            return None;
         }
         let isolates = |slot: &PolicySlot| {
             policies.get(slot).is_some_and(|known| known.policy.tier == Tier::NetworkPolicy)
@@ -154,7 +168,7 @@ impl Program {
         let stays =
             |place: &Place| place.tier == Tier::NetworkPolicy && !gone.contains(&place.policy);
         if !new.iter().any(isolates) && !self.order.iter().any(stays) {
-            return false;
+            return None;
         }
         let mut covers_else = key.ports != self.key.ports;
         self.key = key.clone();
@@ -171,10 +185,15 @@ impl Program {
             let at = self.order.partition_point(is_before);
             covers_else |= self.put_in(at, *policy, known);
         }
-        if covers_else {
-            self.note_cover(policies);
+        if !covers_else {
+            return Some(Vec::new());
         }
-        true
+        let before = std::mem::take(&mut self.cover);
+        self.note_cover(policies);
+        let only = |a: &[Stretch], b: &[Stretch]| -> Vec<Stretch> {
+            a.iter().copied().filter(|stretch| b.binary_search(stretch).is_err()).collect()
+        };
+        Some([only(&before, &self.cover), only(&self.cover, &before)].concat())
     }
 
     /// The rules of a policy, and what they ask of peers.
@@ -195,7 +214,8 @@ impl Program {
         let rule = |(index, rule): (u32, &Rule)| {
             let named = direction == Direction::Egress
                 && rule.ports.iter().any(|spec| matches!(spec.port, PortMatch::Named(_)));
-            ProgramRule { tier, action: rule.action, policy: slot, index, named }
+            let (action, span) = (rule.action, Span::of(rule));
+            ProgramRule { tier, action, policy: slot, index, named, span }
         };
         (0..).zip(rules).map(rule).zip(peers).collect()
     }
@@ -282,7 +302,7 @@ impl Program {
             return;
         }
         let row = self.row_for_anybody(policies);
-        let mut cover: Vec<(Protocol, PortRange)> = Vec::new();
+        let mut cover: Vec<Stretch> = Vec::new();
         for (ports, ..) in row {
             match ports {
                 PortKey::Port(protocol, port) => cover.push((protocol, PortRange::one(port))),
@@ -306,8 +326,13 @@ impl Program {
 
     /// What rows depend on besides rules: if it is another, rows may differ even for peers that no
     /// changed rule names.
-    pub(crate) fn shape(&self) -> (Default, NamedPorts) {
-        (self.default, self.key.ports.clone())
+    pub(crate) fn shape(&self) -> (Default, bool, NamedPorts) {
+        (self.default, self.covers_everything, self.key.ports.clone())
+    }
+
+    /// Whether rules for anybody stand for ports that depend on the peer.
+    pub(crate) fn has_named_for_anybody(&self) -> bool {
+        !self.named_for_anybody.is_empty()
     }
 
     /// The key that the program was made for.
@@ -323,6 +348,18 @@ impl Program {
     /// The atoms that its rules ask for.
     pub(crate) fn atoms(&self) -> impl Iterator<Item = AtomId> {
         self.by_atom.chunk_by(|a, b| a.0 == b.0).filter_map(|list| Some(list.first()?.0))
+    }
+
+    /// The atoms that rules ask for which are about some of these ports; perhaps more.
+    pub(crate) fn atoms_about(&self, ports: &[Stretch]) -> Vec<AtomId> {
+        let is_about = |rule: u32| {
+            let span = self.rules.get(index(rule)).map(|rule| rule.span);
+            span.is_some_and(|span| ports.iter().any(|ports| span.meets(*ports)))
+        };
+        if ports.is_empty() {
+            return Vec::new();
+        }
+        self.by_atom.iter().filter(|(_, rule)| is_about(*rule)).map(|(atom, _)| *atom).collect()
     }
 
     /// The rules that ask an atom.
@@ -462,6 +499,37 @@ impl Program {
         };
         row.into_iter().map(|(ports, (allow, rule))| (ports, allow, rule.and_then(key))).collect()
     }
+}
+
+impl Span {
+    const ALL: Self = Self { protocols: u8::MAX, first: 0, last: u16::MAX };
+
+    fn of(rule: &Rule) -> Self {
+        let spans = rule.ports.iter().map(|spec| {
+            let PortRange { first, last } = match &spec.port {
+                PortMatch::Range(range) => *range,
+                PortMatch::Any | PortMatch::Named(_) => PortRange::ALL,
+            };
+            Self { protocols: protocol_bit(spec.protocol), first, last }
+        });
+        let both = |a: Self, b: Self| Self {
+            protocols: a.protocols | b.protocols,
+            first: a.first.min(b.first),
+            last: a.last.max(b.last),
+        };
+        spans.reduce(both).unwrap_or(Self::ALL)
+    }
+
+    fn meets(self, (protocol, range): Stretch) -> bool {
+        self.protocols & protocol_bit(protocol) != 0
+            && self.first <= range.last
+            && range.first <= self.last
+    }
+}
+
+fn protocol_bit(protocol: Protocol) -> u8 {
+    let at = Protocol::WITH_PORTS.iter().position(|its| *its == protocol);
+    at.map_or(u8::MAX, |at| 1 << at)
 }
 
 /// A place as an index.

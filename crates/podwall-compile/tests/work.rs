@@ -11,6 +11,7 @@ use podwall_policy::address::IpBlock;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::object::{Name, Namespace, Pod};
 use podwall_policy::policy::{NamespaceScope, Peer, PodScope, Policy, Rule, Tier};
+use podwall_policy::port::{PortMatch, PortRange, PortSpec, Protocol};
 use podwall_policy::selector::{Operator, Selector};
 
 const SHAPE: Shape = Shape { pods: 10_000, pods_per_node: 60, policies: 1_000 };
@@ -116,6 +117,58 @@ fn a_policy_more_touches_its_subjects_and_its_peers() {
     let delta = compiler.commit();
     assert!(size(&delta) <= 12 * 6, "{delta:?}");
     assert_eq!(Stats { last: before.last, ..compiler.stats() }, before);
+}
+
+/// However many policies select the same pods.
+#[test]
+fn a_policy_more_or_less_reads_none_of_the_others() {
+    let (mut cluster, mut compiler) = compiled();
+    let policy = |name: &str, pods: Selector, id: usize, port: u16| {
+        let scope = PodScope {
+            namespaces: NamespaceScope::Matching(Selector::everything()),
+            pods: Selector::labels([("id", format!("i{id}"))]),
+        };
+        let port = PortMatch::Range(PortRange::one(port));
+        let ports = vec![PortSpec { protocol: Protocol::TCP, port }];
+        let mut policy = Policy::network_policy("ns-1", name, pods);
+        policy.ingress = Some(vec![Rule::allow(vec![Peer::Pods(scope)], ports)]);
+        policy
+    };
+    for number in 0..100 {
+        let name = format!("one-of-many-{number}");
+        let one = policy(&name, Selector::everything(), 3000 + number, 80);
+        cluster.put_policy(one.clone());
+        compiler.put_policy(one);
+    }
+    compiler.commit();
+    let all = || Selector::everything();
+    let some = || Selector::labels([("half-0", "yes")]);
+    let mut for_anybody = policy("one-more", all(), 0, 443);
+    for_anybody.ingress.iter_mut().flatten().for_each(|rule| rule.peers.clear());
+    // Twelve pods of the namespace, each alone with its labels.
+    for (what, policy, most) in [
+        ("new", policy("one-more", all(), 4000, 80), (12, 12)),
+        ("for another peer", policy("one-more", all(), 4001, 80), (24, 24)),
+        ("for fewer pods", policy("one-more", some(), 4001, 80), (24, 12)),
+        ("for all again", policy("one-more", all(), 4001, 80), (24, 12)),
+        ("for anybody", for_anybody, (24, 24)),
+    ] {
+        cluster.put_policy(policy.clone());
+        compiler.put_policy(policy);
+        let delta = compiler.commit();
+        let work = compiler.stats().last;
+        assert!(work.policies <= most.0 && work.rows <= most.1, "{what}: {work:?}");
+        assert!((1..=most.1).contains(&delta.verdicts.len()), "{what}: {delta:?}");
+        assert_current(&compiler, &cluster);
+    }
+    let name = Name::new("ns-1", "one-more");
+    cluster.policies.remove(&(Tier::NetworkPolicy, name.clone()));
+    compiler.remove_policy(Tier::NetworkPolicy, &name);
+    let delta = compiler.commit();
+    let work = compiler.stats().last;
+    assert!(work.policies <= 12 && work.rows <= 12, "{work:?}");
+    assert!((1..=12).contains(&delta.verdicts.len()), "{delta:?}");
+    assert_current(&compiler, &cluster);
 }
 
 #[test]

@@ -152,9 +152,12 @@ impl NodeCompiler {
                 }
             }
             changed = [&gone[..], &new[..]].concat();
-            program.follow(key, (&gone, &new), &self.policies).then_some(program)
+            let ports = program.follow(key, (&gone, &new), &self.policies)?;
+            Some((program, Some(ports)))
         });
-        let program = followed.unwrap_or_else(|| Program::new(key, &self.policies));
+        let made_anew = || (Program::new(key, &self.policies), None);
+        self.work.policies += if followed.is_some() { changed.len() } else { key.policies.len() };
+        let (program, ports) = followed.unwrap_or_else(made_anew);
         let behind: Arc<[PolicyId]> = program.order().map(PolicyId).collect();
         if self.tables.isolated_by.get(&subject) != Some(&behind) {
             self.tables.isolated_by.insert(subject, behind.clone());
@@ -170,8 +173,15 @@ impl NodeCompiler {
             .map(|needs| needs.part(direction))
             .collect();
         let mut peers: Vec<PeerKey> = Vec::new();
-        let everything = parts.iter().any(|part| part.has_rule_for_anybody())
-            || shape.is_none_or(|shape| shape != program.shape());
+        let for_anybody = parts.iter().any(|part| part.has_rule_for_anybody());
+        let far = for_anybody && (ports.is_none() || program.has_named_for_anybody());
+        let everything = far || shape.is_none_or(|shape| shape != program.shape());
+        if for_anybody {
+            // Rows leave out what anybody is allowed: those differ that are about such ports.
+            peers.push(PeerKey::Any);
+            let atoms = program.atoms_about(ports.as_deref().unwrap_or_default());
+            peers.extend(atoms.iter().filter_map(|atom| self.classes_of.get(atom)).flatten());
+        }
         if everything {
             peers.push(PeerKey::Any);
             peers.extend(Rows::peers_of(&self.tables, subject));
