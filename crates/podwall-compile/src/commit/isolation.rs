@@ -32,6 +32,9 @@ pub(super) type SubjectChanges = Changes<SubjectKey, Local>;
 /// Which of the policies that changed isolate a pod now, a bit for each.
 type Bits = u64;
 
+/// What local addresses have in common that stay alike: class, and which policies isolate them now.
+type Alike = (Direction, Option<u32>, Bits);
+
 /// What becomes of single addresses and of whole classes.
 #[derive(Debug, Default)]
 struct Regrouped {
@@ -131,8 +134,7 @@ impl NodeCompiler {
                 *ingress |= bits[1];
             }
         }
-        let mut alike: BTreeMap<(Direction, Option<u32>, Bits), Vec<(Local, &KnownPod)>> =
-            BTreeMap::new();
+        let mut alike: BTreeMap<Alike, Vec<(Local, &KnownPod)>> = BTreeMap::new();
         for slot in &policies.pods {
             let Some(pod) = self.world.pod(*slot).filter(|pod| pod.local) else { continue };
             let bits = isolate.get(slot).copied().unwrap_or_default();
@@ -156,7 +158,7 @@ impl NodeCompiler {
     fn regroup_class(
         &self,
         policies: &PolicyChanges,
-        (direction, class, bits): (Direction, Option<u32>, Bits),
+        (direction, class, bits): Alike,
         members: Vec<(Local, &KnownPod)>,
         regrouped: &mut Regrouped,
     ) {
