@@ -250,3 +250,232 @@ impl Index {
         Some(since)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use podwall_compile::compiler::compile;
+    use podwall_compile::testing::dice::Dice;
+    use podwall_compile::testing::random;
+    use podwall_policy::cluster::Cluster;
+    use podwall_policy::label::Labels;
+    use podwall_policy::policy::Policy;
+    use podwall_policy::selector::Selector;
+
+    use super::*;
+
+    const NODE: &str = "n1";
+
+    fn ok<T>(object: T) -> Read<T> {
+        Read { object: Some(object), wrong: None }
+    }
+
+    fn put_pod(pod: &Pod) -> Event {
+        Event::Pod(Said::Put(pod.name.clone(), ok(pod.clone())))
+    }
+
+    fn put_policy(policy: &Policy) -> Event {
+        Event::Policy(Said::Put(policy.name.clone(), ok(policy.clone())))
+    }
+
+    /// Policies as the watched kind has them.
+    fn plain(cluster: &mut Cluster) {
+        cluster.policies.retain(|(tier, _), _| *tier == Tier::NetworkPolicy);
+        cluster.nodes.clear();
+        cluster.services.clear();
+    }
+
+    /// What the watches say of a cluster when they start.
+    fn lists(cluster: &Cluster) -> Vec<Event> {
+        let mut events = vec![
+            Event::Namespace(Said::ListBegins),
+            Event::Pod(Said::ListBegins),
+            Event::Policy(Said::ListBegins),
+        ];
+        events.extend(
+            cluster
+                .namespaces
+                .values()
+                .filter(|it| it.labels_known)
+                .map(|it| Event::Namespace(Said::Listed(Arc::clone(&it.name), ok(it.clone())))),
+        );
+        events.extend(
+            cluster
+                .pods
+                .values()
+                .map(|it| Event::Pod(Said::Listed(it.name.clone(), ok(it.clone())))),
+        );
+        events.extend(
+            cluster
+                .policies
+                .values()
+                .map(|it| Event::Policy(Said::Listed(it.name.clone(), ok(it.clone())))),
+        );
+        events.extend([
+            Event::Namespace(Said::ListEnds),
+            Event::Pod(Said::ListEnds),
+            Event::Policy(Said::ListEnds),
+        ]);
+        events
+    }
+
+    struct Heard {
+        index: Index,
+        compiler: NodeCompiler,
+    }
+
+    impl Heard {
+        fn new() -> Self {
+            let node: Arc<str> = NODE.into();
+            Self { index: Index::new(Arc::clone(&node)), compiler: NodeCompiler::new(Some(node)) }
+        }
+
+        fn hear(&mut self, events: impl IntoIterator<Item = Event>) {
+            events.into_iter().for_each(|event| self.index.hear(event, Instant::now()));
+        }
+
+        fn follow(&mut self, bulk: usize) {
+            while self.index.batch(&mut self.compiler, bulk).is_some() {
+                self.compiler.commit();
+            }
+        }
+
+        /// Numbers of classes depend on history; what packets meet does not.
+        fn agrees(&self, cluster: &Cluster, dice: &mut Dice) {
+            use podwall_compile::tables::Packet;
+            use podwall_policy::port::Protocol;
+            let whole = compile(cluster, Some(NODE));
+            let tables = self.compiler.tables();
+            assert_eq!(
+                whole.subjects.keys().collect::<Vec<_>>(),
+                tables.subjects.keys().collect::<Vec<_>>()
+            );
+            let ports: Vec<u16> = random::interesting_ports().collect();
+            for _ in 0..200 {
+                let packet = Packet {
+                    src: random::address(dice, cluster),
+                    dst: random::address(dice, cluster),
+                    protocol: *dice.pick(&[Protocol::TCP, Protocol::UDP, Protocol::ICMP]),
+                    port: *dice.pick(&ports),
+                    from_node: dice.chance(5),
+                };
+                if packet.src.is_ipv4() == packet.dst.is_ipv4() {
+                    let passes = whole.decide(&packet).passes();
+                    assert_eq!(tables.decide(&packet).passes(), passes, "{packet:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_present_counts_whatever_was_told_before_and_in_which_order() {
+        for seed in 0..150 {
+            let mut dice = Dice::seeded(seed);
+            let mut heard = Heard::new();
+            // Worlds that were, or never were; some only in part.
+            for _ in 0..dice.below(4) {
+                let mut old = random::cluster(&mut dice);
+                plain(&mut old);
+                let mut events = lists(&old);
+                if dice.chance(30) {
+                    events.truncate(dice.between(1, events.len()));
+                }
+                heard.hear(events);
+                if dice.chance(50) {
+                    heard.follow(dice.between(1, 4));
+                }
+            }
+            let mut now = random::cluster(&mut dice);
+            plain(&mut now);
+            heard.hear(lists(&now));
+            // Told again, and told what is gone already.
+            for pod in now.pods.values().filter(|_| dice.chance(30)).cloned().collect::<Vec<_>>() {
+                let gone = Event::Pod(Said::Gone(pod.name.clone()));
+                heard.hear([gone, put_pod(&pod), put_pod(&pod)]);
+            }
+            assert!(heard.index.is_synced());
+            heard.follow(dice.between(1, 50));
+            assert!(!heard.index.is_pending());
+            heard.agrees(&now, &mut dice);
+        }
+    }
+
+    fn mk_pod(name: &str, node: &str, app: &str, ip: [u8; 4]) -> Pod {
+        Pod {
+            node: Some(node.into()),
+            ips: vec![ip.into()],
+            ..Pod::new("shop", name, [("app", app)].into_iter().collect::<Labels>())
+        }
+    }
+
+    fn mk_policy(name: &str) -> Policy {
+        let closed = Some(Vec::new());
+        Policy { ingress: closed, ..Policy::network_policy("shop", name, Selector::default()) }
+    }
+
+    #[test]
+    fn nothing_counts_before_each_kind_was_listed_to_the_end() {
+        let mut heard = Heard::new();
+        for event in lists(&Cluster::default()) {
+            assert!(!heard.index.is_synced());
+            heard.hear([event]);
+        }
+        assert!(heard.index.is_synced());
+    }
+
+    #[test]
+    fn policies_of_a_list_that_is_not_complete_wait_for_its_end() {
+        let mut heard = Heard::new();
+        heard.hear(lists(&Cluster::default()));
+        heard.hear([put_policy(&mk_policy("old"))]);
+        heard.follow(10);
+        let (old, new) = (mk_policy("old"), mk_policy("new"));
+        heard.hear([
+            Event::Policy(Said::ListBegins),
+            Event::Policy(Said::Listed(new.name.clone(), ok(new.clone()))),
+        ]);
+        assert!(!heard.index.is_pending(), "neither comes one, nor goes the other");
+        heard.hear([Event::Policy(Said::ListEnds)]);
+        assert!(heard.index.policies.pending[&old.name].is_none());
+        assert!(heard.index.policies.pending[&new.name].is_some());
+    }
+
+    #[test]
+    fn pods_of_this_node_do_not_wait_behind_those_of_others() {
+        let mut heard = Heard::new();
+        heard.hear(lists(&Cluster::default()));
+        heard.follow(10);
+        for number in 0..100_u8 {
+            heard.hear([put_pod(&mk_pod(
+                &format!("far-{number}"),
+                "n2",
+                "web",
+                [10, 1, 0, number],
+            ))]);
+        }
+        let ours = mk_pod("near", NODE, "web", [10, 0, 0, 1]);
+        heard.hear([put_pod(&ours)]);
+        assert!(heard.index.batch(&mut heard.compiler, 10).is_some());
+        assert!(!heard.index.pods.pending.contains_key(&ours.name));
+        assert_eq!(heard.index.pods.pending.len(), 90);
+    }
+
+    #[test]
+    fn what_is_wrong_is_kept_until_the_object_is_right_or_gone() {
+        let mut heard = Heard::new();
+        let wrong = |reason: &str| Unusable {
+            kind: Kind::Pod,
+            name: "shop/a".into(),
+            reason: reason.into(),
+        };
+        let bad = || Read { object: None, wrong: Some(wrong("no address")) };
+        let key = || Name::new("shop", "a");
+        heard.hear([Event::Pod(Said::Put(key(), bad()))]);
+        assert_eq!(heard.index.unusable().collect::<Vec<_>>(), [&wrong("no address")]);
+        heard.hear([put_pod(&mk_pod("a", NODE, "web", [10, 0, 0, 1]))]);
+        assert_eq!(heard.index.unusable().count(), 0);
+        heard.hear([Event::Pod(Said::Put(key(), bad()))]);
+        assert!(heard.index.pods.pending[&key()].is_none(), "the older state does not stay");
+        heard.hear([Event::Pod(Said::ListBegins), Event::Pod(Said::ListEnds)]);
+        assert_eq!(heard.index.unusable().count(), 0, "a list without it");
+    }
+}

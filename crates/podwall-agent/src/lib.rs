@@ -9,7 +9,9 @@
 //! The agent has no say in what is enforced: the kernel holds a function of the objects that exist,
 //! whatever happened before. It can be killed at any moment; what it wrote stays in force.
 
+pub mod http;
 mod index;
+mod metrics;
 mod objects;
 mod state;
 mod watch;
@@ -82,7 +84,7 @@ impl Agent {
         let nftables = podwall_dataplane::Config { log: Some(LOG), limits, ..Default::default() };
         let chosen = choice.open(ebpf, nftables)?;
         let (dataplane, instead) = (chosen.plane.name(), chosen.reason());
-        let state = Arc::new(State::default());
+        let state = Arc::new(State::new(Arc::clone(&node), dataplane));
         let (tell, told) = channel();
         let mut writer = Writer::new(&node, chosen.plane, Arc::clone(&state));
         let writer = thread::Builder::new()

@@ -330,3 +330,116 @@ fn policy(name: &Name, spec: &Value) -> Result<Policy, String> {
         _ => Err("it is no NetworkPolicy".into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use podwall_policy::policy::Direction;
+
+    use super::*;
+
+    fn read<W: Watched + for<'de> Deserialize<'de>>(value: Value) -> Read<W::Object> {
+        serde_json::from_value::<W>(value).unwrap().read()
+    }
+
+    fn pod(spec: &Value, status: &Value) -> Read<Pod> {
+        read::<SlimPod>(json!({
+            "metadata": { "namespace": "shop", "name": "a", "uid": "1-2", "labels": { "app": "web" },
+                          "managedFields": [{ "manager": "kubelet" }] },
+            "spec": spec, "status": status,
+        }))
+    }
+
+    #[test]
+    fn of_a_pod_only_what_policies_see_is_kept() {
+        let read = pod(
+            &json!({ "nodeName": "n1", "volumes": [{}], "containers": [
+                { "name": "a", "image": "x", "ports": [
+                    { "name": "http", "containerPort": 80 },
+                    { "containerPort": 53, "protocol": "UDP" }] },
+                { "name": "b" }],
+                "initContainers": [{ "ports": [{ "containerPort": 9, "protocol": "SCTP" }] }] }),
+            &json!({ "phase": "Running", "podIP": "10.0.0.1",
+                    "podIPs": [{ "ip": "10.0.0.1" }, { "ip": "fd00::1" }] }),
+        );
+        assert_eq!(read.wrong, None);
+        let pod = read.object.unwrap();
+        assert_eq!(pod.name.to_string(), "shop/a");
+        assert_eq!(pod.uid.as_deref(), Some("1-2"));
+        assert_eq!(pod.node.as_deref(), Some("n1"));
+        assert_eq!(pod.labels.get("app"), Some("web"));
+        assert_eq!(
+            pod.ips.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.0.0.1", "fd00::1"]
+        );
+        let ports: Vec<_> = pod.ports.iter().map(|p| (p.number, p.protocol)).collect();
+        assert_eq!(ports, [(80, Protocol::TCP), (53, Protocol::UDP), (9, Protocol::SCTP)]);
+        assert!(pod.is_subject());
+    }
+
+    #[test]
+    fn an_ended_pod_and_one_of_the_host_network_are_told_apart_from_others() {
+        let phase = |phase: &str| pod(&json!({}), &json!({ "phase": phase, "podIP": "10.0.0.1" }));
+        for ended in ["Succeeded", "Failed"] {
+            assert!(!phase(ended).object.unwrap().is_subject(), "{ended}");
+        }
+        for alive in ["Pending", "Running", "Unknown"] {
+            assert!(phase(alive).object.unwrap().is_subject(), "{alive}");
+        }
+        assert!(!pod(&json!({ "hostNetwork": true }), &json!({})).object.unwrap().is_subject());
+        // A server without podIPs, and a pod without any address yet.
+        assert_eq!(phase("Running").object.unwrap().ips.len(), 1);
+        assert!(pod(&json!({}), &json!({})).object.unwrap().ips.is_empty());
+    }
+
+    #[test]
+    fn a_pod_that_makes_no_sense_is_left_out_with_words() {
+        let wrong = pod(&json!({}), &json!({ "podIPs": [{ "ip": "10.0.0" }] })).wrong.unwrap();
+        assert_eq!(wrong.to_string(), "Pod shop/a cannot be read: \"10.0.0\" is no IP address");
+    }
+
+    fn mk_policy(spec: &Value) -> Read<Policy> {
+        read::<SlimPolicy>(json!({
+            "metadata": { "namespace": "shop", "name": "p", "resourceVersion": "7" }, "spec": spec,
+        }))
+    }
+
+    #[test]
+    fn a_policy_means_what_its_manifest_means() {
+        let read = mk_policy(&json!({
+            "podSelector": { "matchLabels": { "app": "web" } },
+            "ingress": [{ "from": [{ "podSelector": {} }], "ports": [{ "port": 80 }] }],
+        }));
+        assert_eq!(read.wrong, None);
+        let policy = read.object.unwrap();
+        assert_eq!(policy.ingress.as_ref().map(Vec::len), Some(1));
+        assert!(policy.egress.is_none(), "policyTypes default to what is there");
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_read_isolates_whom_it_selects() {
+        let read = mk_policy(&json!({
+            "podSelector": { "matchLabels": { "app": "web" } },
+            "policyTypes": ["Ingress"],
+            "ingress": [{ "from": [{ "starSelector": {} }] }],
+        }));
+        let wrong = read.wrong.unwrap().to_string();
+        assert!(
+            wrong.contains("NetworkPolicy shop/p") && wrong.contains("starSelector"),
+            "{wrong}"
+        );
+        assert!(wrong.contains("isolates whom it selects"), "{wrong}");
+        let policy = read.object.unwrap();
+        assert_eq!(policy.ingress.as_deref().map(<[_]>::len), Some(0));
+        assert!(policy.egress.is_none());
+        // Its types cannot be read: both directions.
+        let read = mk_policy(&json!({ "podSelector": {}, "policyTypes": ["Sideways"] }));
+        let policy = read.object.unwrap();
+        assert!(Direction::BOTH.iter().all(|d| policy.rules(*d).is_some_and(<[_]>::is_empty)));
+        // Not even whom it selects: its namespace.
+        let read = mk_policy(
+            &json!({ "podSelector": { "matchExpressions": [{ "key": "a", "operator": "Near" }] } }),
+        );
+        assert!(read.wrong.unwrap().reason.contains("whole namespace"));
+        assert!(read.object.is_some());
+    }
+}

@@ -4,23 +4,30 @@
 //!   writer ── set_… ──▶ State ◀── snapshot ── metrics, health, status
 //! ```
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use podwall_dataplane::{DataPlane, Fill};
+use prometheus_client::metrics::histogram::Histogram;
 
 use crate::index::Index;
+use crate::metrics;
 use crate::objects::{Kind, Unusable};
 
 /// What is known of the agent's work. Written by the writer, read by whoever asks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct State {
     now: Mutex<Snapshot>,
+    latencies: Histogram,
 }
 
 /// One moment of it.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
+    /// The node.
+    pub node: Arc<str>,
+    /// `ebpf` or `nftables`.
+    pub dataplane: &'static str,
     /// Whether each kind was listed to the end once.
     pub synced: bool,
     /// Whether the kernel holds what the cluster asked for when it was last told.
@@ -40,6 +47,16 @@ pub struct Snapshot {
 }
 
 impl State {
+    pub(crate) fn new(node: Arc<str>, dataplane: &'static str) -> Self {
+        let now = Snapshot { node, dataplane, ..Snapshot::default() };
+        Self { now: Mutex::new(now), latencies: metrics::latencies() }
+    }
+
+    /// From events to the kernel, all of them.
+    pub(crate) fn latencies(&self) -> &Histogram {
+        &self.latencies
+    }
+
     /// This moment.
     pub fn snapshot(&self) -> Snapshot {
         self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -58,11 +75,12 @@ impl State {
     }
 
     pub(crate) fn set_written(&self, since: Instant, plane: &dyn DataPlane) {
-        let fill = plane.fill();
+        let (fill, latency) = (plane.fill(), since.elapsed());
+        self.latencies.observe(latency.as_secs_f64());
         self.change(|now| {
             now.enforced = true;
             now.changes += 1;
-            now.latency = since.elapsed();
+            now.latency = latency;
             now.fill = fill;
         });
     }

@@ -28,6 +28,7 @@ Podwall answers who can reach whom under Kubernetes NetworkPolicies, and why.
   podwall matrix             every pair, and the outside
   podwall lab                a cluster on this machine, to try policies on packets
   podwall demo               what policies do to real packets, in a few seconds
+  podwall agent              follow a cluster and enforce its policies on this node
 
 Objects come from files: podwall can web db --port 3306 -f manifests/
 or from a running lab:   podwall can web db --port 3306 --lab NAME
@@ -89,6 +90,7 @@ pub(crate) enum Command {
     Can(Can),
     Explain(Explain),
     Matrix(Matrix),
+    Agent(crate::agent::AgentArgs),
     /// A cluster of network namespaces on this machine: real policies, real packets
     Lab(crate::lab::args::LabArgs),
     /// Show in a few seconds what policies do to real packets

@@ -7,6 +7,7 @@
 //! Nothing is decided here: the answers are those of `podwall-analysis`, the words and JSON those
 //! of `podwall-render`.
 
+mod agent;
 mod cli;
 mod commands;
 mod demo;

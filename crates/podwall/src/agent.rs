@@ -1,0 +1,134 @@
+//! How is a node's agent started?
+//!
+//! ```text
+//!   flags ─▶ log ─▶ data plane (Agent::start) ─▶ kubeconfig or the pod's own account ─▶ watch, metrics
+//! ```
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use podwall_agent::{Agent, AgentError, Config, http};
+use podwall_dataplane::{Choice, Limits};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Follow a cluster and enforce its policies on this node.
+#[derive(Args, Debug)]
+#[command(long_about = "\
+Follow a cluster and enforce its policies on this node.
+
+The agent watches Namespaces, Pods and NetworkPolicies, compiles what concerns the pods of its node, \
+and writes it to the kernel of the network namespace that it is started in. It needs root, or \
+CAP_NET_ADMIN and, for eBPF, CAP_BPF and CAP_PERFMON; of the API server it needs get, list and watch.
+
+What is in the kernel stays in force when the agent ends, for whatever reason, and until the next \
+one has read the cluster to the end.")]
+pub(crate) struct AgentArgs {
+    /// The node, as the API server names it.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    node: String,
+    /// The kubeconfig; else KUBECONFIG, ~/.kube/config, or the pod's own account.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// What enforces: auto (eBPF where the kernel can), ebpf, nftables.
+    #[arg(long, env = "PODWALL_DATAPLANE", default_value_t = Choice::Auto, value_name = "WHICH")]
+    dataplane: Choice,
+    /// Where eBPF programs are pinned, in a bpffs.
+    #[arg(long, default_value = "/sys/fs/bpf/podwall", value_name = "DIR")]
+    pins: PathBuf,
+    /// How much the tables may hold: locals=N, peers=N, blocks=N, verdicts=N, with commas.
+    #[arg(long, env = "PODWALL_LIMITS", default_value_t = Limits::default(), hide_default_value = true, value_name = "TABLE=N,…")]
+    limits: Limits,
+    /// Where /metrics, /healthz and /readyz are served.
+    #[arg(long, default_value = "0.0.0.0:9760", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// How the log is written.
+    #[arg(long, default_value = "text", value_name = "FORMAT")]
+    log: LogFormat,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Runs until it is told to end.
+pub(crate) fn run(args: &AgentArgs) -> Result<ExitCode> {
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
+    match args.log {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    let config = Config {
+        node: args.node.as_str().into(),
+        choice: args.dataplane,
+        pins: args.pins.clone(),
+        limits: args.limits,
+    };
+    let agent = Agent::start(config)?;
+    let (dataplane, instead) = agent.dataplane();
+    tracing::info!(node = args.node, dataplane, instead, "the agent starts");
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the asynchronous runtime")?
+        .block_on(work(args, agent))
+}
+
+async fn work(args: &AgentArgs, agent: Agent) -> Result<ExitCode> {
+    let mut ends = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut interrupts = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    let client = kube::Client::try_from(cluster(args).await?)
+        .context("cannot make a client for the API server")?;
+    let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        format!("cannot serve metrics on {}; --listen takes another", args.listen)
+    })?;
+    let state = agent.state();
+    tokio::select! {
+        ended = agent.watch(client) => Err(ended.into()),
+        served = http::serve(listener, state) => {
+            served.context("metrics cannot be served any more")?;
+            Err(AgentError::Ended.into())
+        }
+        _ = ends.recv() => Ok(end()),
+        _ = interrupts.recv() => Ok(end()),
+    }
+}
+
+fn end() -> ExitCode {
+    tracing::info!("the agent ends; what is in the kernel stays in force");
+    ExitCode::SUCCESS
+}
+
+/// The API server, and who we are to it.
+async fn cluster(args: &AgentArgs) -> Result<kube::Config> {
+    let options =
+        KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+    match &args.kubeconfig {
+        Some(file) => {
+            let file = Kubeconfig::read_from(file)
+                .with_context(|| format!("cannot read the kubeconfig {}", file.display()))?;
+            kube::Config::from_custom_kubeconfig(file, &options)
+                .await
+                .context("the kubeconfig cannot be used")
+        }
+        None if args.context.is_some() => kube::Config::from_kubeconfig(&options)
+            .await
+            .context("no kubeconfig can be used; --kubeconfig names one"),
+        None => kube::Config::infer().await.context(
+            "no cluster: there is neither a kubeconfig (--kubeconfig, KUBECONFIG, ~/.kube/config) \
+             nor a pod's own account",
+        ),
+    }
+}
