@@ -24,7 +24,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use kube::Client;
-use podwall_dataplane::{Choice, Limits, Log, ebpf};
+use podwall_dataplane::{Choice, Limits, Log, Namespace, ebpf};
 use thiserror::Error;
 
 pub use crate::objects::{Kind, Unusable};
@@ -36,6 +36,8 @@ use crate::writer::Writer;
 pub struct Config {
     /// The node, as the API server names it.
     pub node: Arc<str>,
+    /// The network namespace to enforce in, as a file; `None`: the calling thread's.
+    pub netns: Option<PathBuf>,
     /// Which data plane.
     pub choice: Choice,
     /// Where eBPF programs are pinned, in a bpffs.
@@ -73,16 +75,19 @@ pub struct Agent {
 const LOG: Log = Log { group: 4242, per_second: 100, burst: 100 };
 
 impl Agent {
-    /// Opens the data plane in the calling thread's network namespace and starts to follow what
+    /// Opens the data plane and starts to follow what
     /// [`Self::watch`] hears. Changes nothing in the kernel yet.
     ///
     /// # Errors
     /// No data plane can be opened.
     pub fn start(config: Config) -> Result<Self, AgentError> {
-        let Config { node, choice, pins, limits } = config;
+        let Config { node, netns, choice, pins, limits } = config;
         let ebpf = ebpf::Config { pins, limits, ..ebpf::Config::default() };
         let nftables = podwall_dataplane::Config { log: Some(LOG), limits, ..Default::default() };
-        let chosen = choice.open(ebpf, nftables)?;
+        let chosen = match netns {
+            Some(file) => Namespace::named(&file)?.run(|| choice.open(ebpf, nftables))?,
+            None => choice.open(ebpf, nftables)?,
+        };
         let (dataplane, instead) = (chosen.plane.name(), chosen.reason());
         let state = Arc::new(State::new(Arc::clone(&node), dataplane));
         let (tell, told) = channel();

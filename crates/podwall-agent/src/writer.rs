@@ -106,6 +106,11 @@ impl Writer {
         let delta = self.compiler.commit();
         match self.write(&delta) {
             Ok(()) => {
+                if bulk == usize::MAX {
+                    let [namespaces, pods, policies] = self.index.counts().map(|(_, count)| count);
+                    let took = start.elapsed();
+                    tracing::info!(namespaces, pods, policies, ?took, "everything is in force");
+                }
                 self.retry = RETRY[0];
                 self.state.set_written(since.unwrap_or(start), &*self.plane);
                 if self.index.is_pending() { Next::Now } else { Next::After(Duration::ZERO) }

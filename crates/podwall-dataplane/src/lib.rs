@@ -34,6 +34,7 @@ pub use crate::drift::Drift;
 pub use crate::ebpf::Ebpf;
 pub use crate::error::Error;
 pub use crate::limits::{Fill, Limits, Table, TableFill, Why};
+pub use crate::namespace::Namespace;
 pub use crate::nft::{Config, Log, Nftables};
 
 /// The kernel's side of one node. Opened in a network namespace, used from any thread.

@@ -8,6 +8,7 @@
 //! are anywhere.
 
 use std::fs::File;
+use std::path::Path;
 use std::thread;
 
 use nix::sched::{CloneFlags, setns};
@@ -15,7 +16,7 @@ use nix::sched::{CloneFlags, setns};
 use crate::Error;
 
 /// A network namespace, held open.
-pub(crate) struct Namespace(File);
+pub struct Namespace(File);
 
 impl Namespace {
     /// The calling thread's.
@@ -26,11 +27,20 @@ impl Namespace {
             .map_err(|source| Error::Socket { doing, source })
     }
 
+    /// One that has a name: a file under `/run/netns` or `/proc/PID/ns/net`.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn named(file: &Path) -> Result<Self, Error> {
+        let doing = "open the network namespace";
+        File::open(file).map(Self).map_err(|source| Error::Socket { doing, source })
+    }
+
     /// Works inside, on a thread of its own.
-    pub(crate) fn run<T: Send>(
-        &self,
-        work: impl FnOnce() -> Result<T, Error> + Send,
-    ) -> Result<T, Error> {
+    ///
+    /// # Errors
+    /// It cannot be entered, or what `work` says.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
         let inside = || {
             let doing = "enter the network namespace again";
             setns(&self.0, CloneFlags::CLONE_NEWNET)

@@ -15,6 +15,11 @@ use podwall_agent::{Agent, AgentError, Config, http};
 use podwall_dataplane::{Choice, Limits};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::Level;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Follow a cluster and enforce its policies on this node.
 #[derive(Args, Debug)]
@@ -37,6 +42,9 @@ pub(crate) struct AgentArgs {
     /// The context of the kubeconfig.
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
+    /// The network namespace to enforce in, where it is not the agent's own.
+    #[arg(long, value_name = "FILE")]
+    netns: Option<PathBuf>,
     /// What enforces: auto (eBPF where the kernel can), ebpf, nftables.
     #[arg(long, env = "PODWALL_DATAPLANE", default_value_t = Choice::Auto, value_name = "WHICH")]
     dataplane: Choice,
@@ -65,13 +73,10 @@ enum LogFormat {
 
 /// Runs until it is told to end.
 pub(crate) fn run(args: &AgentArgs) -> Result<ExitCode> {
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
-    match args.log {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    start_log(args.log);
     let config = Config {
         node: args.node.as_str().into(),
+        netns: args.netns.clone(),
         choice: args.dataplane,
         pins: args.pins.clone(),
         limits: args.limits,
@@ -84,6 +89,18 @@ pub(crate) fn run(args: &AgentArgs) -> Result<ExitCode> {
         .build()
         .context("cannot start the asynchronous runtime")?
         .block_on(work(args, agent))
+}
+
+fn start_log(format: LogFormat) {
+    let log = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    // What is wrong with a watch is said by the agent, once and with the kind.
+    let wanted =
+        Targets::new().with_default(Level::INFO).with_target("kube_client", LevelFilter::OFF);
+    let all = tracing_subscriber::registry().with(wanted);
+    match format {
+        LogFormat::Text => all.with(log.with_ansi(false)).init(),
+        LogFormat::Json => all.with(log.json().flatten_event(true)).init(),
+    }
 }
 
 async fn work(args: &AgentArgs, agent: Agent) -> Result<ExitCode> {
