@@ -58,9 +58,9 @@ pub trait DataPlane: Send {
     /// before.
     fn update(&mut self, delta: &Delta) -> Result<(), Error>;
 
-    /// Does what can wait until changes pause, for speed alone: to be called after changes and not
-    /// between them. `None`: nothing is left until the next change; else, how long to wait before
-    /// the next call.
+    /// Does a part of what can wait until changes pause, for speed alone: to be called when nothing
+    /// else is to be done, some milliseconds at most. `None`: nothing is left until the next change;
+    /// else, how long to wait before the next call.
     ///
     /// # Errors
     /// The kernel refuses. Everything is enforced as before; a later call tries again.

@@ -36,6 +36,12 @@ impl Namespace {
         File::open(file).map(Self).map_err(|source| Error::Socket { doing, source })
     }
 
+    /// The same once more.
+    pub(crate) fn duplicate(&self) -> Result<Self, Error> {
+        let doing = "open the network namespace once more";
+        self.0.try_clone().map(Self).map_err(|source| Error::Socket { doing, source })
+    }
+
     /// Works inside, on a thread of its own.
     ///
     /// # Errors

@@ -39,9 +39,9 @@ fn settle(engine: &Mutex<Engine>, rung: &Receiver<()>) -> bool {
             Err(RecvTimeoutError::Disconnected) => return false,
             Err(RecvTimeoutError::Timeout) => {
                 let nodes: BTreeSet<String> = lock(engine).node_names();
-                let left = nodes.iter().filter_map(|node| lock(engine).settle(node)).max();
+                let left = nodes.iter().filter_map(|node| lock(engine).settle(node)).min();
                 match left {
-                    Some(pause) => wait = pause.max(PAUSE),
+                    Some(pause) => wait = pause,
                     None => return true,
                 }
             }

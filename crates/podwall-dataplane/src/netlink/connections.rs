@@ -105,27 +105,48 @@ fn refused(what: &str) -> impl FnOnce(Errno) -> Error {
     }
 }
 
-/// Goes over the connections of the socket's network namespace, of both families. One that comes
-/// meanwhile may be left out.
-///
-/// # Errors
-/// The kernel cannot be asked, or says what cannot be read.
-pub(crate) fn each(socket: &mut Socket, mut look: impl FnMut(Listed<'_>)) -> Result<(), Error> {
-    let seq = socket.next_seq();
-    let mut w = Writer::default();
-    w.begin(GET, REQUEST | DUMP, seq, 0, 0);
-    w.end();
-    let mut strange = false;
-    socket
-        .ask(w.bytes(), seq, |message| match Listed::read(message) {
+/// A list of all connections of a network namespace, of both families, that comes in parts. One
+/// that begins meanwhile may be left out.
+pub(crate) struct List {
+    socket: Socket,
+    seq: u32,
+}
+
+impl List {
+    /// Asks for it, in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub(crate) fn ask() -> Result<Self, Error> {
+        let mut socket = Socket::open()?;
+        let seq = socket.next_seq();
+        let mut w = Writer::default();
+        w.begin(GET, REQUEST | DUMP, seq, 0, 0);
+        w.end();
+        socket.send(w.bytes())?;
+        Ok(Self { socket, seq })
+    }
+
+    /// Looks at the next part; whether it was the last.
+    ///
+    /// # Errors
+    /// The kernel refuses, or says what cannot be read.
+    pub(crate) fn part(&mut self, look: &mut dyn FnMut(Listed<'_>)) -> Result<bool, Error> {
+        let mut strange = false;
+        let ended = self.socket.part(self.seq, |message| match Listed::read(message) {
             Some(listed) => look(listed),
             None => strange = true,
-        })?
-        .map_err(refused("the question for connections"))?;
-    if strange {
-        return Err(Error::Lost("the kernel described a connection in an unknown way".into()));
+        })?;
+        if strange {
+            let words = "the kernel described a connection in an unknown way";
+            return Err(Error::Lost(words.into()));
+        }
+        match ended {
+            None => Ok(false),
+            Some(Ok(())) => Ok(true),
+            Some(Err(errno)) => Err(refused("the question for connections")(errno)),
+        }
     }
-    Ok(())
 }
 
 /// Lets no packet make the connection live longer. False: its status has changed meanwhile, so that

@@ -144,20 +144,33 @@ impl Socket {
     ) -> Result<Result<(), Errno>, Error> {
         self.send(question)?;
         loop {
-            let Some(len) = self.receive(MsgFlags::empty())? else {
-                return Err(Error::Lost("no answer to a question".into()));
-            };
-            for message in Messages(&self.buffer[..len]).filter(|m| m.seq == seq) {
-                match message.kind {
-                    NLMSG_DONE => return Ok(Ok(())),
-                    NLMSG_ERROR => {
-                        let errno = answer(&message).map_or(0, |a| a.errno);
-                        return Ok(if errno == 0 { Ok(()) } else { Err(Errno::from_raw(errno)) });
-                    }
-                    _ => read(&message),
-                }
+            if let Some(end) = self.part(seq, &mut read)? {
+                return Ok(end);
             }
         }
+    }
+
+    /// One datagram of the reply to a question; how the reply ends, if it does with this.
+    pub(crate) fn part(
+        &mut self,
+        seq: u32,
+        mut read: impl FnMut(&Message<'_>),
+    ) -> Result<Option<Result<(), Errno>>, Error> {
+        let Some(len) = self.receive(MsgFlags::empty())? else {
+            return Err(Error::Lost("no answer to a question".into()));
+        };
+        for message in Messages(&self.buffer[..len]).filter(|m| m.seq == seq) {
+            match message.kind {
+                NLMSG_DONE => return Ok(Some(Ok(()))),
+                NLMSG_ERROR => {
+                    let errno = answer(&message).map_or(0, |a| a.errno);
+                    let end = if errno == 0 { Ok(()) } else { Err(Errno::from_raw(errno)) };
+                    return Ok(Some(end));
+                }
+                _ => read(&message),
+            }
+        }
+        Ok(None)
     }
 
     /// Its file once more, to wait for messages that nobody asked for.

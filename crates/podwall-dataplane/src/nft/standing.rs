@@ -30,6 +30,8 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -42,11 +44,14 @@ use super::batch::Outcome;
 use super::set::Element;
 use crate::Error;
 use crate::namespace::Namespace;
-use crate::netlink::connections::{self, Connection};
-use crate::netlink::socket::Socket;
+use crate::netlink::connections::{self, Connection, Listed};
 
 /// Changes pause when none came for so long.
 const QUIET: Duration = Duration::from_millis(20);
+/// How often to ask whether the old tables' packets are through.
+const ASK: Duration = Duration::from_millis(5);
+/// How long one call may work: a change that comes meanwhile waits so long.
+const SLICE: Duration = Duration::from_millis(1);
 /// Going over connections takes at most this part of the time.
 const SHARE: u32 = 50;
 /// How long not to try again what the kernel refused.
@@ -54,23 +59,54 @@ const REFUSED: Duration = Duration::from_secs(60);
 
 /// Whether connections pass unseen, and when to see to it. Owned by the data plane's handle; the
 /// element is the kernel's, and what an earlier process left there goes with the first full load.
-#[derive(Debug)]
 pub(super) struct Standing {
     /// `confirmed` is in the kernel's set.
     pub(super) on: bool,
     /// Not before this.
     next: Instant,
+    work: Work,
+    /// What the work has taken so far, of this thread's time.
+    spent: Duration,
+}
+
+/// What leads to the element, step by step. A change that may close something begins anew.
+enum Work {
+    Nothing,
+    /// A thread waits for packets that the old tables have judged.
+    Waiting(Receiver<Result<Walk, Error>>),
+    /// Connections are gone over.
+    Walking(Walk),
+    /// These are to be revoked.
+    Revoking(Vec<Connection>),
+}
+
+/// A list of connections that is coming in.
+struct Walk {
+    list: connections::List,
+    /// The node's own addresses: what it sends asks no ingress policy.
+    own: HashSet<IpAddr>,
+    denied: Vec<Connection>,
 }
 
 impl Standing {
     pub(super) fn new() -> Self {
-        Self { on: false, next: Instant::now() }
+        let now = Instant::now();
+        Self { on: false, next: now, work: Work::Nothing, spent: Duration::ZERO }
     }
 
-    /// A change took the element away.
+    /// A change took the element away, or the ground from under the work.
     pub(super) fn end(&mut self) {
         self.on = false;
+        self.work = Work::Nothing;
         self.next = self.next.max(Instant::now() + QUIET);
+    }
+
+    /// After a pause that keeps the work a small part of the time, if there is something to do.
+    fn rest(&mut self, least: Duration) -> Duration {
+        let pause = (SHARE * std::mem::take(&mut self.spent)).max(least);
+        self.work = Work::Nothing;
+        self.next = Instant::now() + pause;
+        pause
     }
 }
 
@@ -106,48 +142,110 @@ impl Nftables {
         if self.standing.on || model.subjects.is_empty() {
             return Ok(None);
         }
-        let now = Instant::now();
-        if now < self.standing.next {
-            return Ok(Some(self.standing.next - now));
-        }
-        // Others run meanwhile, so this costs only time.
-        let waited = wait_for_packets();
         let start = Instant::now();
-        let done = waited
-            .and_then(|()| review(&self.namespace, &mut self.socket, model))
-            .and_then(|all| Ok(all && self.let_stand()?));
-        let pause = if done.is_ok() { SHARE * start.elapsed() } else { REFUSED };
-        self.standing.next = Instant::now() + pause.max(QUIET);
-        Ok((!done?).then_some(pause.max(QUIET)))
+        if start < self.standing.next {
+            return Ok(Some(self.standing.next - start));
+        }
+        let next = self.step();
+        self.standing.spent += start.elapsed();
+        if next.is_err() {
+            self.standing.rest(REFUSED);
+        }
+        next
     }
 
-    /// False: somebody else has changed the table; the next change or full load puts it right.
-    fn let_stand(&mut self) -> Result<bool, Error> {
+    fn step(&mut self) -> Result<Option<Duration>, Error> {
+        let standing = &mut self.standing;
+        let (work, pause) = match std::mem::replace(&mut standing.work, Work::Nothing) {
+            Work::Nothing => (Work::Waiting(prepare(&self.namespace)?), ASK),
+            Work::Waiting(ready) => match ready.try_recv() {
+                Ok(walk) => (Work::Walking(walk?), Duration::ZERO),
+                Err(TryRecvError::Empty) => (Work::Waiting(ready), ASK),
+                Err(TryRecvError::Disconnected) => {
+                    return Err(Error::Lost("a thread ended".to_owned()));
+                }
+            },
+            Work::Walking(mut walk) => {
+                let Some(tables) = &self.model else { return Ok(None) };
+                if walk.go_on(tables)? {
+                    (Work::Revoking(walk.denied), Duration::ZERO)
+                } else {
+                    (Work::Walking(walk), Duration::ZERO)
+                }
+            }
+            Work::Revoking(mut denied) => {
+                let start = Instant::now();
+                while start.elapsed() < SLICE
+                    && let Some(connection) = denied.pop()
+                {
+                    if !connections::fix(&mut self.socket, &connection)? {
+                        // It has changed since it was listed.
+                        return Ok(Some(standing.rest(QUIET)));
+                    }
+                }
+                if denied.is_empty() {
+                    return self.let_stand();
+                }
+                (Work::Revoking(denied), Duration::ZERO)
+            }
+        };
+        standing.work = work;
+        Ok(Some(pause))
+    }
+
+    /// If somebody else has changed the table, the next change or full load puts it right.
+    fn let_stand(&mut self) -> Result<Option<Duration>, Error> {
         let outcome = self.commit(&[], &[], &[Element::STANDING], None)?;
         self.standing.on = matches!(outcome, Outcome::Done);
-        Ok(self.standing.on)
+        let pause = self.standing.rest(QUIET);
+        Ok((!self.standing.on).then_some(pause))
     }
 }
 
-/// Revokes all connections that these tables deny. False: not all could be.
-fn review(namespace: &Namespace, socket: &mut Socket, tables: &NodeTables) -> Result<bool, Error> {
-    let own = own_addresses(namespace)?;
-    let mut denied: Vec<Connection> = Vec::new();
-    connections::each(socket, |listed| {
-        let allowed = |packet: Packet| {
-            let from_node = own.contains(&packet.src);
-            tables.decide(&Packet { from_node, ..packet }).passes()
+impl Walk {
+    /// Looks at some more connections; whether these were all.
+    fn go_on(&mut self, tables: &NodeTables) -> Result<bool, Error> {
+        let start = Instant::now();
+        let (own, denied) = (&self.own, &mut self.denied);
+        let mut look = |listed: Listed<'_>| {
+            let allowed = |packet: Packet| {
+                let from_node = own.contains(&packet.src);
+                tables.decide(&Packet { from_node, ..packet }).passes()
+            };
+            // What cannot be read is revoked: its packets are judged, as every packet was.
+            if !listed.is_fixed() && !listed.packet().is_some_and(allowed) {
+                denied.extend(listed.named());
+            }
         };
-        // What cannot be read is revoked: its packets are judged, as every packet was.
-        if !listed.is_fixed() && !listed.packet().is_some_and(allowed) {
-            denied.extend(listed.named());
+        loop {
+            if self.list.part(&mut look)? {
+                return Ok(true);
+            }
+            if start.elapsed() > SLICE {
+                return Ok(false);
+            }
         }
-    })?;
-    let mut all = true;
-    for connection in &denied {
-        all &= connections::fix(socket, connection)?;
     }
-    Ok(all)
+}
+
+/// Waits, on a thread of its own, for packets that the old tables have judged, and asks for the list
+/// of connections.
+fn prepare(namespace: &Namespace) -> Result<Receiver<Result<Walk, Error>>, Error> {
+    let namespace = namespace.duplicate()?;
+    let (report, ready) = channel();
+    let inside = || {
+        wait_for_packets()?;
+        let own = own_addresses()?;
+        Ok(Walk { list: connections::List::ask()?, own, denied: Vec::new() })
+    };
+    // Nobody may wait for it any more.
+    let work = move || drop(report.send(namespace.run(inside)));
+    let doing = "start a thread that waits for packets";
+    thread::Builder::new()
+        .name("standing".to_owned())
+        .spawn(work)
+        .map_err(|source| Error::Socket { doing, source })?;
+    Ok(ready)
 }
 
 /// Waits until no packet is on its way through the hooks any more that met them before.
@@ -162,21 +260,18 @@ fn wait_for_packets() -> Result<(), Error> {
     })
 }
 
-/// The addresses of the node itself: what it sends asks no ingress policy.
-fn own_addresses(namespace: &Namespace) -> Result<HashSet<IpAddr>, Error> {
-    let read = || {
-        let failed = |errno: Errno| Error::Socket {
-            doing: "read the addresses of this node",
-            source: errno.into(),
-        };
-        let address = |interface: nix::ifaddrs::InterfaceAddress| {
-            let address = interface.address?;
-            let v4 = address.as_sockaddr_in().map(|it| IpAddr::from(it.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|it| it.ip().into()))
-        };
-        Ok(getifaddrs().map_err(failed)?.filter_map(address).collect())
+/// The addresses of this thread's node.
+fn own_addresses() -> Result<HashSet<IpAddr>, Error> {
+    let failed = |errno: Errno| Error::Socket {
+        doing: "read the addresses of this node",
+        source: errno.into(),
     };
-    namespace.run(read)
+    let address = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|it| IpAddr::from(it.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|it| it.ip().into()))
+    };
+    Ok(getifaddrs().map_err(failed)?.filter_map(address).collect())
 }
 
 #[cfg(test)]
