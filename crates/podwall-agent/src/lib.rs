@@ -9,6 +9,7 @@
 //! The agent has no say in what is enforced: the kernel holds a function of the objects that exist,
 //! whatever happened before. It can be killed at any moment; what it wrote stays in force.
 
+pub mod check;
 pub mod http;
 mod index;
 mod metrics;
@@ -29,6 +30,7 @@ use thiserror::Error;
 
 pub use crate::objects::{Kind, Unusable};
 pub use crate::state::{Snapshot, State};
+pub use crate::watch::causes;
 use crate::writer::Writer;
 
 /// How an agent is set up.

@@ -55,7 +55,7 @@ where
             Ok(watcher::Event::Apply(object)) => read(object, Said::Put),
             Ok(watcher::Event::Delete(object)) => W::key(object.meta()).map(Said::Gone),
             Err(error) => {
-                tracing::warn!(%kind, error = cause(&error), "the watch starts anew");
+                tracing::warn!(%kind, error = causes(&error), "the watch starts anew");
                 None
             }
         };
@@ -88,8 +88,8 @@ where
     key.map(|key| said(key, read))
 }
 
-/// All that an error says of its causes.
-fn cause(error: &dyn std::error::Error) -> String {
+/// An error with all its causes, each said once.
+pub fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

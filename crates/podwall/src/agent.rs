@@ -11,15 +11,19 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use podwall_agent::{Agent, AgentError, Config, http};
-use podwall_dataplane::{Choice, Limits};
+use podwall_agent::check::{self, Finding};
+use podwall_agent::{Agent, AgentError, Config, causes, http};
+use podwall_dataplane::{Choice, Limits, Namespace};
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::output::{Failure, print};
 
 /// Follow a cluster and enforce its policies on this node.
 #[derive(Args, Debug)]
@@ -34,7 +38,14 @@ What is in the kernel stays in force when the agent ends, for whatever reason, a
 one has read the cluster to the end.")]
 pub(crate) struct AgentArgs {
     /// The node, as the API server names it.
-    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    #[arg(
+        long,
+        env = "NODE_NAME",
+        value_name = "NAME",
+        required_unless_present = "check",
+        default_value = "",
+        hide_default_value = true
+    )]
     node: String,
     /// The kubeconfig; else KUBECONFIG, ~/.kube/config, or the pod's own account.
     #[arg(long, value_name = "FILE")]
@@ -57,6 +68,9 @@ pub(crate) struct AgentArgs {
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, default_value = "0.0.0.0:9760", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
+    /// Say what this node and the API server offer and what is missing, and end.
+    #[arg(long)]
+    check: bool,
     /// How the log is written.
     #[arg(long, default_value = "text", value_name = "FORMAT")]
     log: LogFormat,
@@ -72,7 +86,10 @@ enum LogFormat {
 }
 
 /// Runs until it is told to end.
-pub(crate) fn run(args: &AgentArgs) -> Result<ExitCode> {
+pub(crate) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
+    if args.check {
+        return check(args);
+    }
     start_log(args.log);
     let config = Config {
         node: args.node.as_str().into(),
@@ -81,14 +98,51 @@ pub(crate) fn run(args: &AgentArgs) -> Result<ExitCode> {
         pins: args.pins.clone(),
         limits: args.limits,
     };
-    let agent = Agent::start(config)?;
+    let agent = Agent::start(config).map_err(anyhow::Error::from)?;
     let (dataplane, instead) = agent.dataplane();
     tracing::info!(node = args.node, dataplane, instead, "the agent starts");
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the asynchronous runtime")?
-        .block_on(work(args, agent))
+    Ok(runtime()?.block_on(work(args, agent))?)
+}
+
+fn runtime() -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().context("cannot start the asynchronous runtime")
+}
+
+/// Says what is there and what is missing; code 1 if an agent could not work.
+fn check(args: &AgentArgs) -> Result<ExitCode, Failure> {
+    let netns = args.netns.as_deref().map(Namespace::named).transpose();
+    let netns = netns.map_err(anyhow::Error::from)?;
+    let mut findings = check::node(args.dataplane, netns.as_ref());
+    let enforces =
+        findings.iter().find(|it| it.ok && it.what != "bridges").map(|it| it.what.clone());
+    let asked = runtime()?.block_on(async {
+        let client = kube::Client::try_from(cluster(args).await?)?;
+        anyhow::Ok(check::server(&client).await)
+    });
+    match asked {
+        Ok(answers) => findings.extend(answers),
+        Err(error) => findings.push(Finding {
+            what: "API server".to_owned(),
+            ok: false,
+            optional: false,
+            words: causes(error.as_ref()),
+        }),
+    }
+    for Finding { what, ok, optional, words } in &findings {
+        let sign = match (ok, optional) {
+            (true, _) => "ok",
+            (false, true) => "--",
+            (false, false) => "NO",
+        };
+        print(&format!("{sign}  {what:<15} {words}\n"))?;
+    }
+    let works = findings.iter().all(|finding| finding.ok || finding.optional);
+    print(&match enforces {
+        Some(with) if works => format!("an agent on this node would enforce with {with}\n"),
+        _ => "an agent could not work here\n".to_owned(),
+    })?;
+    Ok(ExitCode::from(u8::from(!works)))
 }
 
 fn start_log(format: LogFormat) {

@@ -25,7 +25,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Explain(explain) => explain::run(explain),
         Command::Matrix(matrix) => matrix::run(matrix),
         Command::Lab(args) => crate::lab::run(args).map_err(Failure::from),
-        Command::Agent(args) => crate::agent::run(args).map_err(Failure::from),
+        Command::Agent(args) => crate::agent::run(args),
         Command::Demo => crate::demo::run().map_err(Failure::from),
         Command::DemoTraffic { target } => crate::demo::traffic(target).map_err(Failure::from),
         Command::Schema(schema) => pages::schema(schema),
