@@ -103,3 +103,186 @@ pub fn causes(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use axum::Router;
+    use axum::body::Body;
+    use axum::extract::{Path, Query, State};
+    use axum::response::{IntoResponse as _, Response};
+    use axum::routing::get;
+    use serde_json::{Value, json};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::objects::Kind;
+
+    /// An API server of three lists, whose watches say what a test tells them to.
+    #[derive(Clone, Default)]
+    struct Server {
+        /// What lists hold, by the plural of the kind.
+        lists: Arc<Mutex<Vec<(&'static str, Vec<Value>)>>>,
+        /// Where open watches are fed.
+        watches: Arc<Mutex<Vec<(String, mpsc::UnboundedSender<Value>)>>>,
+        /// How often each kind was listed.
+        listed: Arc<Mutex<Vec<String>>>,
+    }
+
+    type Asked = Query<HashMap<String, String>>;
+
+    impl Server {
+        fn client(&self) -> Client {
+            let routes = Router::new()
+                .route("/api/v1/{kind}", get(Self::answer))
+                .route("/apis/networking.k8s.io/v1/{kind}", get(Self::answer))
+                .with_state(self.clone());
+            Client::new(routes, "default")
+        }
+
+        async fn answer(
+            State(server): State<Self>,
+            Path(kind): Path<String>,
+            Query(query): Asked,
+        ) -> Response {
+            if query.get("watch").is_some_and(|watch| watch == "true") {
+                let (feed, fed) = mpsc::unbounded_channel();
+                server.watches.lock().unwrap().push((kind, feed));
+                let lines = futures_util::stream::unfold(fed, |mut fed| async {
+                    let event: Value = fed.recv().await?;
+                    Some((Ok::<_, std::io::Error>(format!("{event}\n")), fed))
+                });
+                return Body::from_stream(lines).into_response();
+            }
+            server.listed.lock().unwrap().push(kind.clone());
+            let lists = server.lists.lock().unwrap();
+            let items = lists.iter().find(|(of, _)| *of == kind).map(|(_, items)| items.clone());
+            let list = json!({
+                "kind": "List", "apiVersion": "v1",
+                "metadata": { "resourceVersion": "10" }, "items": items.unwrap_or_default(),
+            });
+            list.to_string().into_response()
+        }
+
+        /// Feeds the watch of a kind, once there is one.
+        async fn tell(&self, kind: &str, event: &Value) {
+            for _ in 0..2000 {
+                let sent = self
+                    .watches
+                    .lock()
+                    .unwrap()
+                    .iter()
+                    .rev()
+                    .any(|(of, feed)| of == kind && feed.send(event.clone()).is_ok());
+                if sent {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            panic!("nobody watches {kind}");
+        }
+    }
+
+    fn mk_pod(name: &str, port: Value) -> Value {
+        json!({
+            "kind": "Pod", "apiVersion": "v1",
+            "metadata": { "namespace": "shop", "name": name, "resourceVersion": "3" },
+            "spec": { "nodeName": "n1", "containers": [{ "ports": [{ "containerPort": port }] }] },
+            "status": { "podIP": "10.0.0.1" },
+        })
+    }
+
+    /// What is said of pods, as words.
+    fn words(told: &Receiver<Told>) -> Vec<String> {
+        let word = |(event, _): Told| match event {
+            Event::Pod(Said::ListBegins) => Some("begins".to_owned()),
+            Event::Pod(Said::ListEnds) => Some("ends".to_owned()),
+            Event::Pod(Said::Listed(name, read)) => {
+                let how = if read.object.is_some() { "listed" } else { "unusable" };
+                Some(format!("{how} {name}"))
+            }
+            Event::Pod(Said::Put(name, read)) => {
+                let how = if read.object.is_some() { "put" } else { "unusable" };
+                Some(format!("{how} {name}"))
+            }
+            Event::Pod(Said::Gone(name)) => Some(format!("gone {name}")),
+            _ => None,
+        };
+        told.try_iter().filter_map(word).collect()
+    }
+
+    async fn until(told: &Receiver<Told>, last: &str) -> Vec<String> {
+        let mut all = Vec::new();
+        for _ in 0..4000 {
+            all.extend(words(told));
+            if all.last().is_some_and(|word| word == last) {
+                return all;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("{last} did not come: {all:?}");
+    }
+
+    #[tokio::test]
+    async fn one_object_that_cannot_be_decoded_stops_no_other() {
+        let server = Server::default();
+        server.lists.lock().unwrap().push((
+            "pods",
+            vec![mk_pod("a", json!(80)), mk_pod("b", json!("eighty")), mk_pod("c", json!(81))],
+        ));
+        let (tell, told) = channel();
+        let watching = tokio::spawn(all(server.client(), tell));
+        assert_eq!(
+            until(&told, "ends").await,
+            ["begins", "listed shop/a", "unusable shop/b", "listed shop/c", "ends"]
+        );
+        for (what, pod) in [
+            ("ADDED", mk_pod("d", json!(99_999_999))),
+            ("MODIFIED", mk_pod("a", json!(82))),
+            ("DELETED", mk_pod("c", json!("eighty"))),
+        ] {
+            server.tell("pods", &json!({ "type": what, "object": pod })).await;
+        }
+        let heard = until(&told, "gone shop/c").await;
+        assert_eq!(heard, ["unusable shop/d", "put shop/a", "gone shop/c"]);
+        let mut listed = server.listed.lock().unwrap().clone();
+        listed.sort();
+        assert_eq!(listed, ["namespaces", "networkpolicies", "pods"]);
+        watching.abort();
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_is_too_old_lists_anew() {
+        let server = Server::default();
+        let (tell, told) = channel();
+        let watching = tokio::spawn(all(server.client(), tell));
+        assert_eq!(until(&told, "ends").await, ["begins", "ends"]);
+        server.lists.lock().unwrap().push(("pods", vec![mk_pod("a", json!(80))]));
+        let expired = json!({ "type": "ERROR", "object": {
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": "too old resource version", "reason": "Expired", "code": 410,
+        } });
+        server.tell("pods", &expired).await;
+        assert_eq!(until(&told, "ends").await, ["begins", "listed shop/a", "ends"]);
+        watching.abort();
+    }
+
+    #[tokio::test]
+    async fn kinds_do_not_wait_for_each_other() {
+        let server = Server::default();
+        let (tell, told) = channel();
+        let watching = tokio::spawn(all(server.client(), tell));
+        until(&told, "ends").await;
+        for (kind, plural) in [(Kind::Namespace, "namespaces"), (Kind::Pod, "pods")] {
+            let object = json!({ "kind": kind.to_string(), "apiVersion": "v1",
+                "metadata": { "namespace": "x", "name": "x", "resourceVersion": "4" } });
+            server.tell(plural, &json!({ "type": "ADDED", "object": object })).await;
+        }
+        until(&told, "put x/x").await;
+        watching.abort();
+    }
+}
