@@ -122,15 +122,19 @@ mod tests {
     use super::*;
     use crate::objects::Kind;
 
+    type Shared<T> = Arc<Mutex<T>>;
+    /// The plural of its kind, and what feeds it.
+    type Watch = (String, mpsc::UnboundedSender<Value>);
+
     /// An API server of three lists, whose watches say what a test tells them to.
     #[derive(Clone, Default)]
     struct Server {
         /// What lists hold, by the plural of the kind.
-        lists: Arc<Mutex<Vec<(&'static str, Vec<Value>)>>>,
+        lists: Shared<HashMap<&'static str, Vec<Value>>>,
         /// Where open watches are fed.
-        watches: Arc<Mutex<Vec<(String, mpsc::UnboundedSender<Value>)>>>,
+        watches: Shared<Vec<Watch>>,
         /// How often each kind was listed.
-        listed: Arc<Mutex<Vec<String>>>,
+        listed: Shared<Vec<String>>,
     }
 
     type Asked = Query<HashMap<String, String>>;
@@ -159,8 +163,7 @@ mod tests {
                 return Body::from_stream(lines).into_response();
             }
             server.listed.lock().unwrap().push(kind.clone());
-            let lists = server.lists.lock().unwrap();
-            let items = lists.iter().find(|(of, _)| *of == kind).map(|(_, items)| items.clone());
+            let items = server.lists.lock().unwrap().get(&*kind).cloned();
             let list = json!({
                 "kind": "List", "apiVersion": "v1",
                 "metadata": { "resourceVersion": "10" }, "items": items.unwrap_or_default(),
@@ -187,7 +190,8 @@ mod tests {
         }
     }
 
-    fn mk_pod(name: &str, port: Value) -> Value {
+    fn mk_pod(name: &str, port: impl Into<Value>) -> Value {
+        let port: Value = port.into();
         json!({
             "kind": "Pod", "apiVersion": "v1",
             "metadata": { "namespace": "shop", "name": name, "resourceVersion": "3" },
@@ -230,10 +234,8 @@ mod tests {
     #[tokio::test]
     async fn one_object_that_cannot_be_decoded_stops_no_other() {
         let server = Server::default();
-        server.lists.lock().unwrap().push((
-            "pods",
-            vec![mk_pod("a", json!(80)), mk_pod("b", json!("eighty")), mk_pod("c", json!(81))],
-        ));
+        let pods = vec![mk_pod("a", 80), mk_pod("b", "eighty"), mk_pod("c", 81)];
+        server.lists.lock().unwrap().insert("pods", pods);
         let (tell, told) = channel();
         let watching = tokio::spawn(all(server.client(), tell));
         assert_eq!(
@@ -241,9 +243,9 @@ mod tests {
             ["begins", "listed shop/a", "unusable shop/b", "listed shop/c", "ends"]
         );
         for (what, pod) in [
-            ("ADDED", mk_pod("d", json!(99_999_999))),
-            ("MODIFIED", mk_pod("a", json!(82))),
-            ("DELETED", mk_pod("c", json!("eighty"))),
+            ("ADDED", mk_pod("d", 99_999_999)),
+            ("MODIFIED", mk_pod("a", 82)),
+            ("DELETED", mk_pod("c", "eighty")),
         ] {
             server.tell("pods", &json!({ "type": what, "object": pod })).await;
         }
@@ -261,7 +263,7 @@ mod tests {
         let (tell, told) = channel();
         let watching = tokio::spawn(all(server.client(), tell));
         assert_eq!(until(&told, "ends").await, ["begins", "ends"]);
-        server.lists.lock().unwrap().push(("pods", vec![mk_pod("a", json!(80))]));
+        server.lists.lock().unwrap().insert("pods", vec![mk_pod("a", 80)]);
         let expired = json!({ "type": "ERROR", "object": {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": "too old resource version", "reason": "Expired", "code": 410,
