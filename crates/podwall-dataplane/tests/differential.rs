@@ -243,8 +243,10 @@ impl Bench {
         let mut standing: Option<Standing> = None;
         for batch in 0..BATCHES {
             let mut anew = false;
-            if dice.chance(40) {
-                self.planes.iter_mut().for_each(|plane| support::settle(&mut **plane));
+            if dice.chance(50) {
+                // Often not to the end.
+                let steps = if dice.chance(50) { usize::MAX } else { dice.between(1, 9) };
+                self.planes.iter_mut().for_each(|plane| support::settle_some(&mut **plane, steps));
             }
             if batch > 0 {
                 for _ in 0..dice.between(1, if wide { 30 } else { 8 }) {

@@ -201,8 +201,8 @@ impl Limited for Nftables {
         let Some(model) = self.model.as_ref() else { return Err(Error::NotLoaded) };
         let (mut remove, add) = changes(model, delta);
         let denies = self.denies || delta.verdicts.iter().any(|(_, v)| v.is_some_and(|v| !v.allow));
-        let ends = self.standing.on && standing::may_close(model, denies, delta);
-        if ends {
+        let closes = standing::may_close(model, denies, delta);
+        if closes && self.standing.on {
             remove.push(Element::STANDING);
         }
         let shape = self.shape.with(Shape::added(delta));
@@ -228,7 +228,8 @@ impl Limited for Nftables {
                 apply(model, delta);
                 self.shape = shape;
                 self.denies = denies;
-                if ends {
+                if closes {
+                    // Also what was found so far, by the tables before.
                     self.standing.end();
                 }
                 Ok(())

@@ -581,7 +581,13 @@ pub fn extension_headers(socket: &UdpSocket) {
 
 /// Waits until the data plane has nothing left to do before the next change.
 pub fn settle(plane: &mut dyn DataPlane) {
-    while let Some(pause) = plane.settle().unwrap() {
+    settle_some(plane, usize::MAX);
+}
+
+/// The same, for so many steps.
+pub fn settle_some(plane: &mut dyn DataPlane, steps: usize) {
+    for _ in 0..steps {
+        let Some(pause) = plane.settle().unwrap() else { return };
         thread::sleep(pause);
     }
 }
