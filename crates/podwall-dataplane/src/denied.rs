@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use podwall_compile::tables::RuleId;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 
@@ -39,6 +40,8 @@ pub struct Denied {
     pub src_port: u16,
     /// Destination port; 0 for protocols without ports.
     pub port: u16,
+    /// The rule that denies it; `None`: none allows it. nftables does not say.
+    pub rule: Option<RuleId>,
 }
 
 /// Dropped packets, from now on. Nothing is reported any more when this is dropped, and somebody

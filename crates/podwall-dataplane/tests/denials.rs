@@ -7,13 +7,13 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use podwall_compile::tables::{NodeTables, PortKey, SubjectId, Verdict, VerdictKey};
+use podwall_compile::tables::{NodeTables, PortKey, RuleId, SubjectId, Verdict, VerdictKey};
 use podwall_dataplane::{Denied, Error};
 use podwall_policy::address::Family;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
-use support::World;
 use support::random::{own, pod};
+use support::{Kind, World};
 
 /// Pod 1 may send only by UDP to port 53; pod 2 takes nothing from pod 3.
 fn tables(world: &World) -> NodeTables {
@@ -66,6 +66,26 @@ fn what_is_dropped_is_reported_with_addresses_and_ports() {
             seen.insert((direction, src, dst, protocol, port));
         }
         assert_eq!(seen, expected, "{wiring:?} {kind:?}");
+    }
+}
+
+#[test]
+fn a_rule_that_denies_is_named() {
+    if support::skipped() {
+        return;
+    }
+    let world = World::new(support::Wiring::Ptp, 2);
+    let mut plane = world.node().plane(Kind::Ebpf);
+    let mut tables = tables(&world);
+    let denies = Verdict { allow: false, rule: Some(RuleId(7)) };
+    let ports = PortKey::Port(Protocol::UDP, 99);
+    tables.verdicts.insert(VerdictKey { subject: SubjectId(1), peer: own(2), ports }, denies);
+    plane.replace(&tables).unwrap();
+    let denials = plane.denials().unwrap();
+    for (port, rule) in [(99, Some(RuleId(7))), (98, None)] {
+        assert!(!world.probe(1, 2, Family::V4, Protocol::UDP, port));
+        let denied = denials.next(Duration::from_secs(10)).unwrap();
+        assert_eq!((denied.port, denied.rule), (port, rule));
     }
 }
 

@@ -7,14 +7,17 @@ use std::time::{Duration, SystemTime};
 
 use libbpf_rs::{MapHandle, RingBufferBuilder};
 use nix::time::{ClockId, clock_gettime};
+use podwall_compile::tables::RuleId;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 
 use crate::Error;
 use crate::denied::{Denials, Denied};
 
+/// Instead of a rule, where none allows the packet.
+const NO_RULE: u32 = u32::MAX;
 /// Bytes of `struct event`.
-const SIZE: usize = 48;
+const SIZE: usize = 56;
 
 /// Follows the ring buffer that is pinned there. It has one reader: what two would read, each would
 /// have a part of.
@@ -62,14 +65,17 @@ fn event(bytes: &[u8]) -> Option<Denied> {
             Ipv6Addr::from(all).into()
         })
     };
+    let rule = bytes.get(16..20)?.try_into().ok().map(u32::from_ne_bytes);
+    let rule = rule.filter(|rule| *rule != NO_RULE);
     Some(Denied {
         when: clock(number(0)?),
         direction: if bytes[14] == 1 { Direction::Ingress } else { Direction::Egress },
-        src: address(16)?,
-        dst: address(32)?,
+        src: address(24)?,
+        dst: address(40)?,
         protocol: Protocol(bytes[13]),
         src_port: port(8)?,
         port: port(10)?,
+        rule: rule.map(RuleId),
     })
 }
 

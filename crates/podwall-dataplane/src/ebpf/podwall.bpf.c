@@ -30,7 +30,7 @@ static __always_inline void count(__u32 subject, __u64 verdict)
 		++*packets;
 }
 
-__noinline int report(struct packet *packet, __u32 subject, __u32 ingress)
+__noinline int report(struct packet *packet, __u32 subject, __u32 rule, __u32 ingress)
 {
 	__u64 now = bpf_ktime_get_boot_ns();
 	__u32 slot = subject & 1023;
@@ -58,6 +58,8 @@ __noinline int report(struct packet *packet, __u32 subject, __u32 ingress)
 	event->family = packet->is_v6 ? 6 : 4;
 	event->protocol = packet->protocol;
 	event->ingress = ingress;
+	event->rule = rule;
+	event->subject = subject;
 	__builtin_memcpy(event->source, packet->source, 16);
 	__builtin_memcpy(event->destination, packet->destination, 16);
 	bpf_ringbuf_submit(event, 0);
@@ -101,7 +103,7 @@ static __always_inline int passes(struct packet *packet, __u32 local, __u64 verd
 	count(local & CLASS, verdict);
 	if (ALLOW_OF(verdict) == 2)
 		return 1;
-	report(packet, local & CLASS, ingress);
+	report(packet, local & CLASS, RULE_OF(verdict), ingress);
 	return 0;
 }
 

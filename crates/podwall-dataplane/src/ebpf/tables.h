@@ -93,6 +93,8 @@ struct event {
 	__u8 protocol;
 	__u8 ingress;
 	__u8 unused;
+	__u32 rule; /* that denies; NO_RULE: none allows */
+	__u32 subject;
 	__u8 source[16];
 	__u8 destination[16];
 };

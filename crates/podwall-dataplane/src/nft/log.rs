@@ -100,7 +100,8 @@ fn denied(message: &Message<'_>) -> Option<Denied> {
     };
     let (src_port, port) =
         if protocol.has_ports() { (port(0).unwrap_or(0), port(2).unwrap_or(0)) } else { (0, 0) };
-    Some(Denied { when: SystemTime::now(), direction, src, dst, protocol, src_port, port })
+    let when = SystemTime::now();
+    Some(Denied { when, direction, src, dst, protocol, src_port, port, rule: None })
 }
 
 /// Addresses, protocol, and where its header is; none in a later fragment.
