@@ -15,7 +15,8 @@ use podwall_compile::tables::Packet;
 use podwall_policy::port::Protocol;
 
 use super::attribute::{Attributes, Message, Writer};
-use super::socket::{Socket, io_error};
+use super::socket::{Socket, refused};
+use super::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use crate::Error;
 
 const NEW: u16 = 1 << 8;
@@ -31,12 +32,10 @@ const V6_SOURCE: u16 = 3;
 const NUMBER: u16 = 1;
 const SOURCE_PORT: u16 = 2;
 
-const REQUEST: u16 = 1;
-const ACK: u16 = 4;
-const DUMP: u16 = 0x300;
-
-/// The status bit "no packet makes it live longer".
-const FIXED_TIMEOUT: u32 = 1 << 10;
+/// Of a status: the first packet has passed all hooks.
+pub(crate) const CONFIRMED: u32 = 1 << 3;
+/// Of a status: no packet makes it live longer.
+pub(crate) const FIXED_TIMEOUT: u32 = 1 << 10;
 
 /// One connection, with what it takes to name it to the kernel.
 #[derive(Clone, Debug)]
@@ -98,13 +97,6 @@ fn source(ip: Attributes<'_>) -> Option<IpAddr> {
     v4.map(|bytes| Ipv4Addr::from(bytes).into()).or_else(|| Some(Ipv6Addr::from(v6()?).into()))
 }
 
-fn refused(what: &str) -> impl FnOnce(Errno) -> Error {
-    move |errno| match errno {
-        Errno::EPERM => Error::Permission,
-        _ => Error::Refused { what: what.to_owned(), source: io_error(errno as i32), text: None },
-    }
-}
-
 /// A list of all connections of a network namespace, of both families, that comes in parts. One
 /// that begins meanwhile may be left out.
 pub(crate) struct List {
@@ -121,7 +113,7 @@ impl List {
         let mut socket = Socket::open()?;
         let seq = socket.next_seq();
         let mut w = Writer::default();
-        w.begin(GET, REQUEST | DUMP, seq, 0, 0);
+        w.begin(GET, NLM_F_REQUEST | NLM_F_DUMP, seq, 0, 0);
         w.end();
         socket.send(w.bytes())?;
         Ok(Self { socket, seq })
@@ -157,7 +149,7 @@ impl List {
 pub(crate) fn fix(socket: &mut Socket, connection: &Connection) -> Result<bool, Error> {
     let seq = socket.next_seq();
     let mut w = Writer::default();
-    w.begin(NEW, REQUEST | ACK, seq, connection.family, 0);
+    w.begin(NEW, NLM_F_REQUEST | NLM_F_ACK, seq, connection.family, 0);
     w.nested_bytes(TUPLE_ORIGINAL, &connection.original);
     if let Some(zone) = &connection.zone {
         w.put(ZONE, zone);

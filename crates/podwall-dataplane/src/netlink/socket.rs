@@ -251,6 +251,14 @@ fn flag(fd: &OwnedFd, option: i32) -> Result<(), Errno> {
     Errno::result(done).map(drop)
 }
 
+/// The error of a question or a request that the kernel refuses.
+pub(crate) fn refused(what: impl Into<String>) -> impl FnOnce(Errno) -> Error {
+    move |errno| match errno {
+        Errno::EPERM => Error::Permission,
+        _ => Error::Refused { what: what.into(), source: io_error(errno as i32), text: None },
+    }
+}
+
 /// The error of an errno.
 pub(crate) fn io_error(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)

@@ -13,6 +13,7 @@ use super::encode::{self, Op, userdata};
 use super::ir::{Chain, Rule};
 use super::set::{Element, SetId};
 use crate::error::Error;
+use crate::netlink;
 use crate::netlink::attribute::Writer;
 use crate::netlink::socket::{Answer, Socket, io_error};
 
@@ -81,7 +82,7 @@ impl<'a> Batch<'a> {
     pub(crate) fn new(table: &'a str, socket: &mut Socket, generation: Option<u32>) -> Self {
         let first_seq = socket.next_seq();
         let mut writer = Writer::default();
-        let (begin, request) = (encode::BATCH_BEGIN, encode::NLM_F_REQUEST);
+        let (begin, request) = (encode::BATCH_BEGIN, netlink::NLM_F_REQUEST);
         writer.begin(begin, request, first_seq, 0, encode::SUBSYSTEM);
         if let Some(generation) = generation {
             writer.u32(encode::BATCH_GENID, generation);
@@ -99,7 +100,7 @@ impl<'a> Batch<'a> {
     ) {
         self.sent.push(sent);
         let seq = self.first_seq.wrapping_add(self.sent.len() as u32);
-        let flags = encode::NLM_F_REQUEST | flags;
+        let flags = netlink::NLM_F_REQUEST | flags;
         self.writer.begin(op.message(), flags, seq, encode::NFPROTO_INET, 0);
         if let Some(sent) = self.sent.last_mut() {
             fill(&mut self.writer, sent);
@@ -114,7 +115,7 @@ impl<'a> Batch<'a> {
         match step {
             Step::NewTable { comment } => {
                 let words = sent(format!("table inet {table}"));
-                self.message(Op::NewTable, encode::NLM_F_CREATE, words, |w, _| {
+                self.message(Op::NewTable, netlink::NLM_F_CREATE, words, |w, _| {
                     w.text(encode::TABLE_NAME, table);
                     w.u32(encode::TABLE_FLAGS, 0);
                     let note = userdata::comment(userdata::TABLE_COMMENT, comment);
@@ -129,13 +130,13 @@ impl<'a> Batch<'a> {
                 self.sets += 1;
                 let id = self.sets;
                 let words = sent(format!("set {set} of table inet {table}"));
-                self.message(Op::NewSet, encode::NLM_F_CREATE, words, |w, _| {
+                self.message(Op::NewSet, netlink::NLM_F_CREATE, words, |w, _| {
                     encode::set(w, table, *set, id, *size);
                 });
             }
             Step::NewChain(chain) => {
                 let words = sent(format!("chain {} of table inet {table}", chain.name));
-                self.message(Op::NewChain, encode::NLM_F_CREATE, words, |w, _| {
+                self.message(Op::NewChain, netlink::NLM_F_CREATE, words, |w, _| {
                     encode::chain(w, table, chain);
                 });
             }
@@ -148,7 +149,7 @@ impl<'a> Batch<'a> {
             }
             Step::NewRule(chain, rule) => {
                 let words = sent(format!("rule \"{}\" of chain {chain}", rule.comment));
-                let flags = encode::NLM_F_CREATE | encode::NLM_F_APPEND;
+                let flags = netlink::NLM_F_CREATE | netlink::NLM_F_APPEND;
                 self.message(Op::NewRule, flags, words, |w, _| encode::rule(w, table, chain, rule));
             }
         }
@@ -161,7 +162,7 @@ impl<'a> Batch<'a> {
 
     /// Adds new elements, which must stand in order of their sets.
     pub(crate) fn add(&mut self, elements: &'a [Element]) {
-        let flags = encode::NLM_F_CREATE | encode::NLM_F_EXCL;
+        let flags = netlink::NLM_F_CREATE | netlink::NLM_F_EXCL;
         self.elements(Op::NewElement, flags, "", elements);
     }
 
@@ -200,7 +201,7 @@ impl<'a> Batch<'a> {
 
     /// Bytes, with the end that is still to come.
     pub(crate) fn len(&self) -> usize {
-        self.writer.bytes().len() + crate::netlink::attribute::HEADER
+        self.writer.bytes().len() + netlink::attribute::HEADER
     }
 
     /// Sends it and reads what the kernel says. Nothing to do: done.
@@ -208,10 +209,10 @@ impl<'a> Batch<'a> {
         if self.sent.is_empty() {
             return Ok(Outcome::Done);
         }
-        self.writer.ask_for_answer(encode::NLM_F_ACK);
+        self.writer.ask_for_answer(netlink::NLM_F_ACK);
         let last = self.first_seq.wrapping_add(self.sent.len() as u32);
         let end = last.wrapping_add(1);
-        self.writer.begin(encode::BATCH_END, encode::NLM_F_REQUEST, end, 0, encode::SUBSYSTEM);
+        self.writer.begin(encode::BATCH_END, netlink::NLM_F_REQUEST, end, 0, encode::SUBSYSTEM);
         self.writer.end();
         socket.skip(self.sent.len() as u32 + 1);
         socket.send(self.writer.bytes())?;

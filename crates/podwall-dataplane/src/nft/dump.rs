@@ -18,11 +18,11 @@ use podwall_policy::port::{PortRange, Protocol};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::encode::{self, Op, userdata};
-use super::ir::status;
 use super::set::{Data, DataKind, Element, Key, SetId};
 use crate::error::Error;
 use crate::netlink::attribute::{Attributes, Writer};
-use crate::netlink::socket::{Socket, io_error};
+use crate::netlink::socket::{Socket, refused};
+use crate::netlink::{self, connections};
 
 /// How often to dump a set until two dumps agree; with the pauses a second in all.
 const PATIENCE: u32 = 10;
@@ -54,27 +54,20 @@ fn question(
 ) -> (Vec<u8>, u32) {
     let seq = socket.next_seq();
     let mut w = Writer::default();
-    w.begin(op.message(), encode::NLM_F_REQUEST | flags, seq, encode::NFPROTO_INET, 0);
+    w.begin(op.message(), netlink::NLM_F_REQUEST | flags, seq, encode::NFPROTO_INET, 0);
     fill(&mut w);
     w.end();
     (w.bytes().to_vec(), seq)
 }
 
-fn refused(what: String) -> impl FnOnce(Errno) -> Error {
-    move |errno| match errno {
-        Errno::EPERM => Error::Permission,
-        _ => Error::Refused { what, source: io_error(errno as i32), text: None },
-    }
-}
-
 /// The generation of the ruleset of this network namespace: changes with every transaction of
 /// anybody.
 pub(crate) fn generation(socket: &mut Socket) -> Result<u32, Error> {
-    let (ask, seq) = question(socket, Op::GetGeneration, encode::NLM_F_ACK, |_| {});
+    let (ask, seq) = question(socket, Op::GetGeneration, netlink::NLM_F_ACK, |_| {});
     let mut id = 0;
     socket
         .ask(&ask, seq, |m| id = m.attributes().u32(encode::GENERATION_ID).unwrap_or(id))?
-        .map_err(refused("the question for the ruleset's generation".into()))?;
+        .map_err(refused("the question for the ruleset's generation"))?;
     Ok(id)
 }
 
@@ -82,7 +75,7 @@ pub(crate) fn generation(socket: &mut Socket) -> Result<u32, Error> {
 pub(crate) fn table(socket: &mut Socket, name: &str) -> Result<Option<Table>, Error> {
     // With an acknowledgement, so that an end comes behind the answer.
     let (ask, seq) =
-        question(socket, Op::GetTable, encode::NLM_F_ACK, |w| w.text(encode::TABLE_NAME, name));
+        question(socket, Op::GetTable, netlink::NLM_F_ACK, |w| w.text(encode::TABLE_NAME, name));
     let mut table = Table::default();
     let answer = socket.ask(&ask, seq, |m| {
         let attributes = m.attributes();
@@ -99,7 +92,7 @@ pub(crate) fn table(socket: &mut Socket, name: &str) -> Result<Option<Table>, Er
 
 /// The comments of a chain's rules, in order; none if there is no such chain.
 pub(crate) fn rules(socket: &mut Socket, table: &str, chain: &str) -> Result<Vec<String>, Error> {
-    let (ask, seq) = question(socket, Op::GetRule, encode::NLM_F_DUMP, |w| {
+    let (ask, seq) = question(socket, Op::GetRule, netlink::NLM_F_DUMP, |w| {
         w.text(encode::RULE_TABLE, table);
         w.text(encode::RULE_CHAIN, chain);
     });
@@ -144,7 +137,7 @@ pub(crate) fn elements(
 
 /// One dump, and in how many parts it came.
 fn dump(socket: &mut Socket, table: &str, set: SetId) -> Result<Option<(Content, usize)>, Error> {
-    let (ask, seq) = question(socket, Op::GetElement, encode::NLM_F_DUMP, |w| {
+    let (ask, seq) = question(socket, Op::GetElement, netlink::NLM_F_DUMP, |w| {
         w.text(encode::ELEMENTS_TABLE, table);
         w.text(encode::ELEMENTS_SET, set.name());
     });
@@ -188,7 +181,7 @@ pub(crate) fn packets_of(
     for same in wanted.chunk_by(|a, b| a.0 == b.0) {
         for part in same.chunks(AT_ONCE) {
             let Some((set, _)) = part.first().copied() else { continue };
-            let (ask, seq) = question(socket, Op::GetElement, encode::NLM_F_ACK, |w| {
+            let (ask, seq) = question(socket, Op::GetElement, netlink::NLM_F_ACK, |w| {
                 w.text(encode::ELEMENTS_TABLE, table);
                 w.text(encode::ELEMENTS_SET, set.name());
                 w.nest(encode::ELEMENTS_LIST, |w| {
@@ -281,7 +274,9 @@ fn read(set: SetId, element: Attributes<'_>) -> Option<Element> {
             }
             Key::Address(address(family, first)?)
         }
-        SetId::Standing => (*start == status::CONFIRMED.to_ne_bytes()).then_some(Key::Confirmed)?,
+        SetId::Standing => {
+            (*start == connections::CONFIRMED.to_ne_bytes()).then_some(Key::Confirmed)?
+        }
         SetId::Unmatched => Key::Class(SubjectId(u32::from_ne_bytes(start.try_into().ok()?))),
         SetId::ByPort | SetId::ByRange | SetId::ByProtocol | SetId::ByPeer => {
             Key::Row(row(set, start, end)?)

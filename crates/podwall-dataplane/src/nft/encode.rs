@@ -9,22 +9,16 @@ use std::net::IpAddr;
 use podwall_compile::tables::PortKey;
 use podwall_policy::address::AddressRange;
 
-use super::ir::{Chain, Expr, Fate, Field, Hook, Reg, Rule, Test, status};
+use super::ir::{Chain, Expr, Fate, Field, Hook, Reg, Rule, Test};
 use super::set::{Data, DataKind, Key, KeyField, SetId};
 use crate::netlink::attribute::Writer;
+use crate::netlink::connections;
 
 pub(crate) const NFPROTO_INET: u8 = 1;
 pub(crate) const SUBSYSTEM: u16 = 10;
 pub(crate) const BATCH_BEGIN: u16 = 16;
 pub(crate) const BATCH_END: u16 = 17;
 pub(crate) const BATCH_GENID: u16 = 1;
-
-pub(crate) const NLM_F_REQUEST: u16 = 1;
-pub(crate) const NLM_F_ACK: u16 = 4;
-pub(crate) const NLM_F_DUMP: u16 = 0x300;
-pub(crate) const NLM_F_EXCL: u16 = 0x200;
-pub(crate) const NLM_F_CREATE: u16 = 0x400;
-pub(crate) const NLM_F_APPEND: u16 = 0x800;
 
 /// A message type of the nftables subsystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -401,7 +395,7 @@ pub(crate) fn key_bytes(set: SetId, key: Key) -> (Vec<u8>, Option<Vec<u8>>) {
         Key::Address(a) => (address(a), None),
         Key::Range(range) => (address(range.first()), after(&range).map(address)),
         Key::Class(class) => (class.0.to_ne_bytes().to_vec(), None),
-        Key::Confirmed => (status::CONFIRMED.to_ne_bytes().to_vec(), None),
+        Key::Confirmed => (connections::CONFIRMED.to_ne_bytes().to_vec(), None),
         Key::Row(row) => {
             let mut bytes = Vec::with_capacity(16);
             bytes.extend_from_slice(&row.subject.0.to_ne_bytes());

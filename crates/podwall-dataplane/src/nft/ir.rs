@@ -15,6 +15,7 @@ use std::fmt;
 use podwall_policy::address::Family;
 
 use super::set::SetId;
+use crate::netlink::connections;
 
 /// A register of four bytes, 0 to 15 (`NFT_REG32_00` …).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub(crate) enum Field {
     CtState,
     /// 0 original, 1 reply. Does not hold for a packet without a connection.
     CtDirection,
-    /// Bits of `enum ip_conntrack_status`; see [`status`].
+    /// Bits of `enum ip_conntrack_status`; see [`connections`].
     CtStatus,
     Source(Family),
     Destination(Family),
@@ -60,14 +61,6 @@ pub(crate) enum Field {
 pub(crate) mod state {
     pub(crate) const ESTABLISHED: u32 = 2;
     pub(crate) const RELATED: u32 = 4;
-}
-
-/// Values of [`Field::CtStatus`] (the kernel's uapi/linux/netfilter/nf_conntrack_common.h).
-pub(crate) mod status {
-    /// Its first packet has passed all hooks.
-    pub(crate) const CONFIRMED: u32 = 1 << 3;
-    /// No packet makes it live longer. What Podwall calls revoked; see [`super::standing`].
-    pub(crate) const FIXED_TIMEOUT: u32 = 1 << 10;
 }
 
 impl Field {
@@ -214,7 +207,7 @@ impl fmt::Display for Expr {
                         (Field::L4proto, 132) => "sctp".into(),
                         (Field::L4proto, 58) => "ipv6-icmp".into(),
                         (Field::CtDirection, 1) => "reply".into(),
-                        (Field::CtStatus, status::CONFIRMED) => "confirmed".into(),
+                        (Field::CtStatus, connections::CONFIRMED) => "confirmed".into(),
                         (Field::CtState, state::ESTABLISHED) => "established".into(),
                         (Field::CtState, state::RELATED) => "related".into(),
                         _ => value.to_string(),

@@ -11,10 +11,11 @@ use nix::errno::Errno;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 
-use super::{dump, encode};
+use super::dump;
 use crate::Error;
 use crate::denied::{Denials, Denied};
 use crate::namespace::Namespace;
+use crate::netlink;
 use crate::netlink::attribute::{Message, Writer};
 use crate::netlink::socket::{Socket, io_error};
 
@@ -64,7 +65,7 @@ fn bind(socket: &mut Socket, group: u16) -> Result<(), Error> {
     dump::generation(socket)?;
     let seq = socket.next_seq();
     let mut writer = Writer::default();
-    writer.begin(CONFIG, encode::NLM_F_REQUEST | encode::NLM_F_ACK, seq, 0, group);
+    writer.begin(CONFIG, netlink::NLM_F_REQUEST | netlink::NLM_F_ACK, seq, 0, group);
     writer.put(CFG_CMD, &[CMD_BIND]);
     let [a, b, c, d] = COPIED.to_be_bytes();
     writer.put(CFG_MODE, &[a, b, c, d, COPY_PACKET, 0]);

@@ -51,8 +51,9 @@ use podwall_policy::address::Family;
 use podwall_policy::policy::Direction;
 
 use super::Log;
-use super::ir::{Chain, Expr, Fate, Field, Hook, Reg, Rule, Test, state, status};
+use super::ir::{Chain, Expr, Fate, Field, Hook, Reg, Rule, Test, state};
 use super::set::SetId;
+use crate::netlink::connections;
 
 /// NF_IP_PRI_NAT_SRC is 100.
 const BEFORE_SOURCE_NAT: i32 = 95;
@@ -303,7 +304,7 @@ fn first(portless: &'static str) -> Vec<Rule> {
             "standing",
             [
                 Expr::Load(Field::CtStatus, ADDRESS),
-                Expr::Keep(ADDRESS, status::CONFIRMED | status::FIXED_TIMEOUT),
+                Expr::Keep(ADDRESS, connections::CONFIRMED | connections::FIXED_TIMEOUT),
                 Expr::In(SetId::Standing, ADDRESS),
                 Expr::Fate(Fate::Accept),
             ],
