@@ -9,52 +9,19 @@
 //! A data plane's reports have one reader, so that the hub reads them and gives each follower all.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use podwall_dataplane::{Denials, Denied};
+use podwall_local::Flow;
 use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::evaluate::{Verdict, side};
 use podwall_policy::flow::{Flow as Packet, Party};
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
-use serde::{Deserialize, Serialize};
-
-/// A denied packet in words.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Flow {
-    /// Microseconds since 1970.
-    pub time: u64,
-    /// The node that dropped it.
-    pub node: String,
-    /// `denied`.
-    pub verdict: String,
-    /// Whose policies: `egress` of the source, `ingress` of the destination.
-    pub direction: String,
-    /// Who sent it: `namespace/pod`, a node, or nobody that the cluster knows.
-    pub src: Option<String>,
-    /// Who should have got it.
-    pub dst: Option<String>,
-    /// The source's address.
-    pub src_address: IpAddr,
-    /// The destination's address, behind Services.
-    pub dst_address: IpAddr,
-    /// `TCP`, `UDP` …
-    pub protocol: String,
-    /// Source port; 0 for protocols without ports.
-    pub src_port: u16,
-    /// Destination port; 0 for protocols without ports.
-    pub port: u16,
-    /// The policies that isolate, as `namespace/name`; empty where nothing does any more.
-    pub isolated_by: Vec<String>,
-    /// Why, in a sentence.
-    pub reason: String,
-}
 
 /// A report with the node that it comes from.
 pub(crate) type Report = (Arc<str>, Denied);
@@ -99,46 +66,44 @@ impl Hub {
     }
 }
 
-impl Flow {
-    /// A report in words, by what the cluster is at this moment.
-    pub(crate) fn new(cluster: &Cluster, (node, denied): &Report) -> Self {
-        let [src, dst] = [denied.src, denied.dst].map(|address| Party::at(cluster, address));
-        let packet = Packet { src, dst, family: Family::of(denied.src) };
-        let side = side(cluster, &packet, denied.direction);
-        let isolated_by: Vec<String> = side.isolated_by.iter().map(ToString::to_string).collect();
-        let (whose, way) = match denied.direction {
-            Direction::Egress => (src, "egress"),
-            Direction::Ingress => (dst, "ingress"),
-        };
-        let reason = match side.verdict(denied.protocol, denied.port) {
-            Verdict::Allowed if isolated_by.is_empty() => {
-                format!("nothing isolates {whose} for {way} any more")
-            }
-            Verdict::Allowed => "allowed by now".to_owned(),
-            Verdict::Denied | Verdict::Unknown => format!(
-                "{whose} is isolated for {way} by {}, no rule allows it",
-                isolated_by.join(", ")
-            ),
-        };
-        let since = denied.when.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self {
-            time: u64::try_from(since.as_micros()).unwrap_or(u64::MAX),
-            node: node.to_string(),
-            verdict: "denied".to_owned(),
-            direction: way.to_owned(),
-            src: name(src),
-            dst: name(dst),
-            src_address: denied.src,
-            dst_address: denied.dst,
-            protocol: match denied.protocol {
-                Protocol::ICMPV6 => "ICMP".to_owned(),
-                other => other.to_string(),
-            },
-            src_port: denied.src_port,
-            port: denied.port,
-            isolated_by,
-            reason,
+/// A report in words, by what the cluster is at this moment.
+pub(crate) fn in_words(cluster: &Cluster, (node, denied): &Report) -> Flow {
+    let [src, dst] = [denied.src, denied.dst].map(|address| Party::at(cluster, address));
+    let packet = Packet { src, dst, family: Family::of(denied.src) };
+    let side = side(cluster, &packet, denied.direction);
+    let isolated_by: Vec<String> = side.isolated_by.iter().map(ToString::to_string).collect();
+    let (whose, way) = match denied.direction {
+        Direction::Egress => (src, "egress"),
+        Direction::Ingress => (dst, "ingress"),
+    };
+    let reason = match side.verdict(denied.protocol, denied.port) {
+        Verdict::Allowed if isolated_by.is_empty() => {
+            format!("nothing isolates {whose} for {way} any more")
         }
+        Verdict::Allowed => "allowed by now".to_owned(),
+        Verdict::Denied | Verdict::Unknown => format!(
+            "{whose} is isolated for {way} by {}, no rule allows it",
+            isolated_by.join(", ")
+        ),
+    };
+    let since = denied.when.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Flow {
+        time: u64::try_from(since.as_micros()).unwrap_or(u64::MAX),
+        node: node.to_string(),
+        verdict: "denied".to_owned(),
+        direction: way.to_owned(),
+        src: name(src),
+        dst: name(dst),
+        src_address: denied.src,
+        dst_address: denied.dst,
+        protocol: match denied.protocol {
+            Protocol::ICMPV6 => "ICMP".to_owned(),
+            other => other.to_string(),
+        },
+        src_port: denied.src_port,
+        port: denied.port,
+        isolated_by,
+        reason,
     }
 }
 

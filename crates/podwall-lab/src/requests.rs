@@ -10,7 +10,7 @@ use podwall_policy::selector::Selector;
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, EngineError};
-use crate::flows::Flow;
+use crate::flows;
 use crate::rpc::{Change, Deleted, Manifest, ProbeRequest, Query, Request, Shown};
 use crate::store::{Key, Put, Stored, Touched, checked, key_of};
 use crate::trial;
@@ -309,7 +309,7 @@ pub(crate) fn flows(
     loop {
         let more = match reports.recv_timeout(STILL_THERE) {
             Ok(report) => {
-                let flow = Flow::new(lock(engine).store().cluster(), &report);
+                let flow = flows::in_words(lock(engine).store().cluster(), &report);
                 tell(Some(json!(flow)))
             }
             Err(RecvTimeoutError::Timeout) => tell(None),

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use podwall_lab::client::Client;
-use podwall_lab::flows::Flow;
 use podwall_lab::rpc::Request;
+use podwall_local::Flow;
 
 use super::args::{Flows, FlowsOutput};
 
