@@ -235,22 +235,26 @@ fn no_neighbour_learns_an_address_of_another() {
             assert!(arrives_in_the_end(&world, 0, 2, family));
         }
     };
-    let attack = |frame: &[u8]| {
-        send_frame(&world.endpoints[1].net, frame);
-        // A fence: when it is there, the frame before it has been looked at.
-        world.arrived(1, 0, Family::V4, 17, b"no such mark");
+    // Whether one of some attempts works: a neighbour that was heard in this very tick of the kernel's
+    // clock is believed first.
+    let works = |kind: &str, frame: &[u8]| {
+        (0..10).any(|_| {
+            send_frame(&world.endpoints[1].net, frame);
+            // A fence: when it is there, the frame before it has been looked at.
+            world.arrived(1, 0, Family::V4, 17, b"no such mark");
+            thread::sleep(Duration::from_millis(2));
+            believed(kind)
+        })
     };
     for (number, (kind, frame)) in attacks.iter().enumerate() {
         put_right();
         assert!(!believed(kind), "{kind} {number}: before");
-        attack(frame);
-        assert!(believed(kind), "{kind} {number}: no attack");
+        assert!(works(kind, frame), "{kind} {number}: no attack");
     }
     let _guard = guard_all(&world);
     for (number, (kind, frame)) in attacks.iter().enumerate() {
         put_right();
-        attack(frame);
-        assert!(!believed(kind), "{kind} {number}");
+        assert!(!works(kind, frame), "{kind} {number}");
     }
 }
 
