@@ -48,7 +48,6 @@ pub(super) struct Found {
 struct Listed {
     /// Where it hangs; `None`: it is no base chain.
     device: Option<String>,
-    priority: Option<u32>,
     /// Comments of its rules.
     rules: Vec<String>,
     packets: Option<u64>,
@@ -79,7 +78,7 @@ pub(super) fn read(socket: &mut Socket, table: &str, dhcp: bool) -> Result<Found
             [_, _, mac, last] if last == FORGED => read_mac(mac),
             _ => None,
         };
-        if mac.is_none() || listed.priority != Some(super::PRIORITY as u32) {
+        if mac.is_none() {
             strange.push(format!("chain {name} of interface {device}"));
         }
         state.chains.insert(index, Held { name: device, mac: mac.flatten() });
@@ -113,7 +112,6 @@ fn chains(socket: &mut Socket, table: &str) -> Result<BTreeMap<String, Listed>, 
     const TABLE: u16 = 1;
     const NAME: u16 = 3;
     const HOOK: u16 = 4;
-    const HOOK_PRIORITY: u16 = 2;
     const HOOK_DEVICE: u16 = 3;
     const HOOK_DEVICES: u16 = 4;
     let (ask, seq) = question_of(FAMILY, socket, Op::GetChain, netlink::NLM_F_DUMP, |_| {});
@@ -132,8 +130,7 @@ fn chains(socket: &mut Socket, table: &str) -> Result<BTreeMap<String, Listed>, 
         };
         let base = attributes.get(HOOK).is_some();
         let device = base.then(|| device.unwrap_or_default());
-        let priority = hook.u32(HOOK_PRIORITY);
-        chains.insert(text(attributes, NAME), Listed { device, priority, ..Listed::default() });
+        chains.insert(text(attributes, NAME), Listed { device, ..Listed::default() });
     })?;
     answer.map_err(refused("the question for chains of family netdev"))?;
     read_rules(socket, table, "", &mut chains)?;

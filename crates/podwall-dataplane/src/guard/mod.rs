@@ -7,7 +7,7 @@
 //!
 //! Policies know a pod by its address, so a pod must not use another's. The guard is a table of family
 //! `netdev` of its own, beside any data plane: it sees a frame before bridge, routing and connection
-//! tracking do. What passes stands in [`rules`]; those are constant, and each interface has a base
+//! tracking do. What passes stands in `rules.rs`; rules are constant, and each interface has a base
 //! chain that jumps to them and entries (interface, address) in sets. The state outlives the process.
 //!
 //! What the kernel does with an interface's chain (Linux 6.18, tried in `tests/guard.rs`):
