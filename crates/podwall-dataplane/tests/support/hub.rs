@@ -156,6 +156,12 @@ impl Hub {
         came
     }
 
+    /// Sends a frame and looks no further.
+    pub fn let_go(&mut self, frame: &[u8]) {
+        self.send_one(frame, self.token);
+        self.token += 1;
+    }
+
     fn send_one(&self, frame: &[u8], token: u32) {
         let bytes = with_token(frame, token);
         assert_eq!(send(self.into.as_raw_fd(), &bytes, MsgFlags::empty()), Ok(bytes.len()));
