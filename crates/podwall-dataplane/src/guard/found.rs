@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nix::errno::Errno;
 
-use super::rules::{self, FORGED, Set, read_mac};
+use super::rules::{self, FORGED, read_mac};
 use super::state::{Entry, Held, State};
+use super::steps::Set;
 use crate::error::Error;
 use crate::netlink;
 use crate::netlink::attribute::{Attributes, Writer};

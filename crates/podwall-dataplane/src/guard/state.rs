@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
 
-use super::rules::{Set, mac_text};
+use super::rules::mac_text;
+use super::steps::Set;
 use super::{Allowed, Interface};
 
 /// The chain of an interface.
