@@ -363,6 +363,25 @@ fn a_denial_says_that_it_is_a_strangers_and_counts_for_strangers() {
 }
 
 #[test]
+fn one_strangers_flood_does_not_hide_another() {
+    if support::skipped() {
+        return;
+    }
+    let world = World::new(Wiring::Ptp, 3);
+    let mut node = Node::new(&world, Kind::Ebpf);
+    let denials = node.plane.denials().unwrap();
+    let sender = world.endpoints[2].net.run(|| UdpSocket::bind(at(&world, 2, Family::V4, 0)));
+    let (sender, to) = (sender.unwrap(), at(&world, 1, Family::V4, 99));
+    for _ in 0..2000 {
+        sender.send_to(b"datagram", to).unwrap();
+    }
+    assert!(!world.probe(3, 1, Family::V4, Protocol::UDP, 99));
+    let other = world.endpoints[3].v4;
+    let mut all = std::iter::from_fn(|| denials.next(Duration::from_secs(2)));
+    assert!(all.any(|denied| denied.src == other && denied.stranger));
+}
+
+#[test]
 fn pod_ranges_that_somebody_changes_are_drift() {
     if support::skipped() {
         return;
