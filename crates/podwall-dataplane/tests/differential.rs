@@ -523,8 +523,7 @@ fn everybody_says_the_same() {
         let counted = all.map(|kind| (kind, reached.kinds.get(kind).copied().unwrap_or(0)));
         counted.filter(|(_, count)| packets >= 100_000 && *count < ENOUGH).collect()
     };
-    while reached.packets < packets
-        || (reached.packets < 2 * packets && !rare(&reached).is_empty())
+    while reached.packets < packets || (reached.packets < 2 * packets && !rare(&reached).is_empty())
     {
         if let Err(wrong) = bench.case(seed, None, &mut reached) {
             panic!("not everybody says the same.\n{}", wrong.words(&mut bench));

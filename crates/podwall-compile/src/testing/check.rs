@@ -120,11 +120,7 @@ pub struct Pair<'a> {
 
 impl<'a> Pair<'a> {
     /// Asks the evaluator. `None` takes all pods as local. The cluster must be [`as_known`].
-    pub fn new(
-        cluster: &'a Cluster,
-        node: Option<&'a str>,
-        (src, dst): (IpAddr, IpAddr),
-    ) -> Self {
+    pub fn new(cluster: &'a Cluster, node: Option<&'a str>, (src, dst): (IpAddr, IpAddr)) -> Self {
         let family = Family::of(src);
         let flow = Flow { src: Party::at(cluster, src), dst: Party::at(cluster, dst), family };
         let own_node = |party: Party<'_>| match party {
