@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -111,6 +112,7 @@ fn start(arguments: &[String], log: &Path) -> io::Result<tokio::process::Child> 
     let log = File::options().create(true).append(true).open(log)?;
     let mut command = std::process::Command::new("/proc/self/exe");
     command
+        .arg0("podwall")
         .args(arguments)
         .env_remove("PODWALL_DATAPLANE")
         .env_remove("PODWALL_LIMITS")

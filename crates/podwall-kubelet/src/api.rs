@@ -22,7 +22,7 @@ pub enum ApiError {
         reason: String,
     },
     /// It could not be asked, or said no.
-    #[error("{method} {path}: {source}")]
+    #[error("{method} {path}: {}", words(source))]
     Asked {
         /// What was to be done.
         method: &'static str,
@@ -55,6 +55,23 @@ impl ApiError {
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) client: Client,
+}
+
+/// What the server said, or all that is known of why it could not be asked.
+fn words(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return status.message.clone();
+    }
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 // === impl Api ===
@@ -108,6 +125,17 @@ impl Api {
     /// Changes a part as kubelets do: lists with keys (conditions) are merged.
     pub(crate) async fn patch(&self, path: &str, part: &Value) -> Result<Value, ApiError> {
         self.ask("PATCH", path, "application/strategic-merge-patch+json", part).await
+    }
+
+    /// Changes a part; its lists take the place of those that are there. For lists with keys that
+    /// repeat, as a node's addresses of two families do.
+    pub(crate) async fn patch_whole(&self, path: &str, part: &Value) -> Result<Value, ApiError> {
+        self.ask("PATCH", path, "application/merge-patch+json", part).await
+    }
+
+    /// Deletes an object or a collection, in the time that it takes.
+    pub(crate) async fn end(&self, path: &str) -> Result<Value, ApiError> {
+        self.ask("DELETE", path, "application/json", &Value::Null).await
     }
 
     /// Deletes at once; only the object with this UID, if one is given.

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use podwall_lab::fabric::foreign::Namespaces;
 use podwall_lab::plan;
+use podwall_lab::store::{now, timestamp};
 use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -28,6 +29,7 @@ use crate::agents::{self, AgentPlace};
 use crate::api::{Api, ApiError, pod_path, text};
 use crate::cni::{CniError, Conflist, Network, conflist};
 use crate::control::{Command, Reply};
+use crate::lifecycle;
 use crate::mirror::{Key, Mirror};
 use crate::node::{self, NodeError};
 use crate::pod::{AT_A_TIME, Life, Seen, Shared};
@@ -68,6 +70,10 @@ pub(crate) struct Kubelet {
     /// Kinds of which the first list is not read.
     missing: BTreeSet<&'static str>,
     agents: Vec<AgentPlace>,
+    /// Since when the nodes are ready.
+    since: String,
+    /// Namespaces that are being ended, by UID.
+    ending: BTreeSet<String>,
     /// Withdrawn: nothing new begins.
     stopping: bool,
 }
@@ -117,6 +123,8 @@ impl Kubelet {
             found,
             missing: KINDS.iter().map(|(_, kind)| *kind).collect(),
             agents,
+            since: timestamp(now()),
+            ending: BTreeSet::new(),
             stopping: false,
         })
     }
@@ -134,7 +142,8 @@ impl Kubelet {
         let mut agents = JoinSet::new();
         if let Some(with) = &self.shared.settings.agents {
             for place in self.agents.clone() {
-                let (settings, names) = (self.shared.settings.clone(), self.shared.namespaces.clone());
+                let (settings, names) =
+                    (self.shared.settings.clone(), self.shared.namespaces.clone());
                 agents.spawn_local(agents::keep(settings, with.clone(), names, place));
             }
         }
@@ -190,9 +199,9 @@ impl Kubelet {
         if self.stopping {
             return;
         }
-        let shared = Arc::clone(&self.shared);
+        let (shared, since) = (Arc::clone(&self.shared), self.since.clone());
         self.tasks.spawn_local(async move {
-            if let Err(error) = node::beat(&shared.api, &shared.settings).await {
+            if let Err(error) = node::beat(&shared.api, &shared.settings, &since).await {
                 eprintln!("{error}");
             }
             None
@@ -230,7 +239,23 @@ impl Kubelet {
                     self.shared.mirror.put(key, object);
                 }
             }
+            "Namespace" => {
+                self.end_namespace(&object);
+                self.shared.mirror.put(key, object);
+            }
             _ => self.shared.mirror.put(key, object),
+        }
+    }
+
+    fn end_namespace(&mut self, namespace: &Value) {
+        let part = |pointer: &str| text(namespace, pointer).unwrap_or_default().to_owned();
+        let due = self.shared.settings.controllers && lifecycle::waits(namespace);
+        if due && self.ending.insert(part("/metadata/uid")) {
+            let (shared, name) = (Arc::clone(&self.shared), part("/metadata/name"));
+            self.tasks.spawn_local(async move {
+                lifecycle::end(shared, name).await;
+                None
+            });
         }
     }
 
@@ -289,7 +314,8 @@ impl Kubelet {
         let pod = Arc::new(pod);
         let (send, object) = watch::channel(Some(Arc::clone(&pod)));
         self.lives.insert(uid.to_owned(), send);
-        let (life, uid) = (Life::new(Arc::clone(&self.shared), object, &pod, found), uid.to_owned());
+        let (life, uid) =
+            (Life::new(Arc::clone(&self.shared), object, &pod, found), uid.to_owned());
         let shared = Arc::clone(&self.shared);
         self.tasks.spawn_local(async move {
             life.live().await;
@@ -314,14 +340,15 @@ impl Kubelet {
     }
 
     fn schedule(&mut self) {
-        let pods: Vec<Value> = self.pods.values().filter(|it| !self.shared.is_ours(it)).cloned().collect();
+        let pods: Vec<Value> =
+            self.pods.values().filter(|it| !self.shared.is_ours(it)).cloned().collect();
         pods.iter().for_each(|pod| self.offer(pod));
     }
 
     /// Binds a pod if it waits for a node.
     fn offer(&mut self, pod: &Value) {
         // Without the list of nodes their labels are not known.
-        if self.stopping || !self.shared.settings.bind || !self.missing.is_empty() {
+        if self.stopping || !self.shared.settings.controllers || !self.missing.is_empty() {
             return;
         }
         let Some(node) = self.scheduler.place(pod) else { return };
@@ -340,7 +367,8 @@ impl Kubelet {
     async fn stop(&mut self) {
         self.stopping = true;
         let shared = Arc::clone(&self.shared);
-        let ours: Vec<Value> = self.pods.values().filter(|it| shared.is_ours(it)).cloned().collect();
+        let ours: Vec<Value> =
+            self.pods.values().filter(|it| shared.is_ours(it)).cloned().collect();
         for pod in &ours {
             let part = |pointer: &str| text(pod, pointer).unwrap_or_default();
             let path = pod_path(part("/metadata/namespace"), part("/metadata/name"));

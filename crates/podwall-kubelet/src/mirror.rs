@@ -156,7 +156,11 @@ impl Mirror {
             return None;
         }
         let request = if fresh {
-            Request::Mirror { put: state.wanted.values().cloned().collect(), gone: vec![], all: true }
+            Request::Mirror {
+                put: state.wanted.values().cloned().collect(),
+                gone: vec![],
+                all: true,
+            }
         } else {
             let put = changed.iter().filter_map(|key| state.wanted.get(key).cloned()).collect();
             let gone = changed.iter().filter(|key| !state.wanted.contains_key(*key)).map(query);

@@ -116,7 +116,7 @@ fn object(name: &str, lab: &str, cidrs: &[IpNet]) -> Value {
         "spec": {"podCIDR": cidrs.first(), "podCIDRs": cidrs}})
 }
 
-fn status(settings: &Settings, name: &str) -> Value {
+fn status(settings: &Settings, name: &str, since: &str) -> Value {
     let at = timestamp(now());
     let addresses = plan::node_addresses(settings.number(name), settings.families);
     let addresses = addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip}));
@@ -125,7 +125,7 @@ fn status(settings: &Settings, name: &str) -> Value {
     let room = json!({"cpu": "64", "memory": "64Gi", "pods": "250"});
     json!({"status": {"addresses": addresses, "capacity": room, "allocatable": room,
         "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady",
-            "message": "its pods are network namespaces", "lastHeartbeatTime": at}],
+            "message": "its pods are network namespaces", "lastHeartbeatTime": at, "lastTransitionTime": since}],
         "nodeInfo": {"machineID": "", "systemUUID": "", "bootID": "", "kernelVersion": "",
             "osImage": "podwall lab", "containerRuntimeVersion": "podwall-lab://0",
             "kubeletVersion": concat!("v0.0.0-podwall-", env!("CARGO_PKG_VERSION")),
@@ -155,18 +155,15 @@ pub(crate) async fn register(api: &Api, settings: &Settings) -> Result<(), NodeE
             Err(error) => return Err(error.into()),
         }
     }
-    beat(api, settings).await?;
+    beat(api, settings, &timestamp(now())).await?;
     Ok(())
 }
 
-/// Says that all nodes are there and ready.
-pub(crate) async fn beat(api: &Api, settings: &Settings) -> Result<(), ApiError> {
+/// Says that all nodes are there, and ready since then.
+pub(crate) async fn beat(api: &Api, settings: &Settings, since: &str) -> Result<(), ApiError> {
     for name in &settings.nodes {
-        let mut part = status(settings, name);
-        // Merged by type; the first time there is none to keep.
-        part["status"]["conditions"][0]["lastTransitionTime"] =
-            part["status"]["conditions"][0]["lastHeartbeatTime"].clone();
-        api.patch(&format!("/api/v1/nodes/{name}/status"), &part).await?;
+        let part = status(settings, name, since);
+        api.patch_whole(&format!("/api/v1/nodes/{name}/status"), &part).await?;
     }
     Ok(())
 }

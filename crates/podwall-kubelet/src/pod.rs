@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::api::{Api, ApiError, pod_path, text};
 use crate::cni::{self, CniError, Network, Sandbox};
+use crate::first::{self, First};
 use crate::mirror::Mirror;
 use crate::records::{Record, Records};
 use crate::settings::Settings;
@@ -142,6 +143,8 @@ pub(crate) struct Life {
     record: Record,
     /// Whether plugins may have made something.
     touched: bool,
+    /// What sends from the beginning.
+    first: Option<First>,
 }
 
 // === impl Life ===
@@ -164,7 +167,7 @@ impl Life {
             result: None,
             started: timestamp(now()),
         });
-        Self { shared, object, record, touched }
+        Self { shared, object, record, touched, first: None }
     }
 
     fn pod(&self) -> Seen {
@@ -221,9 +224,9 @@ impl Life {
     /// Waits, or until the pod is over.
     async fn rest(&mut self, pause: Duration) {
         let end = Instant::now() + pause;
-        while !self.is_over() && timeout_at(end, self.object.changed()).await.is_ok_and(|it| it.is_ok())
-        {
-        }
+        while !self.is_over()
+            && timeout_at(end, self.object.changed()).await.is_ok_and(|it| it.is_ok())
+        {}
     }
 
     async fn try_plug(&mut self, pod: &Value) -> Result<Vec<IpAddr>, String> {
@@ -242,9 +245,14 @@ impl Life {
         shared.records.write(&self.record).map_err(|e| words(&e))?;
         let network = shared.networks.get(&self.record.node);
         let network = network.ok_or_else(|| format!("there is no node {}", self.record.node))?;
-        shared.namespaces.make_pod(&self.record.uid).map_err(|e| words(&e))?;
+        let ns = shared.namespaces.make_pod(&self.record.uid).map_err(|e| words(&e))?;
+        let first = first::wanted(pod)?;
+        let first = first.map(|to| First::start(&ns, to, &self.record)).transpose();
+        self.first = first.map_err(|e| words(&e))?;
+        drop(ns);
         let sandbox = shared.sandbox(&self.record, pod);
         let result = network.add(&sandbox).await.map_err(|e: CniError| words(&e))?;
+        self.first.iter().for_each(First::added);
         let ips = cni::addresses(&result);
         self.record.result = Some(result);
         shared.records.write(&self.record).map_err(|e| words(&e))?;
@@ -299,8 +307,7 @@ impl Life {
             "firstTimestamp": at, "lastTimestamp": at,
             "source": {"component": "podwall-lab", "host": record.node}});
         let events = format!("/api/v1/namespaces/{}/events", record.namespace);
-        let (said, told) =
-            tokio::join!(self.say(&status), shared.api.create(&events, &event));
+        let (said, told) = tokio::join!(self.say(&status), shared.api.create(&events, &event));
         for error in [said.err(), told.err()].into_iter().flatten() {
             if !error.is_gone() {
                 eprintln!("{error}");
@@ -310,6 +317,7 @@ impl Life {
 
     /// Takes the pod's network away, then its object, if it is to go.
     async fn end(mut self) {
+        self.first = None;
         let shared = Arc::clone(&self.shared);
         let record = &self.record;
         shared.local().insert(record.uid.clone(), Local::Over);

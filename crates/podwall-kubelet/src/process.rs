@@ -57,6 +57,9 @@ pub enum ProcessError {
     },
 }
 
+/// What it is called in process lists.
+const TITLE: &std::ffi::CStr = c"podwall-kubelet";
+
 struct Files<'a> {
     dir: &'a Path,
 }
@@ -177,6 +180,7 @@ fn start(holder: &Holder, settings: &Settings) -> Result<(), ProcessError> {
     let log = File::options().create(true).append(true).open(&log).map_err(file(&log))?;
     let keep = [listener.as_fd(), log.as_fd(), lock.as_fd()];
     holder.detach_in_callers_network(&keep, || {
+        let _ = nix::sys::prctl::set_name(TITLE);
         if nix::unistd::dup2_stderr(&log).is_ok() {
             eprintln!("kubelet {} starts", version());
         }

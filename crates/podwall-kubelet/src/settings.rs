@@ -34,8 +34,9 @@ pub struct Settings {
     pub cni: Cni,
     /// What enforces on the nodes; `None`: nothing.
     pub agents: Option<Agents>,
-    /// Whether pods that no node was chosen for get one from here.
-    pub bind: bool,
+    /// Whether to do what a cluster's scheduler and controller manager do: bind pods to nodes, end
+    /// namespaces.
+    pub controllers: bool,
 }
 
 /// An API server, and who we are to it.

@@ -15,7 +15,13 @@ use serde_json::{Value, json};
 use crate::api::text;
 
 /// A pod whose containers run, with these addresses.
-pub(crate) fn running(pod: &Value, id: &str, hosts: &[IpAddr], ips: &[IpAddr], started: &str) -> Value {
+pub(crate) fn running(
+    pod: &Value,
+    id: &str,
+    hosts: &[IpAddr],
+    ips: &[IpAddr],
+    started: &str,
+) -> Value {
     let state = json!({"running": {"startedAt": started}});
     let mut status = common(pod, "Running", "True", started, hosts);
     let of = |container: &Value| {

@@ -53,7 +53,7 @@ fn mirrored_elsewhere(engine: &Engine, request: &Request) -> Result<(), EngineEr
     Err(EngineError::Unsupported {
         what: what.to_owned(),
         instead: "its nodes have agents, which do: ask them, or look at their /metrics; `podwall \
-                  lab list` says where they are"
+                  lab up NAME` says where they are"
             .to_owned(),
     })
 }

@@ -78,8 +78,12 @@ impl Conflist {
             None if raw.get("type").is_some() => vec![raw.clone()],
             None => return Err(wrong("it has neither `plugins` nor a `type`".into())),
         };
-        if plugins.is_empty() || plugins.iter().any(|p| p.get("type").is_none_or(|t| !t.is_string())) {
-            return Err(wrong("each of its plugins, of which there must be one, needs a `type`".into()));
+        if plugins.is_empty()
+            || plugins.iter().any(|p| p.get("type").is_none_or(|t| !t.is_string()))
+        {
+            return Err(wrong(
+                "each of its plugins, of which there must be one, needs a `type`".into(),
+            ));
         }
         let name = text("name").ok_or_else(|| wrong("it has no `name`".into()))?;
         let version = text("cniVersion").unwrap_or_else(|| "0.2.0".to_owned());

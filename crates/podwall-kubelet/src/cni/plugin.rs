@@ -31,11 +31,11 @@ pub(super) async fn run(
     input: &Value,
 ) -> Result<Value, CniError> {
     let name = config.get("type").and_then(Value::as_str).unwrap_or_default();
-    let failed =
-        |reason: String| CniError::Run { name: name.to_owned(), verb, reason };
+    let failed = |reason: String| CniError::Run { name: name.to_owned(), verb, reason };
     let program = find(&network.bin, name)?;
     let child = start(network, node, &program, verb, sandbox);
-    let child = child?.map_err(|error| failed(format!("cannot run {}: {error}", program.display())))?;
+    let child =
+        child?.map_err(|error| failed(format!("cannot run {}: {error}", program.display())))?;
     let talked = timeout(PATIENCE, talk(child, input)).await;
     let output = talked
         .map_err(|_| failed(format!("no end after {} s", PATIENCE.as_secs())))?
@@ -102,7 +102,9 @@ fn understand(name: &str, verb: &'static str, output: &Output) -> Result<Value, 
         let said = said.trim();
         return match said.is_empty() || verb == "DEL" {
             true => Ok(Value::Null),
-            false => serde_json::from_str(said).map_err(|_| failed(format!("no result: {}", words()))),
+            false => {
+                serde_json::from_str(said).map_err(|_| failed(format!("no result: {}", words())))
+            }
         };
     }
     let error: Option<Value> = serde_json::from_str(said.trim()).ok();

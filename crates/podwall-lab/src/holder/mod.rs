@@ -33,10 +33,10 @@ use thiserror::Error;
 
 use keeper::Plan;
 pub(crate) use process::default_signal;
-pub use process::{apart, follow_parent};
 use process::{
     IgnoreTerminal, end_like, exit_now, fork_alone, fork_single, ignore_signal, lock_labs, wait_for,
 };
+pub use process::{apart, follow_parent};
 use record::Record;
 use terminal::Terminal;
 

@@ -198,9 +198,9 @@ pub(crate) struct OfCluster {
     /// Another argument of each agent; repeatable
     #[arg(long, value_name = "ARG", requires = "kubeconfig", allow_hyphen_values = true)]
     pub agent_arg: Vec<String>,
-    /// Leave it to a scheduler of the cluster to bind pods to nodes
+    /// Leave it to the cluster's own controllers to bind pods to nodes and to end namespaces
     #[arg(long, requires = "kubeconfig")]
-    pub no_bind: bool,
+    pub no_controllers: bool,
 }
 
 #[derive(Debug, Args)]

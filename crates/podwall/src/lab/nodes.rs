@@ -52,7 +52,7 @@ pub(crate) fn plan(config: &mut LabConfig, args: &Up) -> Result<Option<Settings>
             bin: of.cni_bin.clone(),
         },
         agents: (!of.no_agents).then_some(agents),
-        bind: !of.no_bind,
+        controllers: !of.no_controllers,
     };
     config.families = families;
     config.mirrors = Some(url);
