@@ -119,11 +119,9 @@ fn packets_follow_the_evaluator_while_everything_changes() {
     let mut chance = Chance(seed);
 
     let nodes = Nodes::up("kubc", &["--nodes", "2", "--network", "bridge", "--ip-family", "v4"]);
-    let fixed = "{podSelector: {matchLabels: {app: b}}, \
-                  ingress: [{from: [{podSelector: {matchLabels: {app: a}}}]}]}";
-    nodes.cluster.apply(&format!(
-        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: fixed}}, spec: {fixed}}}"
-    ));
+    let fixed = json!({"podSelector": {"matchLabels": {"app": "b"}},
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "a"}}}]}]});
+    nodes.cluster.create(&mk_policy("default", "fixed", &fixed));
     for name in ["a", "b", "c"] {
         nodes.cluster.create(&mk_pod("default", name, &[("app", name)]));
     }

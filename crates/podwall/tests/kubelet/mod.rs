@@ -6,6 +6,7 @@
 //! ```
 
 mod churn;
+mod first;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -125,6 +126,13 @@ impl Nodes {
         Path::new("/run/podwall/labs").join(&self.lab.name)
     }
 
+    /// The lab's private directory, from outside.
+    pub(crate) fn inside(&self) -> PathBuf {
+        let record = fs::read_to_string(self.dir().join("holder.pid")).unwrap();
+        let init = record.split(' ').next().unwrap();
+        format!("/proc/{init}/root{}/inside", self.dir().display()).into()
+    }
+
     /// The processes of the lab for which something holds of their name and command line.
     pub(crate) fn processes(&self, is: impl Fn(&str, &str) -> bool) -> Vec<i32> {
         let record = fs::read_to_string(self.dir().join("holder.pid")).unwrap();
@@ -169,10 +177,7 @@ impl Nodes {
 
     /// The names of the pods' namespaces that the lab has: their UIDs.
     pub(crate) fn namespaces(&self) -> Vec<String> {
-        let record = fs::read_to_string(self.dir().join("holder.pid")).unwrap();
-        let init = record.split(' ').next().unwrap();
-        let inside = format!("/proc/{init}/root{}/inside/ns", self.dir().display());
-        let list = fs::read_dir(inside).unwrap().flatten();
+        let list = fs::read_dir(self.inside().join("ns")).unwrap().flatten();
         list.filter_map(|it| Some(it.file_name().to_str()?.strip_prefix("pod-")?.to_owned()))
             .collect()
     }
