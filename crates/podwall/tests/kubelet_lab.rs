@@ -216,7 +216,7 @@ fn a_pod_waits_for_a_plugin_that_fails_and_says_why() {
     let calls = fs::read_to_string(&log).unwrap();
     let calls: Vec<&str> = calls.lines().collect();
     let verbs: Vec<&str> = calls.iter().map(|call| call.split(' ').next().unwrap()).collect();
-    assert!(verbs.len() >= 4 && verbs.len() % 2 == 0, "{verbs:?}");
+    assert!(verbs.len() >= 4 && verbs.len().is_multiple_of(2), "{verbs:?}");
     assert!(verbs.chunks(2).all(|pair| pair == ["ADD", "DEL"]), "{verbs:?}");
     let id = uid.replace('-', "");
     let said = format!(
