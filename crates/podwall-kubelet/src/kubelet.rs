@@ -156,7 +156,7 @@ impl Kubelet {
                 Some((kind, said)) = told.recv() => self.hear(kind, said),
                 Some(ended) = self.tasks.join_next() => {
                     if let Ok(Some(uid)) = ended {
-                        self.lives.remove(&uid);
+                        self.lived(&uid);
                     }
                 }
                 Some(command) = commands.recv() => match command {
@@ -267,8 +267,15 @@ impl Kubelet {
         let Some(pod) = self.pods.remove(key) else { return };
         let uid = text(&pod, "/metadata/uid").unwrap_or_default();
         self.end(uid);
-        if !self.lives.contains_key(uid) {
-            self.shared.mirror.gone(key, Some(uid));
+        self.shared.mirror.gone(key, Some(uid));
+    }
+
+    /// A pod's task has ended. That it is over is remembered as long as its object is there: what was
+    /// said of it before it went may be heard only now.
+    fn lived(&mut self, uid: &str) {
+        self.lives.remove(uid);
+        if !self.pods.values().any(|pod| text(pod, "/metadata/uid") == Some(uid)) {
+            self.shared.forget(uid);
         }
     }
 
@@ -308,7 +315,10 @@ impl Kubelet {
             return;
         }
         let found = self.found.remove(uid);
-        if self.stopping || (has_ended(&pod) && found.is_none() && !is_deleted(&pod)) {
+        if self.stopping
+            || self.shared.is_over(uid)
+            || (has_ended(&pod) && found.is_none() && !is_deleted(&pod))
+        {
             return;
         }
         let pod = Arc::new(pod);
@@ -316,10 +326,8 @@ impl Kubelet {
         self.lives.insert(uid.to_owned(), send);
         let (life, uid) =
             (Life::new(Arc::clone(&self.shared), object, &pod, found), uid.to_owned());
-        let shared = Arc::clone(&self.shared);
         self.tasks.spawn_local(async move {
             life.live().await;
-            shared.forget(&uid);
             Some(uid)
         });
     }

@@ -93,6 +93,11 @@ impl Shared {
         self.mirror.put(key, shown);
     }
 
+    /// Whether a pod has had its time here.
+    pub(crate) fn is_over(&self, uid: &str) -> bool {
+        matches!(self.local().get(uid), Some(Local::Over))
+    }
+
     /// The object of a UID is gone: nothing needs to be known of it any more.
     pub(crate) fn forget(&self, uid: &str) {
         self.local().remove(uid);

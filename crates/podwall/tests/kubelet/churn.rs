@@ -74,19 +74,37 @@ fn change(nodes: &Nodes, chance: &mut Chance) -> String {
         0..=2 => {
             let labels = [("app", chance.of(&APPS))];
             if mine(&name).is_some() {
-                nodes.kubectl(&["-n", namespace, "delete", "pod", &name, "--timeout=60s"]);
+                nodes.kubectl(&[
+                    "-n",
+                    namespace,
+                    "delete",
+                    "pod",
+                    &name,
+                    "--ignore-not-found",
+                    "--timeout=60s",
+                ]);
             }
             cluster.create(&mk_pod(namespace, &name, &labels));
             format!("pod {namespace}/{name} is made with {labels:?}")
         }
         3 if pods.len() > 4 && mine(&name).is_some() => {
             // Not waited for: it goes while the next changes come.
-            nodes.kubectl(&["-n", namespace, "delete", "pod", &name, "--wait=false"]);
+            nodes.kubectl(&[
+                "-n",
+                namespace,
+                "delete",
+                "pod",
+                &name,
+                "--ignore-not-found",
+                "--wait=false",
+            ]);
             format!("pod {namespace}/{name} is deleted")
         }
         4 if mine(&name).is_some() => {
             let label = format!("app={}", chance.of(&APPS));
-            nodes.kubectl(&["-n", namespace, "label", "pod", &name, &label, "--overwrite"]);
+            // It may be gone by now.
+            let args = ["-n", namespace, "label", "pod", &name, &label, "--overwrite"];
+            let _ = cluster.try_kubectl(&args, None);
             format!("pod {namespace}/{name} is labelled {label}")
         }
         5 => {
@@ -141,8 +159,10 @@ fn packets_follow_the_evaluator_while_everything_changes() {
             story.push(format!("{} agents are killed", nodes.kill_agents().len()));
         }
         nodes.until("every pod runs or is gone", || {
-            let pods = nodes.pods();
-            pods.iter().all(super::is_ready).then_some(())
+            let settled = |pod: &Value| {
+                super::is_ready(pod) && pod["metadata"]["deletionTimestamp"].is_null()
+            };
+            nodes.pods().iter().all(settled).then_some(())
         });
         let pods: Vec<String> = nodes.pods().iter().map(called).collect();
         eprintln!("round {round}: {} pods; {}", pods.len(), story.join("; "));

@@ -97,8 +97,10 @@ fn a_pod_sends_before_its_network_is_said_to_be_made() {
         (seen.len() == names.len() && seen.values().all(late)).then_some(())
     });
     let seen = sink.seen();
-    let early = seen.values().filter(|packets| packets.first() == Some(&None)).count();
-    assert!(early > 0, "no pod of {} sent before its last plugin returned", names.len());
+    // More than one: the moment between the plugin's return and its note may be one packet.
+    let early = |packets: &Vec<Option<u64>>| packets.iter().filter(|it| it.is_none()).count();
+    let most = seen.values().map(early).max().unwrap_or_default();
+    assert!(most > 2, "the pods sent at most {most} packets before their last plugin returned");
 
     let broken = json!({"lab.podwall.dev/first": "blast web"});
     let mut pod = mk_pod("default", "broken", &[]);
