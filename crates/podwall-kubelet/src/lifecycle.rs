@@ -137,9 +137,9 @@ mod tests {
 
     #[test]
     fn a_namespace_waits_until_it_is_finalized() {
-        let namespace = |finalizers: Value| json!({"metadata": {"deletionTimestamp": "x"}, "spec": {"finalizers": finalizers}});
-        assert!(waits(&namespace(json!(["kubernetes"]))));
-        assert!(!waits(&namespace(json!([]))));
+        let namespace = |finalizers: &Value| json!({"metadata": {"deletionTimestamp": "x"}, "spec": {"finalizers": finalizers}});
+        assert!(waits(&namespace(&json!(["kubernetes"]))));
+        assert!(!waits(&namespace(&json!([]))));
         assert!(!waits(&json!({"metadata": {}, "spec": {"finalizers": ["kubernetes"]}})));
     }
 }

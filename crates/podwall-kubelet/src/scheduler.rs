@@ -88,7 +88,7 @@ pub(crate) async fn bind(api: &Api, pod: &Value, node: &str) -> Result<(), ApiEr
 mod tests {
     use super::*;
 
-    fn pod(uid: &str, selector: Value) -> Value {
+    fn pod(uid: &str, selector: &Value) -> Value {
         json!({"metadata": {"uid": uid}, "spec": {"nodeSelector": selector}})
     }
 
@@ -96,15 +96,15 @@ mod tests {
     fn pods_go_where_fewest_are_and_only_where_labels_fit() {
         let mut scheduler = Scheduler::new(&["a".into(), "b".into()]);
         let none = || json!({});
-        assert_eq!(scheduler.place(&pod("1", none())).as_deref(), Some("a"));
-        assert_eq!(scheduler.place(&pod("2", none())).as_deref(), Some("b"));
-        assert_eq!(scheduler.place(&pod("2", none())), None, "it is on its way");
+        assert_eq!(scheduler.place(&pod("1", &none())).as_deref(), Some("a"));
+        assert_eq!(scheduler.place(&pod("2", &none())).as_deref(), Some("b"));
+        assert_eq!(scheduler.place(&pod("2", &none())), None, "it is on its way");
         scheduler.placed("3", "a");
-        assert_eq!(scheduler.place(&pod("4", none())).as_deref(), Some("b"));
+        assert_eq!(scheduler.place(&pod("4", &none())).as_deref(), Some("b"));
         let disk = || json!({"disk": "fast"});
-        assert_eq!(scheduler.place(&pod("5", disk())), None);
+        assert_eq!(scheduler.place(&pod("5", &disk())), None);
         scheduler.label("a", &disk());
-        assert_eq!(scheduler.place(&pod("5", disk())).as_deref(), Some("a"));
+        assert_eq!(scheduler.place(&pod("5", &disk())).as_deref(), Some("a"));
         let bound = json!({"metadata": {"uid": "6"}, "spec": {"nodeName": "a"}});
         assert_eq!(scheduler.place(&bound), None);
         let other = json!({"metadata": {"uid": "7"}, "spec": {"schedulerName": "mine"}});
