@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   API server ══▶ watch ── Event ──▶ Index ──▶ NodeCompiler ── Delta ──▶ DataPlane ──▶ kernel
+//!   CNI plugin ══▶ socket ─ Question ─▶ │
 //!                 (tokio)             └──────── writer: one thread, one writer ────────┘
 //!                                                    └──▶ State ──▶ metrics, health, status
 //! ```
@@ -9,27 +10,46 @@
 //! The agent has no say in what is enforced: the kernel holds a function of the objects that exist,
 //! whatever happened before. It can be killed at any moment; what it wrote stays in force.
 
+mod attachments;
 pub mod check;
+mod desk;
+mod flows;
 pub mod http;
 mod index;
+mod known;
 mod metrics;
+mod names;
 mod objects;
+mod socket;
 mod state;
+mod status;
+mod strangers;
+mod told;
 mod watch;
 mod writer;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use kube::Client;
 use podwall_dataplane::{Choice, Limits, Log, Namespace, ebpf};
+use podwall_local::Flow;
 use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::broadcast;
 
+use crate::attachments::Attachments;
+use crate::flows::Flows;
+use crate::index::Index;
 pub use crate::objects::{Kind, Unusable};
+pub use crate::socket::Socket;
 pub use crate::state::{Snapshot, State};
+use crate::strangers::Strangers;
+use crate::told::Told;
 pub use crate::watch::causes;
 use crate::writer::Writer;
 
@@ -46,6 +66,13 @@ pub struct Config {
     pub pins: PathBuf,
     /// How much the kernel's tables may hold.
     pub limits: Limits,
+    /// Where it is kept which pods the container runtime has attached; `None`: nowhere.
+    pub kept: Option<PathBuf>,
+    /// How long an address among those of this node's pods that no pod is known to have is
+    /// isolated; `None`: until one is.
+    pub strangers: Option<Duration>,
+    /// How often the kernel is held against the model.
+    pub verify_every: Duration,
 }
 
 /// What keeps an agent from working.
@@ -57,6 +84,17 @@ pub enum AgentError {
     /// No thread.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+    /// The directory of what was attached.
+    #[error("cannot use the directory {}: {source}", .path.display())]
+    Kept {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Metrics are not served any more.
+    #[error("metrics cannot be served any more: {0}")]
+    Metrics(io::Error),
     /// The writer ended.
     #[error("the thread that writes to the kernel ended; start the agent again")]
     Ended,
@@ -64,12 +102,10 @@ pub enum AgentError {
 
 /// An agent at work.
 pub struct Agent {
+    node: Arc<str>,
     state: Arc<State>,
-    /// `ebpf` or `nftables`.
-    dataplane: &'static str,
-    /// Why it is not eBPF although that was preferred.
-    instead: Option<String>,
-    told: std::sync::mpsc::Sender<watch::Told>,
+    told: Sender<Told>,
+    flows: broadcast::Sender<Flow>,
     writer: thread::JoinHandle<()>,
 }
 
@@ -77,47 +113,84 @@ pub struct Agent {
 const LOG: Log = Log { group: 4242, per_second: 100, burst: 100 };
 
 impl Agent {
-    /// Opens the data plane and starts to follow what
-    /// [`Self::watch`] hears. Changes nothing in the kernel yet.
+    /// Opens the data plane and starts to follow what [`Self::work`] hears. Changes nothing in the
+    /// kernel yet.
     ///
     /// # Errors
-    /// No data plane can be opened.
+    /// No data plane can be opened, or what was attached cannot be read.
     pub fn start(config: Config) -> Result<Self, AgentError> {
-        let Config { node, netns, choice, pins, limits } = config;
+        let Config { node, netns, choice, pins, limits, kept, strangers, verify_every } = config;
         let ebpf = ebpf::Config { pins, limits, ..ebpf::Config::default() };
         let nftables = podwall_dataplane::Config { log: Some(LOG), limits, ..Default::default() };
         let chosen = match netns {
             Some(file) => Namespace::named(&file)?.run(|| choice.open(ebpf, nftables))?,
             None => choice.open(ebpf, nftables)?,
         };
-        let (dataplane, instead) = (chosen.plane.name(), chosen.reason());
-        let state = Arc::new(State::new(Arc::clone(&node), dataplane));
+        let attachments = match kept {
+            Some(dir) => {
+                let kept = Attachments::load(&dir);
+                let (kept, wrong) =
+                    kept.map_err(|source| AgentError::Kept { path: dir, source })?;
+                for wrong in wrong {
+                    tracing::warn!(wrong, "a pod that was attached is not known any more");
+                }
+                kept
+            }
+            None => Attachments::default(),
+        };
         let (tell, told) = channel();
-        let mut writer = Writer::new(&node, chosen.plane, Arc::clone(&state));
+        let reason = chosen.reason();
+        let state = Arc::new(State::new(Arc::clone(&node), chosen.plane.name(), reason));
+        let flows = Flows::new(tell.clone());
+        let followers = flows.followers();
+        let mut writer = Writer::new(
+            Index::new(Arc::clone(&node), attachments),
+            chosen.plane,
+            Arc::clone(&state),
+            flows,
+            Strangers::new(strangers),
+            verify_every,
+        );
         let writer = thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || writer.run(&told))
             .map_err(AgentError::Thread)?;
-        Ok(Self { state, dataplane, instead, told: tell, writer })
-    }
-
-    /// What may be known of its work.
-    pub fn state(&self) -> Arc<State> {
-        Arc::clone(&self.state)
+        Ok(Self { node, state, told: tell, flows: followers, writer })
     }
 
     /// The data plane, and why it is not eBPF although that was preferred.
-    pub fn dataplane(&self) -> (&'static str, Option<&str>) {
-        (self.dataplane, self.instead.as_deref())
+    pub fn dataplane(&self) -> (&'static str, Option<String>) {
+        let now = self.state.snapshot();
+        (now.dataplane, now.instead)
     }
 
-    /// Follows the cluster until the writer ends; to be dropped to stop.
-    ///
-    /// # Errors
-    /// The writer has ended.
-    pub async fn watch(self, client: Client) -> AgentError {
-        watch::all(client, self.told).await;
-        let _ = self.writer.join(); // a panic there has been printed
+    /// Follows the cluster, and answers over HTTP and, where there is one, over a socket, until
+    /// something of that ends; to be dropped to stop.
+    pub async fn work(
+        self,
+        client: Client,
+        http: TcpListener,
+        socket: Option<Socket>,
+    ) -> AgentError {
+        let Self { node, state, told, flows, writer } = self;
+        let asked = async {
+            match socket {
+                Some(socket) => socket.serve(told.clone(), flows).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = watch::all(client, &node, told.clone()) => {}
+            served = http::serve(http, state, told.clone()) => {
+                if let Err(error) = served {
+                    return AgentError::Metrics(error);
+                }
+            }
+            () = asked => {}
+        }
+        if writer.is_finished() {
+            let _ = writer.join(); // a panic there has been printed
+        }
         AgentError::Ended
     }
 }

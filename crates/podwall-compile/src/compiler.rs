@@ -246,6 +246,11 @@ impl NodeCompiler {
         self.tables
     }
 
+    /// The pod that has an address as of the last commit; of several the one with the greatest name.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&Name> {
+        self.world.owner(address).map(|(_, pod)| &pod.name)
+    }
+
     /// Sizes, and the work of the last commit.
     pub fn stats(&self) -> Stats {
         Stats {

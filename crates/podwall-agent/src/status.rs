@@ -1,0 +1,71 @@
+//! How is the agent, in one answer?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use podwall_local::{ObjectCount, Status, TableUse, UnusableObject};
+
+use crate::objects::Kind;
+use crate::writer::Writer;
+
+impl Writer {
+    /// What is known of it at this moment.
+    pub(crate) fn status(&self) -> Status {
+        let now = self.state.snapshot();
+        let tables = self.compiler.tables();
+        let kinds = Kind::ALL.into_iter().map(|kind| kind.to_string());
+        let heard = kinds.zip(Kind::ALL.map(|kind| now.heard(kind))).collect::<BTreeMap<_, _>>();
+        let isolated: BTreeSet<_> = tables.isolated_addresses().collect();
+        let locals: Vec<_> = self
+            .index
+            .locals()
+            .filter(|object| object.pod.is_subject())
+            .map(|object| self.index.attachments().addresses(object))
+            .filter(|addresses| !addresses.is_empty())
+            .collect();
+        let of_isolated = |addresses: &&Vec<_>| addresses.iter().any(|it| isolated.contains(it));
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.node.to_string(),
+            dataplane: self.plane.name().to_owned(),
+            instead: now.instead.clone(),
+            synced: self.index.is_synced(),
+            enforced: now.enforced && !self.index.is_pending(),
+            heard: heard.into_iter().map(|(kind, ago)| (kind, ago.map(|it| it.as_secs()))).collect(),
+            objects: self
+                .index
+                .counts()
+                .into_iter()
+                .map(|(kind, count)| ObjectCount { kind: kind.to_string(), count })
+                .collect(),
+            unusable: self
+                .index
+                .unusable()
+                .map(|it| UnusableObject {
+                    kind: it.kind.to_string(),
+                    name: it.name.clone(),
+                    reason: it.reason.clone(),
+                })
+                .collect(),
+            tables: self
+                .plane
+                .fill()
+                .tables
+                .iter()
+                .map(|fill| TableUse {
+                    table: fill.table.name().to_owned(),
+                    entries: fill.used,
+                    limit: fill.size,
+                })
+                .collect(),
+            changes: now.changes,
+            failures: now.failures,
+            drifts: now.drifts,
+            isolated_pods: locals.iter().filter(of_isolated).count(),
+            local_pods: locals.len(),
+            attachments: self.index.attachments().live().count(),
+            guarded: self.guarded(),
+            pod_ranges: self.index.ranges().iter().map(ToString::to_string).collect(),
+            released: self.strangers.released().iter().copied().collect(),
+        }
+    }
+}
