@@ -1,0 +1,83 @@
+//! Which addresses of this node's pods does nobody know?
+//!
+//! ```text
+//!   pod ranges ─┬─ a pod has the address, or it is released ─▶ its class, or OPEN: an entry
+//!               └─ nobody has it ────────────────────────────▶ no entry: a stranger, isolated
+//! ```
+//!
+//! A stranger costs nothing, since nobody can list those that are not known; the price is an entry
+//! for each known address that no policy isolates. Outside of the ranges it is the other way round.
+
+use std::net::IpAddr;
+
+use podwall_policy::policy::Direction;
+use rustc_hash::FxHashSet;
+
+use super::isolation::{Local, SubjectChanges};
+use crate::compiler::NodeCompiler;
+use crate::tables::{Delta, SubjectId};
+use crate::world::Touched;
+
+impl NodeCompiler {
+    /// Writes the entries of local addresses whose class has changed, and of those that have become
+    /// known or are known no longer.
+    pub(super) fn write_subjects(
+        &mut self,
+        touched: &Touched,
+        changes: &SubjectChanges,
+        delta: &mut Delta,
+    ) {
+        let mut asked: Vec<Local> = changes.members.iter().map(|change| change.member).collect();
+        let acquaintances = self.update_strangers(touched, delta);
+        if !acquaintances.is_empty() {
+            let both = |address| Direction::BOTH.map(|direction| (direction, address));
+            asked.extend(acquaintances.into_iter().flat_map(both));
+            asked.sort_unstable();
+            asked.dedup();
+        }
+        for local in asked {
+            let subject = self.subject_entry(local);
+            if self.tables.subjects.get(&local) == subject.as_ref() {
+                continue;
+            }
+            match subject {
+                Some(subject) => drop(self.tables.subjects.insert(local, subject)),
+                None => drop(self.tables.subjects.remove(&local)),
+            }
+            delta.subjects.push((local, subject));
+        }
+    }
+
+    /// Takes over what was recorded; the addresses that may have become known or unknown.
+    fn update_strangers(&mut self, touched: &Touched, delta: &mut Delta) -> FxHashSet<IpAddr> {
+        let ranges = self.pending.pod_ranges.take().filter(|it| *it != self.strangers.ranges);
+        let mut addresses = FxHashSet::default();
+        if let Some(released) = self.pending.released.take() {
+            addresses.extend(released.symmetric_difference(&self.strangers.released).copied());
+            self.strangers.released = released;
+        }
+        if let Some(ranges) = ranges {
+            let either = ranges.union(&self.strangers.ranges);
+            addresses.extend(self.world.addresses().filter(|address| either.contains(*address)));
+            addresses.extend(&self.strangers.released);
+            self.strangers.ranges = ranges.clone();
+            self.tables.pod_ranges = ranges.clone();
+            delta.pod_ranges = Some(ranges);
+        } else if !self.strangers.ranges.is_empty() {
+            let inside = |address: &&IpAddr| self.strangers.ranges.contains(**address);
+            addresses.extend(touched.addresses.iter().filter(inside));
+        }
+        addresses
+    }
+
+    /// What stands in the tables of a local address in a direction.
+    fn subject_entry(&self, local: Local) -> Option<SubjectId> {
+        let known = |address: IpAddr| {
+            let strangers = &self.strangers;
+            strangers.ranges.contains(address)
+                && (self.world.owner(address).is_some() || strangers.released.contains(&address))
+        };
+        let class = self.subjects.class_of(local).map(SubjectId);
+        class.or_else(|| known(local.1).then_some(SubjectId::OPEN))
+    }
+}
