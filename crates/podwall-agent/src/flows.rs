@@ -95,7 +95,7 @@ impl Writer {
             Direction::Ingress => (denied.dst, denied.src),
         };
         let tables = self.compiler.tables();
-        let stranger = tables.subject_at(denied.direction, local) == Some(SubjectId::STRANGER);
+        let stranger = tables.subject(denied.direction, local) == Some(SubjectId::STRANGER);
         if stranger && self.strangers.note(local, Instant::now()) {
             tracing::info!(%local, %remote, "no pod is known to have this address: isolated");
         }

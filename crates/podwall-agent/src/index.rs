@@ -39,6 +39,18 @@ pub(crate) enum Event {
     Node(Said<SlimNode>),
 }
 
+impl Event {
+    /// Of which kind it is.
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Namespace(_) => Kind::Namespace,
+            Self::Pod(_) => Kind::Pod,
+            Self::Policy(_) => Kind::NetworkPolicy,
+            Self::Node(_) => Kind::Node,
+        }
+    }
+}
+
 /// The cluster as the watches tell it, and what the container runtime says of this node's pods.
 /// Owned by the thread that writes to the kernel.
 pub(crate) struct Index {
@@ -168,6 +180,12 @@ impl Index {
         let name = Name::new(it.namespace.as_str(), it.pod.as_str());
         let object = self.local.get(&name).filter(|object| object.pod.is_subject());
         object.is_some_and(|object| self.attachments.is_of(sandbox, object))
+    }
+
+    /// Whether an address is one of a pod of this node.
+    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
+        self.attachments.live().any(|it| it.addresses.contains(&address))
+            || self.local.values().any(|object| object.pod.ips.contains(&address))
     }
 
     /// Addresses that were given to pods of which the API server has said nothing yet.

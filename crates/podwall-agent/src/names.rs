@@ -56,7 +56,7 @@ pub(crate) fn flow(node: &str, compiler: &NodeCompiler, denied: &Denied) -> Flow
         Direction::Ingress => ("ingress", denied.dst),
     };
     let whose = who(local).unwrap_or_else(|| local.to_string());
-    let subject = tables.subjects.get(&(denied.direction, local)).copied();
+    let subject = tables.subject(denied.direction, local);
     let isolated_by: Vec<String> = subject
         .map(|subject| tables.names_behind(subject).map(ToString::to_string).collect())
         .unwrap_or_default();
@@ -66,6 +66,7 @@ pub(crate) fn flow(node: &str, compiler: &NodeCompiler, denied: &Denied) -> Flow
         protocol: denied.protocol,
         port: denied.port,
         from_node: false,
+        to_node: false,
     };
     let decision = tables.decide(&packet);
     let now = match denied.direction {
@@ -108,7 +109,7 @@ pub(crate) fn flow(node: &str, compiler: &NodeCompiler, denied: &Denied) -> Flow
 
 /// What is in force for a pod in one direction.
 pub(crate) fn side(tables: &NodeTables, addresses: &[IpAddr], direction: Direction) -> Side {
-    let class = |address: &IpAddr| tables.subjects.get(&(direction, *address)).copied();
+    let class = |address: &IpAddr| tables.subject(direction, *address);
     let Some(subject) = addresses.iter().find_map(class) else { return Side::default() };
     Side {
         isolated: true,

@@ -1,8 +1,10 @@
 //! How is the agent, in one answer?
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use podwall_local::{ObjectCount, Status, TableUse, UnusableObject};
+use podwall_policy::policy::Direction;
 
 use crate::objects::Kind;
 use crate::writer::Writer;
@@ -14,7 +16,6 @@ impl Writer {
         let tables = self.compiler.tables();
         let kinds = Kind::ALL.into_iter().map(|kind| kind.to_string());
         let heard = kinds.zip(Kind::ALL.map(|kind| now.heard(kind))).collect::<BTreeMap<_, _>>();
-        let isolated: BTreeSet<_> = tables.isolated_addresses().collect();
         let locals: Vec<_> = self
             .index
             .locals()
@@ -22,7 +23,10 @@ impl Writer {
             .map(|object| self.index.attachments().addresses(object))
             .filter(|addresses| !addresses.is_empty())
             .collect();
-        let of_isolated = |addresses: &&Vec<_>| addresses.iter().any(|it| isolated.contains(it));
+        let of_isolated = |addresses: &&Vec<IpAddr>| {
+            let is = |it: &IpAddr| Direction::BOTH.iter().any(|way| tables.subject(*way, *it).is_some());
+            addresses.iter().any(is)
+        };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.node.to_string(),

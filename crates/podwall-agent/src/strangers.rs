@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use crate::writer::Writer;
+
 /// More are not kept: a pod can send from any address of an IPv6 range.
 const MOST: usize = 4096;
 
@@ -75,6 +77,30 @@ impl Strangers {
     /// How many are isolated.
     pub(crate) fn isolated(&self) -> usize {
         self.seen.len()
+    }
+}
+
+impl Writer {
+    /// Lets go whose time is over.
+    pub(crate) fn let_strangers_go(&mut self, now: Instant) {
+        let due = self.strangers.release(now);
+        if due.is_empty() {
+            return;
+        }
+        let list: Vec<String> = due.iter().map(ToString::to_string).collect();
+        let addresses = list.join(", ");
+        tracing::warn!(addresses, "no pod has claimed these addresses in time: not isolated any more");
+        self.strangers_changed = true;
+    }
+
+    /// Tells the compiler who is a stranger.
+    pub(crate) fn tell_strangers(&mut self) {
+        self.strangers_changed = false;
+        let index = &self.index;
+        self.strangers.forget(|address| index.has_address(address));
+        self.compiler.set_pod_ranges(index.ranges().iter().copied().collect());
+        self.compiler.set_released(self.strangers.released().clone());
+        self.compiler.set_nameless(index.nameless());
     }
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Writer {
     verify: Instant,
     verify_every: Duration,
     pub(crate) strangers: Strangers,
+    /// Whether the kernel has to hear of them.
+    pub(crate) strangers_changed: bool,
     /// Questions that wait.
     pub(crate) desk: Desk,
     /// Who follows dropped packets.
@@ -75,6 +77,7 @@ impl Writer {
             verify: Instant::now() + verify_every,
             verify_every,
             strangers,
+            strangers_changed: false,
             desk: Desk::default(),
             flows,
             state,
@@ -103,7 +106,7 @@ impl Writer {
                     for told in std::iter::from_fn(|| told.try_recv().ok()).take(AT_ONCE) {
                         self.hear(told);
                     }
-                    self.state.set_known(&self.index);
+                    self.state.set_known(&self.index, &self.strangers);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -113,7 +116,10 @@ impl Writer {
 
     fn hear(&mut self, told: Told) {
         match told {
-            Told::Heard(event, when) => self.index.hear(event, when),
+            Told::Heard(event, when) => {
+                self.state.set_heard(event.kind(), when);
+                self.index.hear(event, when);
+            }
             Told::Failed(kind) => self.state.set_watch_failed(kind),
             Told::Asked(question) => self.asked(question),
             Told::Count(reply) => drop(reply.send(self.counted())),
@@ -124,7 +130,7 @@ impl Writer {
     /// Whether something is to be written now.
     fn is_due(&self) -> bool {
         self.index.is_synced()
-            && (self.index.is_pending() || !self.loaded)
+            && (self.index.is_pending() || self.strangers_changed || !self.loaded)
             && self.retry.is_none_or(|at| at <= Instant::now())
     }
 
@@ -141,7 +147,8 @@ impl Writer {
         let now = Instant::now();
         self.let_strangers_go(now);
         if self.loaded && self.verify <= now {
-            self.verify(false);
+            // What was found has been said, and is written next.
+            let _ = self.verify(false);
         }
         let work = self.is_due();
         if work {

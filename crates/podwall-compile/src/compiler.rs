@@ -94,6 +94,7 @@ pub(crate) struct Pending {
     pub(crate) policies: BTreeMap<(Tier, Name), Option<Policy>>,
     pub(crate) pod_ranges: Option<AddressSet>,
     pub(crate) released: Option<BTreeSet<IpAddr>>,
+    pub(crate) nameless: Option<BTreeSet<IpAddr>>,
 }
 
 /// How large the tables are, and what the last commit did.
@@ -234,6 +235,12 @@ impl NodeCompiler {
         self.pending.released = Some(released);
     }
 
+    /// Records which addresses were given to pods of this node of which nothing else is known yet:
+    /// they are isolated in both directions until a pod is known to have them, wherever they lie.
+    pub fn set_nameless(&mut self, nameless: BTreeSet<IpAddr>) {
+        self.pending.nameless = Some(nameless);
+    }
+
     /// Records all objects of a cluster. Those that were recorded before and are not in it stay.
     pub fn put_cluster(&mut self, cluster: &Cluster) {
         for namespace in cluster.namespaces.values() {
@@ -247,9 +254,10 @@ impl NodeCompiler {
             self.put_policy(policy.clone());
         }
         let strangers = self.node.as_ref().and_then(|node| cluster.strangers.get(node));
-        if let Some(Strangers { ranges, released }) = strangers {
+        if let Some(Strangers { ranges, released, nameless }) = strangers {
             self.set_pod_ranges(ranges.clone());
             self.set_released(released.clone());
+            self.set_nameless(nameless.clone());
         }
     }
 

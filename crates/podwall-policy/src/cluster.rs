@@ -36,6 +36,8 @@ pub struct Strangers {
     pub ranges: AddressSet,
     /// Addresses in them that are no pod's, and let go.
     pub released: BTreeSet<IpAddr>,
+    /// Addresses, wherever they lie, that were given to pods of which nothing else is known yet.
+    pub nameless: BTreeSet<IpAddr>,
 }
 
 impl Cluster {
@@ -90,6 +92,10 @@ impl Cluster {
     /// The node that isolates this address because nobody knows whose it is. The node's own
     /// addresses are known, those of its bridge as far as they are stated.
     pub fn stranger_on(&self, address: IpAddr) -> Option<&Arc<str>> {
+        let mut nodes = self.strangers.iter();
+        if let Some((node, _)) = nodes.find(|(_, its)| its.nameless.contains(&address)) {
+            return self.pod_by_ip(address).is_none().then_some(node);
+        }
         let mut nodes = self.strangers.iter();
         let (node, _) = nodes.find(|(_, its)| its.ranges.contains(address))?;
         let its_own = self.nodes.get(node).is_some_and(|node| node.addresses.contains(&address));

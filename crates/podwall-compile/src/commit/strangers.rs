@@ -3,6 +3,7 @@
 //! ```text
 //!   pod ranges ─┬─ a pod has the address, or it is released ─▶ its class, or OPEN: an entry
 //!               └─ nobody has it ────────────────────────────▶ no entry: a stranger, isolated
+//!   given to a pod that is not known, in ranges or not ──────▶ CLOSED: an entry
 //! ```
 //!
 //! A stranger costs nothing, since nobody can list those that are not known; the price is an entry
@@ -56,6 +57,10 @@ impl NodeCompiler {
             addresses.extend(released.symmetric_difference(&self.strangers.released).copied());
             self.strangers.released = released;
         }
+        if let Some(nameless) = self.pending.nameless.take() {
+            addresses.extend(nameless.symmetric_difference(&self.strangers.nameless).copied());
+            self.strangers.nameless = nameless;
+        }
         if let Some(ranges) = ranges {
             let either = ranges.union(&self.strangers.ranges);
             addresses.extend(self.world.addresses().filter(|address| either.contains(*address)));
@@ -63,21 +68,28 @@ impl NodeCompiler {
             self.strangers.ranges = ranges.clone();
             self.tables.pod_ranges = ranges.clone();
             delta.pod_ranges = Some(ranges);
-        } else if !self.strangers.ranges.is_empty() {
-            let inside = |address: &&IpAddr| self.strangers.ranges.contains(**address);
-            addresses.extend(touched.addresses.iter().filter(inside));
+        }
+        if !self.strangers.ranges.is_empty() || !self.strangers.nameless.is_empty() {
+            let concerned = |address: &&IpAddr| {
+                self.strangers.ranges.contains(**address)
+                    || self.strangers.nameless.contains(*address)
+            };
+            addresses.extend(touched.addresses.iter().filter(concerned));
         }
         addresses
     }
 
     /// What stands in the tables of a local address in a direction.
     fn subject_entry(&self, local: Local) -> Option<SubjectId> {
-        let known = |address: IpAddr| {
-            let strangers = &self.strangers;
-            strangers.ranges.contains(address)
-                && (self.world.owner(address).is_some() || strangers.released.contains(&address))
-        };
-        let class = self.subjects.class_of(local).map(SubjectId);
-        class.or_else(|| known(local.1).then_some(SubjectId::OPEN))
+        if let Some(class) = self.subjects.class_of(local) {
+            return Some(SubjectId(class));
+        }
+        let (address, strangers) = (local.1, &self.strangers);
+        let is_pods = self.world.owner(address).is_some();
+        if !is_pods && strangers.nameless.contains(&address) {
+            return Some(SubjectId::CLOSED);
+        }
+        let known = is_pods || strangers.released.contains(&address);
+        (known && strangers.ranges.contains(address)).then_some(SubjectId::OPEN)
     }
 }

@@ -117,6 +117,7 @@ impl Change {
             Self::Strangers(node, strangers) if compiler.node.as_ref() == Some(&node) => {
                 compiler.set_pod_ranges(strangers.ranges);
                 compiler.set_released(strangers.released);
+                compiler.set_nameless(strangers.nameless);
             }
             Self::Strangers(..) => {}
         }

@@ -24,7 +24,7 @@ use crate::tables::{
 pub type Coverage = BTreeMap<&'static str, usize>;
 
 /// Kinds of outcome that a long enough run must reach.
-pub const KINDS: [&str; 43] = [
+pub const KINDS: [&str; 45] = [
     "not local",
     "open",
     "loopback",
@@ -62,6 +62,8 @@ pub const KINDS: [&str; 43] = [
     "stranger sends",
     "stranger is sent to",
     "stranger hears its own node",
+    "nameless, in pod ranges",
+    "nameless, elsewhere",
     "pod ranges: a pod, open",
     "pod ranges: a pod, isolated",
     "pod ranges: a pod of another node",
@@ -120,11 +122,7 @@ pub struct Pair<'a> {
 
 impl<'a> Pair<'a> {
     /// Asks the evaluator. `None` takes all pods as local. The cluster must be [`as_known`].
-    pub fn new(
-        cluster: &'a Cluster,
-        node: Option<&'a str>,
-        (src, dst): (IpAddr, IpAddr),
-    ) -> Self {
+    pub fn new(cluster: &'a Cluster, node: Option<&'a str>, (src, dst): (IpAddr, IpAddr)) -> Self {
         let family = Family::of(src);
         let flow = Flow { src: Party::at(cluster, src), dst: Party::at(cluster, dst), family };
         let own_node = |party: Party<'_>| match party {
@@ -188,7 +186,10 @@ impl<'a> Pair<'a> {
                 }
                 continue;
             };
-            let stranger = tables.subject_of(packet, *direction) == Some(SubjectId::STRANGER);
+            // Whose address somebody was given stands in the tables; nobody else is closed here.
+            let strangers = [SubjectId::STRANGER, SubjectId::CLOSED];
+            let subject = tables.subject_of(packet, *direction);
+            let stranger = subject.is_some_and(|subject| strangers.contains(&subject));
             if stranger != expected.stranger_on.is_some() {
                 return Err(format!("{packet:?} {direction}: stranger {stranger}: {expected:#?}"));
             }
@@ -219,16 +220,21 @@ impl Pair<'_> {
         coverage: &mut Coverage,
     ) {
         let Some(node) = self.node else { return };
-        let Some(Strangers { ranges, released }) = self.cluster.strangers.get(node) else { return };
+        let Some(its) = self.cluster.strangers.get(node) else { return };
+        let Strangers { ranges, released, nameless } = its;
         let (src, dst) = self.addresses;
         let (address, party) = match direction {
             Direction::Egress => (src, self.flow.src),
             Direction::Ingress => (dst, self.flow.dst),
         };
+        let mut count = |kind| *coverage.entry(kind).or_default() += 1;
+        if nameless.contains(&address) && expected.is_some_and(|it| it.stranger_on.is_some()) {
+            let inside = ranges.contains(address);
+            count(if inside { "nameless, in pod ranges" } else { "nameless, elsewhere" });
+        }
         if !ranges.contains(address) {
             return;
         }
-        let mut count = |kind| *coverage.entry(kind).or_default() += 1;
         let ended = |pod: &Pod| pod.phase == Phase::Terminated && pod.ips.contains(&address);
         if self.cluster.pods.values().any(ended) && self.cluster.pod_by_ip(address).is_none() {
             count("pod ranges: a pod that has ended");

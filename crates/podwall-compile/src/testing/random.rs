@@ -104,7 +104,14 @@ pub fn strangers(dice: &mut Dice, node: &str, cluster: &Cluster) -> Strangers {
         Some(address) if dice.chance(80) => address,
         _ => address(dice, cluster),
     });
-    Strangers { ranges, released: released.into_iter().collect() }
+    // Nobody gives a node's own address to a pod, or one of another node's.
+    let elsewhere = IpAddr::from([10, 0, 30, u8::try_from(number).unwrap_or_default()]);
+    let nameless = dice.some(0, 2, |dice| match in_ranges(dice, &ranges) {
+        Some(address) if dice.chance(50) && !own.contains(&address) => address,
+        _ => elsewhere,
+    });
+    let [released, nameless] = [released, nameless].map(|all| all.into_iter().collect());
+    Strangers { ranges, released, nameless }
 }
 
 /// One of the first addresses of some range, which are those that pods have.
@@ -287,7 +294,11 @@ fn selector(dice: &mut Dice, most: usize) -> Selector {
 pub fn address(dice: &mut Dice, cluster: &Cluster) -> IpAddr {
     let strangers: Vec<_> = cluster.strangers.values().collect();
     if !strangers.is_empty() && dice.chance(30) {
-        let ranges = &dice.pick(&strangers).ranges;
+        let Strangers { ranges, nameless, .. } = *dice.pick(&strangers);
+        let nameless: Vec<IpAddr> = nameless.iter().copied().collect();
+        if !nameless.is_empty() && dice.chance(30) {
+            return *dice.pick(&nameless);
+        }
         if let Some(address) = in_ranges(dice, ranges) {
             return address;
         }

@@ -46,6 +46,13 @@ fn candidates(cluster: &Cluster) -> Vec<Cluster> {
                 });
             });
         }
+        for address in &strangers.nameless {
+            less(&|c| {
+                c.strangers.get_mut(key).into_iter().for_each(|its| {
+                    its.nameless.remove(address);
+                });
+            });
+        }
         for range in strangers.ranges.ranges() {
             less(&|c| {
                 if let Some(its) = c.strangers.get_mut(key) {
