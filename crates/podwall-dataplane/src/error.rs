@@ -66,10 +66,12 @@ pub enum Error {
     },
     /// A table of that name is there and was not made by Podwall.
     #[error(
-        "nftables table inet {table} is there already and was not made by Podwall; \
+        "nftables table {family} {table} is there already and was not made by Podwall; \
          delete it or choose another table name"
     )]
     Foreign {
+        /// The table's family.
+        family: &'static str,
         /// The table's name.
         table: String,
     },
@@ -104,9 +106,11 @@ pub enum Error {
     },
     /// Somebody changes the table at the same time.
     #[error(
-        "nftables keeps changing while table inet {table} is read; is a second Podwall running?"
+        "nftables keeps changing while table {family} {table} is read; is a second Podwall running?"
     )]
     Busy {
+        /// The table's family.
+        family: &'static str,
         /// The table's name.
         table: String,
     },

@@ -41,13 +41,13 @@
 //! - br_netfilter calls the postrouting hook without an incoming interface ([`program`]).
 //! - A log prefix is a constant of its rule; the subject class cannot stand in it.
 
-mod batch;
+pub(crate) mod batch;
 pub(crate) mod conntrack;
 mod counts;
 mod diff;
-mod dump;
-mod encode;
-mod ir;
+pub(crate) mod dump;
+pub(crate) mod encode;
+pub(crate) mod ir;
 mod load;
 mod log;
 mod program;
@@ -272,7 +272,7 @@ impl Limited for Nftables {
                 });
             }
         }
-        Err(Error::Busy { table: self.config.table.clone() })
+        Err(Error::Busy { family: "inet", table: self.config.table.clone() })
     }
 }
 
@@ -332,7 +332,7 @@ impl DataPlane for Nftables {
         match dump::table(&mut self.socket, &name)? {
             None => return Ok(()),
             Some(table) if !table.comment.starts_with(OURS) => {
-                return Err(Error::Foreign { table: name });
+                return Err(Error::Foreign { family: "inet", table: name });
             }
             Some(_) => {}
         }
