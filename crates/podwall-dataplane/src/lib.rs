@@ -18,6 +18,7 @@ mod denied;
 mod drift;
 pub mod ebpf;
 mod error;
+pub mod guard;
 mod limits;
 mod namespace;
 mod netlink;

@@ -135,18 +135,7 @@ impl Nftables {
     /// # Errors
     /// The kernel is too old, the configuration cannot be, or there is no netlink.
     pub fn open(config: Config) -> Result<Self, Error> {
-        let name = config.table.as_str();
-        let fits = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
-        if name.is_empty()
-            || name.len() > 64
-            || !name.chars().all(fits)
-            || !name.starts_with(|c: char| c.is_ascii_alphabetic())
-        {
-            return Err(Error::Config(format!(
-                "table name {name:?} cannot be: a letter, then letters, digits, `_` and `-`, \
-                 at most 64"
-            )));
-        }
+        check_name(&config.table)?;
         if config.log.is_some_and(|log| log.per_second == 0) {
             return Err(Error::Config("a log limit of 0 packets a second logs nothing".into()));
         }
@@ -345,6 +334,22 @@ impl DataPlane for Nftables {
             | Outcome::TooLarge(_) => Ok(()),
         }
     }
+}
+
+/// Whether a table can have the name.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    if name.is_empty()
+        || name.len() > 64
+        || !name.chars().all(fits)
+        || !name.starts_with(|c: char| c.is_ascii_alphabetic())
+    {
+        return Err(Error::Config(format!(
+            "table name {name:?} cannot be: a letter, then letters, digits, `_` and `-`, \
+             at most 64"
+        )));
+    }
+    Ok(())
 }
 
 fn check_kernel() -> Result<(), Error> {
