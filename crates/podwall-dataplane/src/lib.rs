@@ -19,6 +19,7 @@ mod drift;
 pub mod ebpf;
 mod error;
 mod follow;
+pub mod guard;
 mod limits;
 mod namespace;
 mod netlink;

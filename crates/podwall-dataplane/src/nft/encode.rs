@@ -14,7 +14,25 @@ use super::set::{Data, DataKind, Key, KeyField, SetId};
 use crate::netlink::attribute::Writer;
 use crate::netlink::connections;
 
-pub(crate) const NFPROTO_INET: u8 = 1;
+/// The family of a table (`NFPROTO_…`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum TableFamily {
+    Inet = 1,
+    /// Packets at an interface, before anything else sees them.
+    Netdev = 5,
+}
+
+impl TableFamily {
+    /// As nft(8) calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Netdev => "netdev",
+        }
+    }
+}
+
 pub(crate) const SUBSYSTEM: u16 = 10;
 pub(crate) const BATCH_BEGIN: u16 = 16;
 pub(crate) const BATCH_END: u16 = 17;
@@ -28,6 +46,8 @@ pub(crate) enum Op {
     GetTable = 1,
     DelTable = 2,
     NewChain = 3,
+    GetChain = 4,
+    DelChain = 5,
     NewRule = 6,
     GetRule = 7,
     DelRule = 8,
@@ -96,7 +116,7 @@ pub(crate) mod userdata {
 
     /// A set's notes. nft 1.0.6 ends with a failed assertion when it lists a map of verdicts whose
     /// data is said to have a byte order (`netlink_delinearize_setelem`).
-    pub(super) fn set(comment_text: &str, class_key: bool, classes: bool) -> Vec<u8> {
+    pub(crate) fn set(comment_text: &str, class_key: bool, classes: bool) -> Vec<u8> {
         let mut out = Vec::new();
         let key = if class_key { HOST } else { BIG_ENDIAN };
         let data = if classes { HOST } else { NONE };
@@ -220,12 +240,13 @@ pub(crate) fn rule(w: &mut Writer, table: &str, chain: &str, rule: &Rule) {
 /// Where [`Expr::Is`] puts the field: no rule keeps anything in the last register.
 const SCRATCH: Reg = Reg(15);
 
-fn register(reg: Reg) -> u32 {
+pub(crate) fn register(reg: Reg) -> u32 {
     const REG32_00: u32 = 8;
     REG32_00 + u32::from(reg.0)
 }
 
-fn named(w: &mut Writer, name: &str, fill: impl FnOnce(&mut Writer)) {
+/// One expression of a rule.
+pub(crate) fn named(w: &mut Writer, name: &str, fill: impl FnOnce(&mut Writer)) {
     w.nest(LIST_ELEM, |w| {
         w.text(1, name);
         w.nest(2, fill);
@@ -267,7 +288,7 @@ fn expr(w: &mut Writer, step: &Expr) {
     }
 }
 
-fn verdict(w: &mut Writer, fate: Fate) {
+pub(crate) fn verdict(w: &mut Writer, fate: Fate) {
     let (code, chain) = match fate {
         Fate::Drop => (0, None),
         Fate::Accept => (CODE_ACCEPT, None),
@@ -338,7 +359,7 @@ fn load(w: &mut Writer, field: Field, to: Reg) {
     });
 }
 
-fn compare(w: &mut Writer, reg: Reg, op: u32, value: &[u8]) {
+pub(crate) fn compare(w: &mut Writer, reg: Reg, op: u32, value: &[u8]) {
     named(w, "cmp", |w| {
         w.u32(1, register(reg));
         w.u32(2, op);

@@ -40,7 +40,7 @@ impl Nftables {
         let name = self.config.table.clone();
         let Some(table) = dump::table(&mut self.socket, &name)? else { return Ok(Found::Nothing) };
         if !table.comment.starts_with(OURS) {
-            return Err(Error::Foreign { table: name });
+            return Err(Error::Foreign { family: "inet", table: name });
         }
         let other = |what: String| Drift::OtherProgram { what };
         let mut unfit = Vec::new();
@@ -107,7 +107,7 @@ impl Nftables {
         match self.commit(steps, remove, add, None)? {
             Outcome::Done => Ok(()),
             Outcome::Conflict(error) => Err(error),
-            Outcome::Stale | Outcome::Full => Err(Error::Busy { table: self.config.table.clone() }),
+            Outcome::Stale | Outcome::Full => Err(Error::Busy { family: "inet", table: self.config.table.clone() }),
             Outcome::TooLarge(capacity) => Err(Error::TooLarge { capacity }),
         }
     }
@@ -176,7 +176,7 @@ impl Nftables {
             self.model = Some(model_of(tables));
             return Ok(());
         }
-        Err(Error::Busy { table: self.config.table.clone() })
+        Err(Error::Busy { family: "inet", table: self.config.table.clone() })
     }
 
     /// The steps that make the table with everything but its elements.

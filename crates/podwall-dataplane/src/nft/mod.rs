@@ -41,13 +41,13 @@
 //! - br_netfilter calls the postrouting hook without an incoming interface ([`program`]).
 //! - A log prefix is a constant of its rule; the subject class cannot stand in it.
 
-mod batch;
+pub(crate) mod batch;
 pub(crate) mod conntrack;
 mod counts;
 mod diff;
-mod dump;
-mod encode;
-mod ir;
+pub(crate) mod dump;
+pub(crate) mod encode;
+pub(crate) mod ir;
 mod load;
 mod log;
 mod program;
@@ -135,18 +135,7 @@ impl Nftables {
     /// # Errors
     /// The kernel is too old, the configuration cannot be, or there is no netlink.
     pub fn open(config: Config) -> Result<Self, Error> {
-        let name = config.table.as_str();
-        let fits = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
-        if name.is_empty()
-            || name.len() > 64
-            || !name.chars().all(fits)
-            || !name.starts_with(|c: char| c.is_ascii_alphabetic())
-        {
-            return Err(Error::Config(format!(
-                "table name {name:?} cannot be: a letter, then letters, digits, `_` and `-`, \
-                 at most 64"
-            )));
-        }
+        check_name(&config.table)?;
         if config.log.is_some_and(|log| log.per_second == 0) {
             return Err(Error::Config("a log limit of 0 packets a second logs nothing".into()));
         }
@@ -272,7 +261,7 @@ impl Limited for Nftables {
                 });
             }
         }
-        Err(Error::Busy { table: self.config.table.clone() })
+        Err(Error::Busy { family: "inet", table: self.config.table.clone() })
     }
 }
 
@@ -332,7 +321,7 @@ impl DataPlane for Nftables {
         match dump::table(&mut self.socket, &name)? {
             None => return Ok(()),
             Some(table) if !table.comment.starts_with(OURS) => {
-                return Err(Error::Foreign { table: name });
+                return Err(Error::Foreign { family: "inet", table: name });
             }
             Some(_) => {}
         }
@@ -345,6 +334,22 @@ impl DataPlane for Nftables {
             | Outcome::TooLarge(_) => Ok(()),
         }
     }
+}
+
+/// Whether a table can have the name.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    if name.is_empty()
+        || name.len() > 64
+        || !name.chars().all(fits)
+        || !name.starts_with(|c: char| c.is_ascii_alphabetic())
+    {
+        return Err(Error::Config(format!(
+            "table name {name:?} cannot be: a letter, then letters, digits, `_` and `-`, \
+             at most 64"
+        )));
+    }
+    Ok(())
 }
 
 fn check_kernel() -> Result<(), Error> {

@@ -1,0 +1,569 @@
+//! What may leave a pod's interface?
+//!
+//! ```text
+//!  p5 (ingress of interface 5) ─▶ [from its MAC] jump check ─▶ what comes back: count, drop
+//!
+//!  check   IPv4: source own                                             accept
+//!          IPv6: goto check_ip6 ─ ICMPv6: goto check_icmp6 ─ neighbour discovery, reports
+//!          ARP:  goto check_arp
+//!          IPv4: asks for a lease (DHCP)                                accept
+//!          else: back
+//! ```
+//!
+//! What is not accepted is dropped, so that whatever cannot be read is dropped, too: a step that finds
+//! nothing to read ends its rule. *Own* is a pair (interface, address) of a set, so that the rules are
+//! the same for all interfaces and never change.
+//!
+//! - *Ethertype* is that of the link layer's header. The kernel takes an outer VLAN tag off a frame
+//!   before this hook and then calls what is inside the frame's protocol; the header says what came.
+//!   So frames with a tag (802.1Q, 802.1ad; also "priority" tags for VLAN 0) are dropped, and so is all
+//!   that is not IPv4, IPv6 or ARP: a bridge would carry PPPoE, MPLS, spanning tree or anything else to
+//!   a neighbour, by every policy.
+//! - *IPv4*: fragments and packets with options have their source where all have it. 0.0.0.0 may ask
+//!   for a lease, in one packet, of everybody (RFC 2131 §4.1), and nothing else.
+//! - *ARP*: the sender's address is own, and its hardware address the interface's own if that is known:
+//!   no neighbour learns a wrong one. Probes (RFC 5227 §2.1.1: of 0.0.0.0) are for own addresses.
+//! - *IPv6*: the source is own. Link-local addresses are in no policy, so to them and from them only
+//!   what the link needs may pass: neighbour discovery (RFC 4861; hop limit 255), multicast listener
+//!   reports (RFC 2710, RFC 3810; hop limit 1) and DHCPv6. `::` may ask for routers, and whether an own
+//!   or a link-local address is free (RFC 4862 §5.4.2). An advertisement is for an own or a link-local
+//!   address. Nobody is a router: no router advertisement and no redirect passes.
+//! - Link-local addresses are not known to be anybody's: on one bridge a pod can claim that of another
+//!   in neighbour discovery. It gains packets of neighbour discovery, since no others pass to it.
+//! - *Fragments of IPv6*: headers of the first must be readable up to the transport header, as RFC 7112
+//!   §5 demands. The others pass with an own source; none of them can hold the start of an ICMPv6
+//!   message.
+
+use std::fmt;
+
+use crate::netlink::attribute::Writer;
+use crate::nft::encode::{self, DATA_VALUE, compare, named, register, userdata, verdict};
+use crate::nft::ir::{Fate, Reg};
+
+/// One of the sets of pairs (interface, something that is its own).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Set {
+    Own4,
+    Own6,
+    /// Hardware addresses for ARP. 0 stands for any: it is not known.
+    Mac,
+}
+
+impl Set {
+    pub(super) const ALL: [Self; 3] = [Self::Own4, Self::Own6, Self::Mac];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Own4 => "own4",
+            Self::Own6 => "own6",
+            Self::Mac => "mac",
+        }
+    }
+
+    fn comment(self) -> &'static str {
+        match self {
+            Self::Own4 | Self::Own6 => "interface and address that its packets may come from",
+            Self::Mac => "interface and hardware address, 0 for any, that it may name in ARP",
+        }
+    }
+
+    /// Bytes of what stands behind the interface, without padding.
+    pub(super) fn width(self) -> usize {
+        match self {
+            Self::Own4 => 4,
+            Self::Own6 => 16,
+            Self::Mac => 6,
+        }
+    }
+
+    /// The body of NEWSET; at most so many elements.
+    pub(super) fn write(self, w: &mut Writer, table: &str, size: u32) {
+        // `enum datatypes` of nft(8), six bits a field.
+        const INTERFACE: u32 = 20;
+        let of = match self {
+            Self::Own4 => 7,
+            Self::Own6 => 8,
+            Self::Mac => 9,
+        };
+        w.text(1, table);
+        w.text(2, self.name());
+        w.u32(3, 0);
+        w.u32(4, INTERFACE << 6 | of);
+        w.u32(5, 4 + self.width().next_multiple_of(4) as u32);
+        w.nest(9, |w| w.u32(1, size));
+        w.u32(10, 1 + self as u32);
+        w.put(13, &userdata::set(self.comment(), false, false));
+    }
+}
+
+/// Where in a packet something stands.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// Index of the interface, in the machine's byte order.
+    Interface,
+    /// The transport protocol, behind extension headers, too.
+    Protocol,
+    Link(u32),
+    Network(u32),
+    /// Not in fragments but the first.
+    Transport(u32),
+    /// The two bytes of the fragment header that say where (RFC 8200 §4.5).
+    Fragment,
+    /// Nothing of the packet: bytes that are 0.
+    Zero,
+}
+
+/// Some bytes of a packet.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    name: &'static str,
+    place: Place,
+    len: usize,
+}
+
+const fn part(name: &'static str, place: Place, len: usize) -> Part {
+    Part { name, place, len }
+}
+
+const INTERFACE: Part = part("iif", Place::Interface, 4);
+const PROTOCOL: Part = part("meta l4proto", Place::Protocol, 1);
+const LINK_SOURCE: Part = part("ether saddr", Place::Link(6), 6);
+const ETHERTYPE: Part = part("ether type", Place::Link(12), 2);
+const SOURCE4: Part = part("ip saddr", Place::Network(12), 4);
+const DESTINATION4: Part = part("ip daddr", Place::Network(16), 4);
+/// With the bit for more fragments, without the other two.
+const FRAGMENT4: Part = part("ip frag-off & 0x3fff", Place::Network(6), 2);
+const SOURCE6: Part = part("ip6 saddr", Place::Network(8), 16);
+const DESTINATION6: Part = part("ip6 daddr", Place::Network(24), 16);
+const SOURCE6_NET: Part = part("ip6 saddr & ffc0::", Place::Network(8), 2);
+const DESTINATION6_NET: Part = part("ip6 daddr & ffc0::", Place::Network(24), 2);
+const DESTINATION6_START: Part = part("ip6 daddr & ff00::", Place::Network(24), 1);
+const HOP_LIMIT: Part = part("ip6 hoplimit", Place::Network(7), 1);
+const FRAGMENT6: Part = part("frag frag-off & 0xfff8", Place::Fragment, 2);
+const PORTS: Part = part("th sport . th dport", Place::Transport(0), 4);
+const ICMP_TYPE: Part = part("icmpv6 type", Place::Transport(0), 1);
+const TARGET: Part = part("icmpv6 taddr", Place::Transport(8), 16);
+const TARGET_NET: Part = part("icmpv6 taddr & ffc0::", Place::Transport(8), 2);
+/// Hardware and protocol with the lengths of their addresses (RFC 826).
+const ARP_KIND: Part = part("arp htype . ptype . hlen . plen", Place::Network(0), 6);
+const ARP_OPERATION: Part = part("arp operation", Place::Network(6), 2);
+const ARP_MAC: Part = part("arp saddr ether", Place::Network(8), 6);
+const ARP_SENDER: Part = part("arp saddr ip", Place::Network(14), 4);
+const ARP_TARGET: Part = part("arp daddr ip", Place::Network(24), 4);
+const ANY_MAC: Part = part("0", Place::Zero, 6);
+
+const LINK_LOCAL: &[u8] = &[0xfe, 0x80];
+const NET_MASK: &[u8] = &[0xff, 0xc0];
+
+/// One step of a rule; the first that does not hold ends it.
+#[derive(Clone, Debug)]
+enum Step {
+    Is(Part, Vec<u8>),
+    IsNot(Part, Vec<u8>),
+    /// The same with the bits of a mask alone.
+    MaskedIs(Part, &'static [u8], &'static [u8]),
+    MaskedIsNot(Part, &'static [u8], &'static [u8]),
+    Within(Part, u8, u8),
+    Outside(Part, u8, u8),
+    /// The interface and this are a pair of the set.
+    Own(Set, Part),
+    NotOwn(Set, Part),
+    /// Counts packets, from so many on.
+    Count(u64),
+    Fate(Fate),
+}
+
+/// A rule with the comment that says what it is for, in the kernel, too.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    pub(super) comment: String,
+    steps: Vec<Step>,
+}
+
+fn rule(comment: &str, steps: impl IntoIterator<Item = Step>) -> Rule {
+    Rule { comment: comment.to_owned(), steps: steps.into_iter().collect() }
+}
+
+/// A chain that all interfaces share.
+pub(super) struct Chain {
+    pub(super) name: &'static str,
+    pub(super) rules: Vec<Rule>,
+}
+
+const CHECK: &str = "check";
+const ACCEPT: Step = Step::Fate(Fate::Accept);
+
+fn goto(chain: &'static str) -> Step {
+    Step::Fate(Fate::Goto(chain))
+}
+
+fn is(part: Part, bytes: impl AsRef<[u8]>) -> Step {
+    Step::Is(part, bytes.as_ref().to_vec())
+}
+
+/// The chains that all interfaces share, each behind those that it names.
+pub(super) fn chains(dhcp: bool) -> Vec<Chain> {
+    vec![near(), near_or_none(), icmp6(), ip6(dhcp), arp(), check(dhcp)]
+}
+
+fn check(dhcp: bool) -> Chain {
+    let ip4 = || is(ETHERTYPE, [0x08, 0x00]);
+    let mut rules = vec![
+        rule("own IPv4 address", [ip4(), Step::Own(Set::Own4, SOURCE4), ACCEPT]),
+        rule("IPv6", [is(ETHERTYPE, [0x86, 0xdd]), goto("check_ip6")]),
+        rule("ARP", [is(ETHERTYPE, [0x08, 0x06]), goto("check_arp")]),
+    ];
+    if dhcp {
+        rules.push(rule(
+            "asks for a lease",
+            [
+                ip4(),
+                is(SOURCE4, [0; 4]),
+                is(DESTINATION4, [0xff; 4]),
+                Step::MaskedIs(FRAGMENT4, &[0x3f, 0xff], &[0, 0]),
+                is(PROTOCOL, [17]),
+                is(PORTS, [0, 68, 0, 67]),
+                ACCEPT,
+            ],
+        ));
+    }
+    Chain { name: CHECK, rules }
+}
+
+fn ip6(dhcp: bool) -> Chain {
+    let mut rules = vec![
+        rule(
+            "own IPv6 address",
+            [
+                Step::MaskedIsNot(DESTINATION6_NET, NET_MASK, LINK_LOCAL),
+                Step::IsNot(PROTOCOL, vec![58]),
+                Step::Own(Set::Own6, SOURCE6),
+                ACCEPT,
+            ],
+        ),
+        rule("ICMPv6", [is(PROTOCOL, [58]), goto("check_icmp6")]),
+        later_fragment(),
+    ];
+    if dhcp {
+        // ff02::1:2, and the ports of RFC 8415 §7.2.
+        let mut servers = [0; 16];
+        [servers[0], servers[1], servers[13], servers[15]] = [0xff, 2, 1, 2];
+        rules.push(rule(
+            "asks for a lease",
+            [
+                is(DESTINATION6, servers),
+                Step::MaskedIs(SOURCE6_NET, NET_MASK, LINK_LOCAL),
+                is(PROTOCOL, [17]),
+                is(PORTS, [0x02, 0x22, 0x02, 0x23]),
+                ACCEPT,
+            ],
+        ));
+    }
+    Chain { name: "check_ip6", rules }
+}
+
+fn later_fragment() -> Rule {
+    rule(
+        "later fragment of an own IPv6 address",
+        [
+            Step::MaskedIsNot(DESTINATION6_NET, NET_MASK, LINK_LOCAL),
+            Step::MaskedIsNot(FRAGMENT6, &[0xff, 0xf8], &[0, 0]),
+            Step::Own(Set::Own6, SOURCE6),
+            ACCEPT,
+        ],
+    )
+}
+
+fn icmp6() -> Chain {
+    const ROUTER_SOLICITATION: u8 = 133;
+    const SOLICITATION: u8 = 135;
+    const ADVERTISEMENT: u8 = 136;
+    const REDIRECT: u8 = 137;
+    let discovery = |number: u8| [is(ICMP_TYPE, [number]), is(HOP_LIMIT, [255])];
+    let with = |steps: [Step; 2], more: &[Step]| [&steps[..], more].concat();
+    let listener = |types: Step| {
+        let to_many = is(DESTINATION6_START, [0xff]);
+        [types, is(HOP_LIMIT, [1]), to_many, goto("near_or_none")]
+    };
+    let own = Step::Own(Set::Own6, TARGET);
+    let link_local = Step::MaskedIs(TARGET_NET, NET_MASK, LINK_LOCAL);
+    let nobody = is(SOURCE6, [0; 16]);
+    let ask = |more: &[Step]| with(discovery(SOLICITATION), more);
+    let advertise = |more: &[Step]| with(discovery(ADVERTISEMENT), more);
+    let rules = vec![
+        rule(
+            "ICMPv6 of an own address",
+            [
+                Step::MaskedIsNot(DESTINATION6_NET, NET_MASK, LINK_LOCAL),
+                Step::Outside(ICMP_TYPE, ROUTER_SOLICITATION, REDIRECT),
+                Step::Own(Set::Own6, SOURCE6),
+                ACCEPT,
+            ],
+        ),
+        later_fragment(),
+        rule("neighbour solicitation", ask(&[Step::IsNot(SOURCE6, vec![0; 16]), goto("near")])),
+        rule("is an own address free", ask(&[nobody.clone(), own.clone(), ACCEPT])),
+        rule("is a link-local address free", ask(&[nobody, link_local.clone(), ACCEPT])),
+        rule("advertisement of an own address", advertise(&[own, goto("near")])),
+        rule("advertisement of a link-local address", advertise(&[link_local, goto("near")])),
+        rule(
+            "router solicitation",
+            with(discovery(ROUTER_SOLICITATION), &[goto("near_or_none")]),
+        ),
+        rule("listener report and its end", listener(Step::Within(ICMP_TYPE, 131, 132))),
+        rule("listener report, version 2", listener(is(ICMP_TYPE, [143]))),
+    ];
+    Chain { name: "check_icmp6", rules }
+}
+
+/// Sources of neighbour discovery.
+fn near() -> Chain {
+    let rules = vec![
+        rule("link-local", [Step::MaskedIs(SOURCE6_NET, NET_MASK, LINK_LOCAL), ACCEPT]),
+        rule("own", [Step::Own(Set::Own6, SOURCE6), ACCEPT]),
+    ];
+    Chain { name: "near", rules }
+}
+
+fn near_or_none() -> Chain {
+    let rules = vec![
+        rule("no address yet", [is(SOURCE6, [0; 16]), ACCEPT]),
+        rule("near", [goto("near")]),
+    ];
+    Chain { name: "near_or_none", rules }
+}
+
+fn arp() -> Chain {
+    let operation = |number: u8| is(ARP_OPERATION, [0, number]);
+    let sender = || Step::Own(Set::Own4, ARP_SENDER);
+    let rules = vec![
+        rule(
+            "not for IPv4 on Ethernet",
+            [
+                Step::IsNot(ARP_KIND, vec![0, 1, 0x08, 0x00, 6, 4]),
+                Step::Fate(Fate::Return),
+            ],
+        ),
+        rule(
+            "hardware address of another",
+            [
+                Step::NotOwn(Set::Mac, ARP_MAC),
+                Step::NotOwn(Set::Mac, ANY_MAC),
+                Step::Fate(Fate::Return),
+            ],
+        ),
+        rule("request", [operation(1), sender(), ACCEPT]),
+        rule("answer", [operation(2), sender(), ACCEPT]),
+        rule(
+            "probe",
+            [operation(1), is(ARP_SENDER, [0; 4]), Step::Own(Set::Own4, ARP_TARGET), ACCEPT],
+        ),
+    ];
+    Chain { name: "check_arp", rules }
+}
+
+/// The rules of an interface's chain: a hardware address that is known, and what was dropped so far.
+pub(super) fn of_interface(mac: Option<[u8; 6]>, dropped: u64) -> [Rule; 2] {
+    let jump = Step::Fate(Fate::Jump(CHECK));
+    let steps = mac.map(|mac| is(LINK_SOURCE, mac)).into_iter().chain([jump]);
+    [
+        rule(&mac_comment(mac), steps),
+        rule(FORGED, [Step::Count(dropped), Step::Fate(Fate::Drop)]),
+    ]
+}
+
+/// The comment of an interface's second rule.
+pub(super) const FORGED: &str = "not its own";
+const ANY: &str = "from any hardware address";
+const FROM: &str = "from ";
+
+fn mac_comment(mac: Option<[u8; 6]>) -> String {
+    mac.map_or_else(|| ANY.to_owned(), |mac| format!("{FROM}{}", mac_text(mac)))
+}
+
+/// A hardware address as people write it.
+pub(super) fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// What the comment of an interface's first rule says; `None`: it is no such comment.
+pub(super) fn read_mac(comment: &str) -> Option<Option<[u8; 6]>> {
+    if comment == ANY {
+        return Some(None);
+    }
+    let mut bytes = comment.strip_prefix(FROM)?.split(':').map(|it| u8::from_str_radix(it, 16));
+    let mut mac = [0; 6];
+    for byte in &mut mac {
+        *byte = bytes.next()?.ok()?;
+    }
+    bytes.next().is_none().then_some(Some(mac))
+}
+
+const SCRATCH: Reg = Reg(0);
+const EQUAL: u32 = 0;
+const UNEQUAL: u32 = 1;
+
+impl Rule {
+    /// The body of NEWRULE.
+    pub(super) fn write(&self, w: &mut Writer, table: &str, chain: &str) {
+        w.text(encode::RULE_TABLE, table);
+        w.text(encode::RULE_CHAIN, chain);
+        w.nest(4, |w| self.steps.iter().for_each(|step| step.write(w)));
+        let note = userdata::comment(userdata::RULE_COMMENT, &self.comment);
+        w.put(encode::RULE_USERDATA, &note);
+    }
+}
+
+impl Step {
+    fn write(&self, w: &mut Writer) {
+        match self {
+            Self::Is(part, bytes) => {
+                part.load(w, SCRATCH);
+                compare(w, SCRATCH, EQUAL, bytes);
+            }
+            Self::IsNot(part, bytes) => {
+                part.load(w, SCRATCH);
+                compare(w, SCRATCH, UNEQUAL, bytes);
+            }
+            Self::MaskedIs(part, mask, bytes) => masked(w, *part, mask, EQUAL, bytes),
+            Self::MaskedIsNot(part, mask, bytes) => masked(w, *part, mask, UNEQUAL, bytes),
+            Self::Within(part, first, last) => range(w, *part, EQUAL, *first, *last),
+            Self::Outside(part, first, last) => range(w, *part, UNEQUAL, *first, *last),
+            Self::Own(set, part) => lookup(w, *set, *part, false),
+            Self::NotOwn(set, part) => lookup(w, *set, *part, true),
+            Self::Count(from) => named(w, "counter", |w| {
+                w.put(1, &0u64.to_be_bytes());
+                w.put(encode::COUNTER_PACKETS, &from.to_be_bytes());
+            }),
+            Self::Fate(fate) => named(w, "immediate", |w| {
+                w.u32(1, 0);
+                w.nest(2, |w| verdict(w, *fate));
+            }),
+        }
+    }
+}
+
+fn masked(w: &mut Writer, part: Part, mask: &[u8], op: u32, value: &[u8]) {
+    part.load(w, SCRATCH);
+    named(w, "bitwise", |w| {
+        w.u32(1, register(SCRATCH));
+        w.u32(2, register(SCRATCH));
+        w.u32(3, part.len as u32);
+        w.nest(4, |w| w.put(DATA_VALUE, mask));
+        w.nest(5, |w| w.put(DATA_VALUE, &vec![0; part.len]));
+    });
+    compare(w, SCRATCH, op, value);
+}
+
+fn range(w: &mut Writer, part: Part, op: u32, first: u8, last: u8) {
+    part.load(w, SCRATCH);
+    named(w, "range", |w| {
+        w.u32(1, register(SCRATCH));
+        w.u32(2, op);
+        w.nest(3, |w| w.put(DATA_VALUE, &[first]));
+        w.nest(4, |w| w.put(DATA_VALUE, &[last]));
+    });
+}
+
+fn lookup(w: &mut Writer, set: Set, part: Part, inverted: bool) {
+    INTERFACE.load(w, SCRATCH);
+    part.load(w, Reg(SCRATCH.0 + 1));
+    named(w, "lookup", |w| {
+        w.text(1, set.name());
+        w.u32(2, register(SCRATCH));
+        if inverted {
+            w.u32(5, 1);
+        }
+    });
+}
+
+impl Part {
+    fn load(self, w: &mut Writer, to: Reg) {
+        let meta = |w: &mut Writer, key| {
+            named(w, "meta", |w| {
+                w.u32(1, register(to));
+                w.u32(2, key);
+            });
+        };
+        let (base, offset) = match self.place {
+            Place::Interface => return meta(w, 4),
+            Place::Protocol => return meta(w, 16),
+            Place::Link(offset) => (0, offset),
+            Place::Network(offset) => (1, offset),
+            Place::Transport(offset) => (2, offset),
+            Place::Fragment => {
+                return named(w, "exthdr", |w| {
+                    w.u32(1, register(to));
+                    w.put(2, &[44]);
+                    w.u32(3, 2);
+                    w.u32(4, self.len as u32);
+                });
+            }
+            Place::Zero => {
+                return named(w, "immediate", |w| {
+                    w.u32(1, register(to));
+                    w.nest(2, |w| w.put(DATA_VALUE, &vec![0; self.len.next_multiple_of(4)]));
+                });
+            }
+        };
+        named(w, "payload", |w| {
+            w.u32(1, register(to));
+            w.u32(2, base);
+            w.u32(3, offset);
+            w.u32(4, self.len as u32);
+        });
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        match self {
+            Self::Is(part, bytes) => write!(f, "{part} 0x{}", hex(bytes)),
+            Self::IsNot(part, bytes) => write!(f, "{part} != 0x{}", hex(bytes)),
+            Self::MaskedIs(part, _, bytes) => write!(f, "{part} == 0x{}", hex(bytes)),
+            Self::MaskedIsNot(part, _, bytes) => write!(f, "{part} != 0x{}", hex(bytes)),
+            Self::Within(part, first, last) => write!(f, "{part} {first}-{last}"),
+            Self::Outside(part, first, last) => write!(f, "{part} != {first}-{last}"),
+            Self::Own(set, part) => write!(f, "{INTERFACE} . {part} @{}", set.name()),
+            Self::NotOwn(set, part) => write!(f, "{INTERFACE} . {part} != @{}", set.name()),
+            Self::Count(_) => f.write_str("counter"),
+            Self::Fate(fate) => write!(f, "{fate}"),
+        }
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.steps.iter().try_for_each(|step| write!(f, "{step}; "))?;
+        write!(f, "comment {:?}", self.comment)
+    }
+}
+
+impl fmt::Display for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "chain {} {{", self.name)?;
+        self.rules.iter().try_for_each(|rule| writeln!(f, "    {rule}"))?;
+        f.write_str("}")
+    }
+}
+
+/// A number of all that the constant part is, to tell versions and configurations apart.
+pub(super) fn fingerprint(dhcp: bool) -> u64 {
+    let mut w = Writer::default();
+    Set::ALL.into_iter().for_each(|set| set.write(&mut w, "", 0));
+    for chain in chains(dhcp) {
+        chain.rules.iter().for_each(|rule| rule.write(&mut w, "", chain.name));
+    }
+    of_interface(None, 0).iter().for_each(|rule| rule.write(&mut w, "", ""));
+    // FNV-1a, 64 bits.
+    w.bytes().iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
