@@ -125,8 +125,12 @@ impl Attachments {
         let over = |held: &Held| {
             held.gone && held.pod() == *name && !now.is_some_and(|object| held.is_of(object))
         };
-        let files: Vec<Sandbox> =
-            self.held.iter().filter(|(_, it)| over(it)).map(|(sandbox, _)| sandbox.clone()).collect();
+        let files: Vec<Sandbox> = self
+            .held
+            .iter()
+            .filter(|(_, it)| over(it))
+            .map(|(sandbox, _)| sandbox.clone())
+            .collect();
         for sandbox in files {
             self.held.remove(&sandbox);
             if let Some(file) = self.file(&sandbox) {

@@ -75,13 +75,15 @@ impl Writer {
                 let until = since + Duration::from_millis(patience).min(MOST);
                 let sandbox = attachment.sandbox.clone();
                 match self.attach(attachment) {
-                    Ok(()) => self.desk.attached.push(Waiting {
-                        sandbox,
-                        since,
-                        until,
-                        otherwise,
-                        reply,
-                    }),
+                    Ok(()) => {
+                        self.desk.attached.push(Waiting {
+                            sandbox,
+                            since,
+                            until,
+                            otherwise,
+                            reply,
+                        });
+                    }
                     Err(refusal) => send(reply, Err(refusal)),
                 }
             }
@@ -122,12 +124,23 @@ impl Writer {
             let text = format!("the pod {namespace}/{pod} has got no address");
             return Err(refusal(Code::Invalid, text));
         }
+        if self.guards {
+            // Another pod's link of before must not keep this one from its address.
+            self.links.add(&attachment).map_err(|error| {
+                let text = format!("forged source addresses of {pod} cannot be dropped: {error}");
+                refusal(Code::Kernel, text)
+            })?;
+        }
         let kept = self.index.attachments_change(Instant::now(), |all| all.attach(attachment));
         kept.map_err(|error| refusal(Code::Kernel, format!("cannot keep a pod's state: {error}")))
     }
 
     fn detach(&mut self, sandboxes: &[Sandbox]) -> Result<(), Refusal> {
         for sandbox in sandboxes {
+            if let Err(error) = self.links.remove(sandbox) {
+                // The link goes with the pod, and its guard with it.
+                tracing::warn!(%error, container = sandbox.container, "a link stays guarded");
+            }
             let gone = self.index.attachments_change(Instant::now(), |all| {
                 all.detach(sandbox).map(|pod| pod.into_iter().collect::<BTreeSet<_>>())
             });
@@ -175,7 +188,7 @@ impl Writer {
         let took = now.saturating_duration_since(waiting.since);
         self.state.set_attached(took);
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let guarded = self.is_guarded(&waiting.sandbox);
+        let guarded = self.links.has(&waiting.sandbox);
         send(waiting.reply, value(Attached { known, guarded, took }));
     }
 
@@ -206,9 +219,8 @@ impl Writer {
         };
         let name = Name::new(it.namespace.as_str(), it.pod.as_str());
         if self.index.knows(sandbox) {
-            let other = |address: &IpAddr| {
-                self.compiler.pod_at(*address).filter(|other| **other != name)
-            };
+            let other =
+                |address: &IpAddr| self.compiler.pod_at(*address).filter(|other| **other != name);
             if let Some((address, other)) = it.addresses.iter().find_map(|a| Some((a, other(a)?))) {
                 let text = format!(
                     "the API server says that {other} has its address {address}; two pods cannot \
@@ -282,7 +294,7 @@ impl Writer {
         let tables = self.compiler.tables();
         let mut live = self.index.attachments().live();
         let attached = live.find(|it| self.index.attachments().is_of(&it.sandbox, object));
-        let guarded = attached.filter(|it| self.is_guarded(&it.sandbox));
+        let guarded = attached.filter(|it| self.links.has(&it.sandbox));
         let side = |direction| {
             let own: Vec<IpAddr> = addresses
                 .iter()
@@ -309,10 +321,7 @@ impl Writer {
         let drift = self.verify(full).map_err(|error| {
             refusal(Code::Kernel, format!("the kernel cannot be asked: {error}"))
         })?;
-        Ok(Verified {
-            drift,
-            took: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
-        })
+        Ok(Verified { drift, took: u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX) })
     }
 
     /// How much each rule has decided.
@@ -324,6 +333,10 @@ impl Writer {
             tracing::warn!(%error, "the kernel's counters cannot be read");
             podwall_dataplane::Counters::default()
         });
-        names::counted(self.compiler.tables(), &counters)
+        let forged = self.links.dropped().unwrap_or_else(|error| {
+            tracing::debug!(%error, "the guard's counters cannot be read");
+            0
+        });
+        Counted { forged, ..names::counted(self.compiler.tables(), &counters) }
     }
 }

@@ -22,9 +22,7 @@ use rustc_hash::FxHashMap;
 
 use crate::attachments::Attachments;
 use crate::known::{Known, Said};
-use crate::objects::{
-    Kind, PodObject, SlimNamespace, SlimNode, SlimPod, SlimPolicy, Unusable,
-};
+use crate::objects::{Kind, PodObject, SlimNamespace, SlimNode, SlimPod, SlimPolicy, Unusable};
 
 /// What any watch says.
 #[derive(Debug)]
@@ -306,6 +304,7 @@ mod tests {
         cluster.policies.retain(|(tier, _), _| *tier == Tier::NetworkPolicy);
         cluster.nodes.clear();
         cluster.services.clear();
+        cluster.strangers.clear();
     }
 
     /// What the watches say of a cluster when they start.
@@ -384,6 +383,7 @@ mod tests {
                     protocol: *dice.pick(&[Protocol::TCP, Protocol::UDP, Protocol::ICMP]),
                     port: *dice.pick(&ports),
                     from_node: dice.chance(5),
+                    to_node: false,
                 };
                 if packet.src.is_ipv4() == packet.dst.is_ipv4() {
                     let passes = whole.decide(&packet).passes();

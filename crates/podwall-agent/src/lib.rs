@@ -14,9 +14,10 @@ mod attachments;
 pub mod check;
 mod desk;
 mod flows;
-pub mod http;
+mod http;
 mod index;
 mod known;
+mod links;
 mod metrics;
 mod names;
 mod objects;
@@ -36,6 +37,7 @@ use std::thread;
 use std::time::Duration;
 
 use kube::Client;
+use podwall_dataplane::guard::{self, Guard};
 use podwall_dataplane::{Choice, Limits, Log, Namespace, ebpf};
 use podwall_local::Flow;
 use thiserror::Error;
@@ -45,13 +47,15 @@ use tokio::sync::broadcast;
 use crate::attachments::Attachments;
 use crate::flows::Flows;
 use crate::index::Index;
+use crate::links::Links;
 pub use crate::objects::{Kind, Unusable};
 pub use crate::socket::Socket;
 pub use crate::state::{Snapshot, State};
 use crate::strangers::Strangers;
+pub use crate::strangers::{Isolation, time};
 use crate::told::Told;
 pub use crate::watch::causes;
-use crate::writer::Writer;
+use crate::writer::{Parts, Writer};
 
 /// How an agent is set up.
 #[derive(Clone, Debug)]
@@ -68,11 +72,12 @@ pub struct Config {
     pub limits: Limits,
     /// Where it is kept which pods the container runtime has attached; `None`: nowhere.
     pub kept: Option<PathBuf>,
-    /// How long an address among those of this node's pods that no pod is known to have is
-    /// isolated; `None`: until one is.
-    pub strangers: Option<Duration>,
+    /// What becomes of an address in this node's pod ranges that no pod is known to have.
+    pub isolation: Isolation,
     /// How often the kernel is held against the model.
     pub verify_every: Duration,
+    /// Whether packets that leave a pod with a source address that is not its own are dropped.
+    pub guard: bool,
 }
 
 /// What keeps an agent from working.
@@ -119,14 +124,18 @@ impl Agent {
     /// # Errors
     /// No data plane can be opened, or what was attached cannot be read.
     pub fn start(config: Config) -> Result<Self, AgentError> {
-        let Config { node, netns, choice, pins, limits, kept, strangers, verify_every } = config;
+        let Config { node, netns, choice, pins, limits, .. } = config;
         let ebpf = ebpf::Config { pins, limits, ..ebpf::Config::default() };
         let nftables = podwall_dataplane::Config { log: Some(LOG), limits, ..Default::default() };
-        let chosen = match netns {
-            Some(file) => Namespace::named(&file)?.run(|| choice.open(ebpf, nftables))?,
-            None => choice.open(ebpf, nftables)?,
+        let open = || {
+            let guard = Guard::open(guard::Config::default());
+            Ok::<_, podwall_dataplane::Error>((choice.open(ebpf, nftables)?, guard?))
         };
-        let attachments = match kept {
+        let (chosen, guard) = match netns {
+            Some(file) => Namespace::named(&file)?.run(open)?,
+            None => open()?,
+        };
+        let attachments = match config.kept {
             Some(dir) => {
                 let kept = Attachments::load(&dir);
                 let (kept, wrong) =
@@ -143,14 +152,16 @@ impl Agent {
         let state = Arc::new(State::new(Arc::clone(&node), chosen.plane.name(), reason));
         let flows = Flows::new(tell.clone());
         let followers = flows.followers();
-        let mut writer = Writer::new(
-            Index::new(Arc::clone(&node), attachments),
-            chosen.plane,
-            Arc::clone(&state),
+        let mut writer = Writer::new(Parts {
+            index: Index::new(Arc::clone(&node), attachments),
+            plane: chosen.plane,
+            links: Links::new(guard),
+            guards: config.guard,
+            state: Arc::clone(&state),
             flows,
-            Strangers::new(strangers),
-            verify_every,
-        );
+            strangers: Strangers::new(config.isolation),
+            verify_every: config.verify_every,
+        });
         let writer = thread::Builder::new()
             .name("writer".to_owned())
             .spawn(move || writer.run(&told))
@@ -166,19 +177,8 @@ impl Agent {
 
     /// Follows the cluster, and answers over HTTP and, where there is one, over a socket, until
     /// something of that ends; to be dropped to stop.
-    pub async fn work(
-        self,
-        client: Client,
-        http: TcpListener,
-        socket: Option<Socket>,
-    ) -> AgentError {
+    pub async fn work(self, client: Client, http: TcpListener, socket: Socket) -> AgentError {
         let Self { node, state, told, flows, writer } = self;
-        let asked = async {
-            match socket {
-                Some(socket) => socket.serve(told.clone(), flows).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             () = watch::all(client, &node, told.clone()) => {}
             served = http::serve(http, state, told.clone()) => {
@@ -186,7 +186,7 @@ impl Agent {
                     return AgentError::Metrics(error);
                 }
             }
-            () = asked => {}
+            () = socket.serve(told.clone(), flows) => {}
         }
         if writer.is_finished() {
             let _ = writer.join(); // a panic there has been printed

@@ -22,6 +22,8 @@ pub(crate) struct Counted {
     pub(crate) rules: Vec<(RuleRef, u64)>,
     /// Those that none allowed, by the policies that isolate.
     pub(crate) denied: Vec<(Direction, Vec<Name>, u64)>,
+    /// Those whose source address is not their pod's.
+    pub(crate) forged: u64,
 }
 
 /// Who stands for whom in tables.
@@ -44,6 +46,7 @@ pub(crate) fn counted(tables: &NodeTables, counters: &Counters) -> Counted {
                 Some((direction_of(tables, *subject)?, names, *count))
             })
             .collect(),
+        forged: 0,
     }
 }
 

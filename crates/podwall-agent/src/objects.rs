@@ -211,11 +211,7 @@ impl<T> From<Result<T, Unusable>> for Read<T> {
 }
 
 /// What is wrong with an object.
-pub(crate) fn unusable(
-    kind: Kind,
-    metadata: &ObjectMeta,
-    reason: impl Into<String>,
-) -> Unusable {
+pub(crate) fn unusable(kind: Kind, metadata: &ObjectMeta, reason: impl Into<String>) -> Unusable {
     let uid = metadata.uid.as_deref().map(Arc::from);
     Unusable { kind, name: called(metadata), uid, reason: reason.into() }
 }
@@ -470,9 +466,8 @@ mod tests {
 
     #[test]
     fn a_node_has_ranges_for_its_pods() {
-        let node = |spec: Value| {
-            read::<SlimNode>(json!({ "metadata": { "name": "n1" }, "spec": spec }))
-        };
+        let node =
+            |spec: Value| read::<SlimNode>(json!({ "metadata": { "name": "n1" }, "spec": spec }));
         let text = |spec: Value| {
             node(spec).object.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
         };

@@ -97,7 +97,7 @@ impl State {
     }
 
     pub(crate) fn set_heard(&self, kind: Kind, when: Instant) {
-        self.change(|now| drop(now.heard.insert(kind, when)));
+        self.change(|now| _ = now.heard.insert(kind, when));
     }
 
     pub(crate) fn set_watch_failed(&self, kind: Kind) {

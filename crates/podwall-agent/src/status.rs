@@ -24,7 +24,8 @@ impl Writer {
             .filter(|addresses| !addresses.is_empty())
             .collect();
         let of_isolated = |addresses: &&Vec<IpAddr>| {
-            let is = |it: &IpAddr| Direction::BOTH.iter().any(|way| tables.subject(*way, *it).is_some());
+            let is =
+                |it: &IpAddr| Direction::BOTH.iter().any(|way| tables.subject(*way, *it).is_some());
             addresses.iter().any(is)
         };
         Status {
@@ -34,7 +35,10 @@ impl Writer {
             instead: now.instead.clone(),
             synced: self.index.is_synced(),
             enforced: now.enforced && !self.index.is_pending(),
-            heard: heard.into_iter().map(|(kind, ago)| (kind, ago.map(|it| it.as_secs()))).collect(),
+            heard: heard
+                .into_iter()
+                .map(|(kind, ago)| (kind, ago.map(|it| it.as_secs())))
+                .collect(),
             objects: self
                 .index
                 .counts()
@@ -67,7 +71,7 @@ impl Writer {
             isolated_pods: locals.iter().filter(of_isolated).count(),
             local_pods: locals.len(),
             attachments: self.index.attachments().live().count(),
-            guarded: self.guarded(),
+            guarded: self.links.len(),
             pod_ranges: self.index.ranges().iter().map(ToString::to_string).collect(),
             released: self.strangers.released().iter().copied().collect(),
         }

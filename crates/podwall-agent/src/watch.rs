@@ -25,7 +25,6 @@ use crate::objects::{
 };
 use crate::told::Told;
 
-
 /// Seconds after which a watch is asked anew. Some load balancers drop a connection on which nothing
 /// came for four minutes, without a word.
 const TIMEOUT: u32 = 200;

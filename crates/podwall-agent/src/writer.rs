@@ -19,6 +19,7 @@ use podwall_dataplane::{DataPlane, Error, follow};
 use crate::desk::Desk;
 use crate::flows::Flows;
 use crate::index::Index;
+use crate::links::Links;
 use crate::state::State;
 use crate::strangers::Strangers;
 use crate::told::Told;
@@ -37,6 +38,9 @@ pub(crate) struct Writer {
     pub(crate) index: Index,
     pub(crate) compiler: NodeCompiler,
     pub(crate) plane: Box<dyn DataPlane>,
+    pub(crate) links: Links,
+    /// Whether links are guarded.
+    pub(crate) guards: bool,
     /// Whether the kernel is known to hold the compiler's tables.
     pub(crate) loaded: bool,
     /// After a failure: when to try again, and how long to wait after the next one.
@@ -56,21 +60,29 @@ pub(crate) struct Writer {
     pub(crate) state: Arc<State>,
 }
 
+/// What a writer is made of.
+pub(crate) struct Parts {
+    pub(crate) index: Index,
+    pub(crate) plane: Box<dyn DataPlane>,
+    pub(crate) links: Links,
+    pub(crate) guards: bool,
+    pub(crate) state: Arc<State>,
+    pub(crate) flows: Flows,
+    pub(crate) strangers: Strangers,
+    pub(crate) verify_every: Duration,
+}
+
 impl Writer {
-    pub(crate) fn new(
-        index: Index,
-        plane: Box<dyn DataPlane>,
-        state: Arc<State>,
-        flows: Flows,
-        strangers: Strangers,
-        verify_every: Duration,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { index, plane, links, guards, state, flows, strangers, verify_every } = parts;
         let node = Arc::clone(&state.snapshot().node);
         Self {
             compiler: NodeCompiler::new(Some(Arc::clone(&node))),
             node,
             index,
             plane,
+            links,
+            guards,
             loaded: false,
             retry: None,
             pause: RETRY[0],
@@ -86,6 +98,7 @@ impl Writer {
 
     /// Works until nobody can tell anything any more.
     pub(crate) fn run(&mut self, told: &Receiver<Told>) {
+        self.guard_all();
         let mut settled = false;
         loop {
             let work = self.follow();
@@ -195,16 +208,25 @@ impl Writer {
     /// what can be seen without listing them.
     pub(crate) fn verify(&mut self, full: bool) -> Result<Vec<String>, Error> {
         self.verify = Instant::now() + self.verify_every;
+        let forged = self.links.verify(self.index.attachments().live());
+        let forged = forged.inspect_err(|error| {
+            tracing::warn!(%error, "the guard of source addresses cannot be held against the model");
+        })?;
         let tables = self.compiler.tables();
         let found = if full { self.plane.verify(tables) } else { self.plane.glance(tables) };
         let drift = found.inspect_err(|error| {
             tracing::warn!(%error, "the kernel cannot be held against the model");
         })?;
-        let drift: Vec<String> = drift.iter().map(ToString::to_string).collect();
+        let rewrite = !drift.is_empty();
+        let mut all: Vec<String> = drift.iter().map(ToString::to_string).collect();
+        all.extend(forged);
+        let drift = all;
         if !drift.is_empty() {
             let shown: Vec<&str> = drift.iter().take(5).map(String::as_str).collect();
             tracing::warn!(count = drift.len(), drift = shown.join("; "), "the kernel differs");
             self.state.set_drifted();
+        }
+        if rewrite {
             // The next step writes everything, and tries again if that fails.
             self.loaded = false;
             self.flows.restart();
@@ -219,5 +241,13 @@ impl Writer {
             tracing::warn!(%error, "connections that stand are judged further on");
             Some(RETRY[1])
         })
+    }
+
+    /// Takes over the links that an earlier agent guarded, or lets them all go.
+    fn guard_all(&mut self) {
+        let attachments = self.index.attachments().live().filter(|_| self.guards);
+        if let Err(error) = self.links.set(attachments) {
+            tracing::error!(%error, "forged source addresses are not dropped");
+        }
     }
 }

@@ -103,6 +103,11 @@ impl Cluster {
         (!its_own && !released && self.pod_by_ip(address).is_none()).then_some(node)
     }
 
+    /// Whether an address was given to a pod of a node of which nothing else is known.
+    pub fn is_nameless(&self, node: &str, address: IpAddr) -> bool {
+        self.strangers.get(node).is_some_and(|its| its.nameless.contains(&address))
+    }
+
     fn imply(&mut self, namespace: &Arc<str>) {
         if !self.namespaces.contains_key(namespace) {
             self.put_namespace(Namespace::implied(namespace.clone()));

@@ -199,9 +199,15 @@ pub fn side(cluster: &Cluster, flow: &Flow<'_>, direction: Direction) -> Side {
         Ok(subject) => subject,
         Err(exempt) => return Side::open(direction, Some(exempt)),
     };
-    if let Subject::Pod(pod) = subject
-        && is_itself(pod, peer)
-    {
+    let itself = match (subject, peer) {
+        (Subject::Pod(pod), _) => is_itself(pod, peer),
+        // Whoever was given it is a pod, if one without a name.
+        (Subject::Stranger(node), Party::Address(address)) => {
+            flow.src == flow.dst && cluster.is_nameless(node, address)
+        }
+        (Subject::Stranger(_), _) => false,
+    };
+    if itself {
         return Side::open(direction, Some(Exempt::Itself));
     }
     let own_node = match direction {

@@ -7,12 +7,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use podwall_agent::check::{self, Finding};
-use podwall_agent::{Agent, AgentError, Config, causes, http};
+use podwall_agent::{Agent, Config, Isolation, Socket, causes, time};
 use podwall_dataplane::{Choice, Limits, Namespace};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -65,6 +66,22 @@ pub(crate) struct AgentArgs {
     /// How much the tables may hold: locals=N, peers=N, blocks=N, verdicts=N, with commas.
     #[arg(long, env = "PODWALL_LIMITS", default_value_t = Limits::default(), hide_default_value = true, value_name = "TABLE=N,…")]
     limits: Limits,
+    /// Where `podwall status`, `podwall flows` and the CNI plugin ask; for root only.
+    #[arg(long, default_value = podwall_local::SOCKET, value_name = "FILE")]
+    socket: PathBuf,
+    /// Where it is kept which pods the CNI plugin has attached, for the next agent.
+    #[arg(long, default_value = "/run/podwall/attachments", value_name = "DIR")]
+    keep: PathBuf,
+    /// How long an address of this node's pod ranges is isolated that no pod is known to have: a
+    /// time as 60s, forever, or off.
+    #[arg(long, default_value = "60s", value_name = "TIME")]
+    isolate_unknown: Isolation,
+    /// Let pods send with source addresses that are not theirs.
+    #[arg(long)]
+    allow_forged: bool,
+    /// How often the kernel is held against the model.
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = time)]
+    verify_every: Duration,
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, default_value = "0.0.0.0:9760", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
@@ -97,11 +114,18 @@ pub(crate) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
         choice: args.dataplane,
         pins: args.pins.clone(),
         limits: args.limits,
+        kept: Some(args.keep.clone()),
+        isolation: args.isolate_unknown,
+        verify_every: args.verify_every,
+        guard: !args.allow_forged,
     };
+    let socket = Socket::bind(&args.socket).with_context(|| {
+        format!("cannot listen at {}; --socket names another", args.socket.display())
+    })?;
     let agent = Agent::start(config).map_err(anyhow::Error::from)?;
     let (dataplane, instead) = agent.dataplane();
     tracing::info!(node = args.node, dataplane, instead, "the agent starts");
-    Ok(runtime()?.block_on(work(args, agent))?)
+    Ok(runtime()?.block_on(work(args, agent, socket))?)
 }
 
 fn runtime() -> Result<Runtime> {
@@ -157,7 +181,7 @@ fn start_log(format: LogFormat) {
     }
 }
 
-async fn work(args: &AgentArgs, agent: Agent) -> Result<ExitCode> {
+async fn work(args: &AgentArgs, agent: Agent, socket: Socket) -> Result<ExitCode> {
     let mut ends = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut interrupts = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let client = kube::Client::try_from(cluster(args).await?)
@@ -165,13 +189,8 @@ async fn work(args: &AgentArgs, agent: Agent) -> Result<ExitCode> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("cannot serve metrics on {}; --listen takes another", args.listen)
     })?;
-    let state = agent.state();
     tokio::select! {
-        ended = agent.watch(client) => Err(ended.into()),
-        served = http::serve(listener, state) => {
-            served.context("metrics cannot be served any more")?;
-            Err(AgentError::Ended.into())
-        }
+        ended = agent.work(client, listener, socket) => Err(ended.into()),
         _ = ends.recv() => Ok(end()),
         _ = interrupts.recv() => Ok(end()),
     }

@@ -175,7 +175,9 @@ fn read_rules(
     })?;
     match answer {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(refused(format!("the question for rules of table netdev {table}"))(errno)),
+        Err(errno) => {
+            Err(refused(format!("the question for rules of table netdev {table}"))(errno))
+        }
     }
 }
 

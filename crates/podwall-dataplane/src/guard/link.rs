@@ -132,7 +132,8 @@ fn addresses(socket: &mut Socket, index: u32) -> Result<Vec<IpAddr>, Error> {
     w.raw(&[0; 4]);
     w.end();
     let mut found = Vec::new();
-    let answer = socket.ask(w.bytes(), seq, |message| found.extend(read_address(message, index)))?;
+    let answer =
+        socket.ask(w.bytes(), seq, |message| found.extend(read_address(message, index)))?;
     answer.map_err(|errno| Error::Socket {
         doing: "list the addresses of an interface",
         source: io_error(errno as i32),

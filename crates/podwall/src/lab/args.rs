@@ -45,7 +45,7 @@ pub(crate) enum Verb {
     Probe(Probe),
     /// Follow denied packets as they come: who, whom, and by which policies
     #[command(after_long_help = FLOWS_EXAMPLES)]
-    Flows(Flows),
+    Flows(crate::flows::Flows),
     /// Count packets: how many each rule allowed, and how many no rule allows
     #[command(after_long_help = COUNTERS_EXAMPLES)]
     Counters(Counters),
@@ -362,30 +362,6 @@ pub(crate) struct Probe {
     /// The family to use where pods have both; dual tries each
     #[arg(long, value_enum)]
     pub ip_family: Option<IpFamily>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Flows {
-    /// Only packets from or to this pod
-    #[arg(value_name = "POD")]
-    pub pod: Option<String>,
-    /// Namespace of a pod without one
-    #[arg(short = 'n', long, default_value = "default", value_name = "NS")]
-    pub namespace: String,
-    /// End after so many
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
-    /// How to print
-    #[arg(short = 'o', long, value_enum, default_value_t = FlowsOutput::Text)]
-    pub output: FlowsOutput,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum FlowsOutput {
-    /// A line for people
-    Text,
-    /// A JSON object a line
-    Json,
 }
 
 #[derive(Debug, Args)]
