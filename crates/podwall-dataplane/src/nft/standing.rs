@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
-use podwall_compile::tables::{Delta, NodeTables, Packet, Verdict, VerdictKey};
+use podwall_compile::tables::{Delta, NodeTables, Packet, SubjectId, Verdict, VerdictKey};
 
 use super::Nftables;
 use super::batch::Outcome;
@@ -83,7 +83,7 @@ enum Work {
 /// A list of connections that is coming in.
 struct Walk {
     list: connections::List,
-    /// The node's own addresses: what it sends asks no ingress policy.
+    /// The node's own addresses: what it sends, or gets, asks no ingress policy.
     own: HashSet<IpAddr>,
     denied: Vec<Connection>,
 }
@@ -113,13 +113,20 @@ impl Standing {
 /// Whether a change may deny what the tables allowed.
 ///
 /// A new row can do so only by denying. A new address of a pod takes part in all that its ranges
-/// had before ([`NodeTables::peers`]), and in more; but its class may be denied something.
+/// had before ([`NodeTables::peers`]), and in more; but its class may be denied something. In the
+/// pod ranges an address without an entry is closed, so there it is an entry's going that closes.
 pub(super) fn may_close(model: &NodeTables, denies: bool, delta: &Delta) -> bool {
+    let ranges = delta.pod_ranges.as_ref().unwrap_or(&model.pod_ranges);
+    let closing_subject = |((_, address), class): &((_, IpAddr), Option<SubjectId>)| match class {
+        Some(class) => !class.is_open(),
+        None => ranges.contains(*address),
+    };
     let closing_row = |(key, after): &(VerdictKey, Option<Verdict>)| match after {
         Some(verdict) => !verdict.allow,
         None => denies || model.verdicts.contains_key(key),
     };
-    delta.subjects.iter().any(|(_, class)| class.is_some())
+    delta.subjects.iter().any(closing_subject)
+        || delta.pod_ranges.as_ref().is_some_and(|new| !new.is_within(&model.pod_ranges))
         || delta
             .peers
             .iter()
@@ -139,7 +146,7 @@ impl Nftables {
     /// See [`crate::DataPlane::settle`].
     pub(super) fn stand(&mut self) -> Result<Option<Duration>, Error> {
         let Some(model) = &self.model else { return Ok(None) };
-        if self.standing.on || model.subjects.is_empty() {
+        if self.standing.on || (model.subjects.is_empty() && model.pod_ranges.is_empty()) {
             return Ok(None);
         }
         let start = Instant::now();
@@ -209,8 +216,8 @@ impl Walk {
         let (own, denied) = (&self.own, &mut self.denied);
         let mut look = |listed: Listed<'_>| {
             let allowed = |packet: Packet| {
-                let from_node = own.contains(&packet.src);
-                tables.decide(&Packet { from_node, ..packet }).passes()
+                let (from_node, to_node) = (own.contains(&packet.src), own.contains(&packet.dst));
+                tables.decide(&Packet { from_node, to_node, ..packet }).passes()
             };
             // What cannot be read is revoked: its packets are judged, as every packet was.
             if !listed.is_fixed() && !listed.packet().is_some_and(allowed) {
@@ -296,6 +303,7 @@ mod tests {
             protocol: *dice.pick(&protocols),
             port: *dice.pick(&ports),
             from_node: dice.chance(10),
+            to_node: dice.chance(10),
         };
         (0..300).map(draw).filter(|packet| packet.src.is_ipv4() == packet.dst.is_ipv4()).collect()
     }
