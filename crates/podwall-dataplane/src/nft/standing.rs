@@ -289,6 +289,7 @@ mod tests {
     use podwall_compile::testing::change::Change;
     use podwall_compile::testing::dice::Dice;
     use podwall_compile::testing::random;
+    use podwall_policy::policy::Direction;
     use podwall_policy::port::Protocol;
 
     use super::*;
@@ -308,9 +309,17 @@ mod tests {
         (0..300).map(draw).filter(|packet| packet.src.is_ipv4() == packet.dst.is_ipv4()).collect()
     }
 
+    /// Whether a stranger sends, or is sent to.
+    fn is_strange(tables: &NodeTables, packet: &Packet) -> bool {
+        let is = |direction| tables.subject_of(packet, direction) == Some(SubjectId::STRANGER);
+        is(Direction::Egress) || is(Direction::Ingress)
+    }
+
     #[test]
     fn a_change_that_is_said_to_open_only_closes_nothing() {
         let (mut opened, mut closed, mut said) = (0, 0, 0);
+        // Of those that closed: by being known no longer, by other pod ranges.
+        let (mut forgotten, mut ranged, mut met) = (0, 0, 0);
         for seed in 0..400 {
             let mut dice = Dice::seeded(seed);
             let mut cluster = random::cluster(&mut dice);
@@ -334,8 +343,18 @@ mod tests {
                         (true, false) => {
                             assert!(may, "seed {seed}: {packet:?} by {change:?}: {delta:?}");
                             closed += 1;
+                            if is_strange(after, &packet) {
+                                let counter = match delta.pod_ranges {
+                                    None => &mut forgotten,
+                                    Some(_) => &mut ranged,
+                                };
+                                *counter += 1;
+                            }
                         }
-                        (false, true) if !may => opened += 1,
+                        (false, true) if !may => {
+                            opened += 1;
+                            met += usize::from(is_strange(&before, &packet));
+                        }
                         _ => {}
                     }
                 }
@@ -343,5 +362,6 @@ mod tests {
         }
         // Neither side goes without saying.
         assert!(opened > 50 && closed > 50 && said < 4000, "{opened} {closed} {said}");
+        assert!(forgotten > 50 && ranged > 50 && met > 50, "{forgotten} {ranged} {met}");
     }
 }
