@@ -383,7 +383,7 @@ mod tests {
                     protocol: *dice.pick(&[Protocol::TCP, Protocol::UDP, Protocol::ICMP]),
                     port: *dice.pick(&ports),
                     from_node: dice.chance(5),
-                    to_node: false,
+                    to_node: dice.chance(5),
                 };
                 if packet.src.is_ipv4() == packet.dst.is_ipv4() {
                     let passes = whole.decide(&packet).passes();

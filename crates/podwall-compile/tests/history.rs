@@ -196,11 +196,18 @@ fn live_through(seed: u64) {
     });
     let mut history = Vec::new();
     for step in 0..dice.between(1, 6) {
-        let some = dice.some(1, 3, |dice| {
+        let mut some = dice.some(1, 3, |dice| {
             let change = Change::random(dice, &cluster);
             change.apply(&mut cluster);
             change
         });
+        if let Some(node) = node.filter(|_| dice.chance(30)) {
+            // Together with what happens to pods.
+            let strangers = random::strangers(&mut dice, node, &cluster);
+            let change = Change::Strangers(node.into(), strangers);
+            change.apply(&mut cluster);
+            some.push(change);
+        }
         split.commit(&some);
         assert_same(split.compiler.tables(), &compile(&cluster, node), || {
             format!("seed {seed} node {node:?} step {step}: {some:#?}\n{cluster:#?}")

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use podwall_policy::address::Family;
+
 /// Why a data plane could not do what it was asked. Unless a variant says otherwise, the kernel
 /// holds what it held before.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +134,19 @@ pub enum Error {
         interface: String,
         /// Its kind, as the kernel calls it; empty for a piece of hardware.
         kind: String,
+    },
+    /// More pod ranges than there is room for.
+    #[error(
+        "strangers are to be isolated in {wanted} CIDRs of {family}, and there is room for {size}: \
+         nothing was changed; give fewer and larger ones"
+    )]
+    PodRanges {
+        /// CIDRs that the ranges are made of.
+        wanted: usize,
+        /// Of which family.
+        family: Family,
+        /// CIDRs that there may be.
+        size: usize,
     },
     /// Somebody changes the table at the same time.
     #[error(

@@ -36,7 +36,7 @@ pub use crate::drift::Drift;
 pub use crate::ebpf::Ebpf;
 pub use crate::error::Error;
 pub use crate::follow::follow;
-pub use crate::limits::{Fill, Limits, Table, TableFill, Why};
+pub use crate::limits::{Fill, Limits, POD_RANGES, Table, TableFill, Why};
 pub use crate::namespace::Namespace;
 pub use crate::nft::{Config, Log, Nftables};
 

@@ -20,13 +20,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use podwall_compile::compiler::{NodeCompiler, compile};
-use podwall_compile::tables::{NodeTables, Packet};
+use podwall_compile::tables::{NodeTables, Packet, SubjectId};
 use podwall_compile::testing::check::{Coverage, KINDS, Pair, as_known};
 use podwall_compile::testing::dice::Dice;
 use podwall_compile::testing::{random, shrink};
 use podwall_dataplane::DataPlane;
 use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
+use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 use support::clusters::{self, NODE};
 use support::wire::{OWN, Shot, Wire};
@@ -42,7 +43,7 @@ const TRIES: usize = 6;
 const ENOUGH: usize = 50;
 
 /// Kinds of packets, besides the kinds of outcomes, that a long enough run must have.
-const SENT: [&str; 24] = [
+const SENT: [&str; 27] = [
     "tcp",
     "udp",
     "sctp",
@@ -67,6 +68,9 @@ const SENT: [&str; 24] = [
     "standing: now denied",
     "standing: denied, now allowed",
     "standing: settled after the change",
+    "standing: now a stranger's",
+    "standing: of a stranger, now known",
+    "after other pod ranges",
 ];
 
 fn number(name: &str, default: usize) -> usize {
@@ -85,6 +89,8 @@ struct Standing {
     tokens: [Vec<u32>; 2],
     /// Whether they passed when they were tried first.
     passed: Vec<bool>,
+    /// Whether either end was a stranger then.
+    strange: Vec<bool>,
 }
 
 /// What was reached.
@@ -222,6 +228,15 @@ impl Bench {
                 (false, false) => continue,
             };
             *reached.kinds.entry(kind).or_default() += 1;
+            match (standing.strange[at], is_strange(tables, &shot.packet), expected(shot)) {
+                (false, true, false) if standing.passed[at] => {
+                    *reached.kinds.entry("standing: now a stranger's").or_default() += 1;
+                }
+                (true, false, true) => {
+                    *reached.kinds.entry("standing: of a stranger, now known").or_default() += 1;
+                }
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -256,6 +271,9 @@ impl Bench {
                     reached.changes += 1;
                 }
                 let delta = compiler.commit();
+                if delta.pod_ranges.is_some() {
+                    *reached.kinds.entry("after other pod ranges").or_default() += PAIRS;
+                }
                 anew = dice.chance(12);
                 for (which, plane) in self.planes.iter_mut().enumerate() {
                     if anew {
@@ -322,11 +340,18 @@ impl Bench {
                     .unzip();
                 let [first, second] = &mut self.wires;
                 let tokens = [first.connect(&shots), second.connect(&shots)];
-                standing = Some(Standing { shots, tokens, passed });
+                let strange = shots.iter().map(|shot| is_strange(tables, &shot.packet)).collect();
+                standing = Some(Standing { shots, tokens, passed, strange });
             }
         }
         Ok(())
     }
+}
+
+/// Whether either end is a stranger.
+fn is_strange(tables: &NodeTables, packet: &Packet) -> bool {
+    let is = |direction| tables.subject_of(packet, direction) == Some(SubjectId::STRANGER);
+    is(Direction::Egress) || is(Direction::Ingress)
 }
 
 type Drawn = (Vec<Shot>, Vec<(String, bool)>);
@@ -344,9 +369,11 @@ fn draw(
         |pod: &&podwall_policy::object::Pod| pod.is_subject() && pod.node.as_deref() == Some(NODE);
     let local: Vec<IpAddr> =
         cluster.pods.values().filter(on_node).flat_map(|pod| pod.ips.clone()).collect();
-    let address = |dice: &mut Dice| match dice.below(10) {
+    let ranges = &tables.pod_ranges;
+    let address = |dice: &mut Dice| match dice.below(12) {
         0..6 if !local.is_empty() => *dice.pick(&local),
         6 => *dice.pick(&own),
+        7 | 8 => random::in_ranges(dice, ranges).unwrap_or(own[0]),
         _ => random::address(dice, cluster),
     };
     let (mut shots, mut said) = (Vec::new(), Vec::new());

@@ -9,6 +9,7 @@
 //! A stranger costs nothing, since nobody can list those that are not known; the price is an entry
 //! for each known address that no policy isolates. Outside of the ranges it is the other way round.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use podwall_policy::policy::Direction;
@@ -51,9 +52,10 @@ impl NodeCompiler {
 
     /// Takes over what was recorded; the addresses that may have become known or unknown.
     fn update_strangers(&mut self, touched: &Touched, delta: &mut Delta) -> FxHashSet<IpAddr> {
+        let released = self.pending.released.take();
         let ranges = self.pending.pod_ranges.take().filter(|it| *it != self.strangers.ranges);
         let mut addresses = FxHashSet::default();
-        if let Some(released) = self.pending.released.take() {
+        if let Some(released) = released {
             addresses.extend(released.symmetric_difference(&self.strangers.released).copied());
             self.strangers.released = released;
         }
@@ -61,20 +63,25 @@ impl NodeCompiler {
             addresses.extend(nameless.symmetric_difference(&self.strangers.nameless).copied());
             self.strangers.nameless = nameless;
         }
-        if let Some(ranges) = ranges {
-            let either = ranges.union(&self.strangers.ranges);
+        let mut either = Cow::Borrowed(&self.strangers.ranges);
+        if let Some(ranges) = &ranges {
+            either = Cow::Owned(ranges.union(&self.strangers.ranges));
             addresses.extend(self.world.addresses().filter(|address| either.contains(*address)));
             addresses.extend(&self.strangers.released);
+        }
+        if !either.is_empty() {
+            // Those of pods that are gone are not the world's any more.
+            let inside = |address: &&IpAddr| either.contains(**address);
+            addresses.extend(touched.addresses.iter().filter(inside));
+        }
+        if let Some(ranges) = ranges {
             self.strangers.ranges = ranges.clone();
             self.tables.pod_ranges = ranges.clone();
             delta.pod_ranges = Some(ranges);
         }
-        if !self.strangers.ranges.is_empty() || !self.strangers.nameless.is_empty() {
-            let concerned = |address: &&IpAddr| {
-                self.strangers.ranges.contains(**address)
-                    || self.strangers.nameless.contains(*address)
-            };
-            addresses.extend(touched.addresses.iter().filter(concerned));
+        if !self.strangers.nameless.is_empty() {
+            let given = |address: &&IpAddr| self.strangers.nameless.contains(*address);
+            addresses.extend(touched.addresses.iter().filter(given));
         }
         addresses
     }

@@ -115,7 +115,7 @@ pub fn strangers(dice: &mut Dice, node: &str, cluster: &Cluster) -> Strangers {
 }
 
 /// One of the first addresses of some range, which are those that pods have.
-fn in_ranges(dice: &mut Dice, ranges: &AddressSet) -> Option<IpAddr> {
+pub fn in_ranges(dice: &mut Dice, ranges: &AddressSet) -> Option<IpAddr> {
     let range = ranges.ranges().get(dice.below(ranges.ranges().len()))?;
     let (first, last) = range.bits();
     let bits = last.min(first + u128::try_from(dice.below(9)).unwrap_or_default());

@@ -197,6 +197,9 @@ impl Ebpf {
             let control = pinned.control()?;
             let spare = 1 - usize::from(control & 1 == 1);
             let grown = Self::write_copy(&mut pinned.tables, spare, edit, anew)?;
+            if let Some(ranges) = &edit.pod_ranges {
+                pinned.set_pod_ranges(spare, ranges)?;
+            }
             if anew {
                 pinned.install(&Table::ALL, &[spare])?;
             } else if !grown.is_empty() {
@@ -253,7 +256,8 @@ impl Ebpf {
 fn flags(edit: &Edit) -> u64 {
     let has = |table| edit.tables.get(&table).is_some_and(|entries| !entries.keys.is_empty());
     let bit = |table, bit| if has(table) { bit } else { 0 };
-    bit(Table::Blocks4, HAS_BLOCKS4) | bit(Table::Blocks6, HAS_BLOCKS6)
+    let ranges = edit.pod_ranges.as_ref().map_or(0, layout::pod_range_counts);
+    bit(Table::Blocks4, HAS_BLOCKS4) | bit(Table::Blocks6, HAS_BLOCKS6) | ranges
 }
 
 impl Limited for Ebpf {
@@ -293,8 +297,12 @@ impl Limited for Ebpf {
             return Err(Error::NotLoaded);
         };
         let edit = model.change(before, delta);
-        if !edit.tables.is_empty() {
-            let flags = flags(&edit) | pinned.control()? & FLAGS;
+        if !edit.is_empty() {
+            let stay = match edit.pod_ranges {
+                None => FLAGS,
+                Some(_) => FLAGS & !layout::POD_RANGE_COUNTS,
+            };
+            let flags = flags(&edit) | pinned.control()? & stay;
             Self::write(pinned, &edit, flags, false)?;
         }
         self.model = Some(model);
@@ -310,7 +318,17 @@ impl Limited for Ebpf {
             drift.push(Drift::NotThere { what: format!("table inet {}", conntrack::TABLE) });
         }
         let (_, edit) = Model::new(tables);
+        let control = pinned.control_bytes()?;
+        let counts = pinned.control()? & layout::POD_RANGE_COUNTS;
         for copy in 0..2 {
+            let mut wanted = control;
+            layout::put_pod_ranges(&mut wanted, copy, &tables.pod_ranges);
+            if wanted != control || counts != layout::pod_range_counts(&tables.pod_ranges) {
+                drift.push(Drift::Different {
+                    entry: format!("pod ranges {:?} (copy {copy})", tables.pod_ranges.ranges()),
+                    found: hex(&control[8..]),
+                });
+            }
             for (table, copies) in &pinned.tables {
                 let (key, value) = table.sizes();
                 let pairs = |keys: &[u8], values: &[u8]| -> BTreeMap<Vec<u8>, Vec<u8>> {

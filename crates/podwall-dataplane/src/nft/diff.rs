@@ -58,7 +58,7 @@ pub(super) fn changes(model: &NodeTables, delta: &Delta) -> (Vec<Element>, Vec<E
         let own = |there: bool| there.then(|| Element::own(address));
         change(own(set::is_subject(model, address)), own(isolated.contains(&true)));
     }
-    if !delta.subjects.is_empty() {
+    if !delta.subjects.is_empty() || delta.pod_ranges.is_some() {
         let before = set::subject_classes(model);
         let after = set::classes_after(model, delta);
         for class in before.symmetric_difference(&after) {

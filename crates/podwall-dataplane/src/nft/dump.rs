@@ -264,7 +264,7 @@ fn data(set: SetId, element: Attributes<'_>) -> Data {
             let [found, own, group] = words;
             let otherwise = flags(element) & encode::ELEM_CATCHALL != 0;
             let data = if count == 2 { Data::Class(own) } else { Data::Classes(own, group) };
-            (found == u32::from(!otherwise)).then_some(data)
+            (found == encode::found(otherwise, own)).then_some(data)
         }
         DataKind::Fate => {
             let verdict = element.nest(encode::ELEM_DATA).nest(encode::DATA_VERDICT);

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use podwall_compile::tables::PortKey;
+use podwall_compile::tables::{PortKey, SubjectId};
 use podwall_policy::address::AddressRange;
 
 use super::ir::{Chain, Expr, Fate, Field, Hook, Reg, Rule, Test};
@@ -266,11 +266,16 @@ fn expr(w: &mut Writer, step: &Expr) {
             w.u32(1, register(*reg));
             w.nest(2, |w| w.put(DATA_VALUE, &value.to_ne_bytes()));
         }),
-        Expr::Copy(from, to) => bitwise(w, *from, *to, u32::MAX),
-        Expr::Keep(reg, bits) => bitwise(w, *reg, *reg, *bits),
-        Expr::Map(set, key, to) => lookup(w, *set, *key, Some(register(*to))),
-        Expr::Vmap(set, key) => lookup(w, *set, *key, Some(0)),
-        Expr::In(set, key) => lookup(w, *set, *key, None),
+        Expr::Copy(from, to) => bitwise(w, *from, *to, &u32::MAX.to_ne_bytes()),
+        Expr::Keep(reg, bits) => bitwise(w, *reg, *reg, &bits.to_ne_bytes()),
+        Expr::Inside(reg, net, spoilt) => {
+            bitwise(w, *reg, *spoilt, &octets(net.netmask()));
+            compare(w, *spoilt, 0, &octets(net.network()));
+        }
+        Expr::Map(set, key, to) => lookup(w, *set, *key, Some(register(*to)), 0),
+        Expr::Vmap(set, key) => lookup(w, *set, *key, Some(0), 0),
+        Expr::In(set, key) => lookup(w, *set, *key, None, 0),
+        Expr::NotIn(set, key) => lookup(w, *set, *key, None, LOOKUP_INVERSE),
         Expr::Counter => named(w, "counter", |_| {}),
         Expr::Limit { per_second, burst } => named(w, "limit", |w| {
             w.put(1, &u64::from(*per_second).to_be_bytes());
@@ -306,12 +311,17 @@ pub(crate) fn verdict(w: &mut Writer, fate: Fate) {
     });
 }
 
-fn lookup(w: &mut Writer, set: SetId, key: Reg, to: Option<u32>) {
+const LOOKUP_INVERSE: u32 = 1;
+
+fn lookup(w: &mut Writer, set: SetId, key: Reg, to: Option<u32>, flags: u32) {
     named(w, "lookup", |w| {
         w.text(1, set.name());
         w.u32(2, register(key));
         if let Some(to) = to {
             w.u32(3, to);
+        }
+        if flags != 0 {
+            w.u32(5, flags);
         }
     });
 }
@@ -367,13 +377,13 @@ pub(crate) fn compare(w: &mut Writer, reg: Reg, op: u32, value: &[u8]) {
     });
 }
 
-fn bitwise(w: &mut Writer, from: Reg, to: Reg, mask: u32) {
+fn bitwise(w: &mut Writer, from: Reg, to: Reg, mask: &[u8]) {
     named(w, "bitwise", |w| {
         w.u32(1, register(from));
         w.u32(2, register(to));
-        w.u32(3, 4);
-        w.nest(4, |w| w.put(DATA_VALUE, &mask.to_ne_bytes()));
-        w.nest(5, |w| w.put(DATA_VALUE, &0u32.to_ne_bytes()));
+        w.u32(3, mask.len() as u32);
+        w.nest(4, |w| w.put(DATA_VALUE, mask));
+        w.nest(5, |w| w.put(DATA_VALUE, &vec![0; mask.len()]));
     });
 }
 
@@ -395,7 +405,7 @@ fn check(w: &mut Writer, field: Field, test: Test) {
             exact(LE, u32::from(last));
         }
         Test::Bits(bits) => {
-            bitwise(w, SCRATCH, SCRATCH, bits);
+            bitwise(w, SCRATCH, SCRATCH, &bits.to_ne_bytes());
             compare(w, SCRATCH, NE, &0u32.to_ne_bytes());
         }
     }
@@ -404,10 +414,7 @@ fn check(w: &mut Writer, field: Field, test: Test) {
 /// The bytes of a key and, for ranges, of its end: for a tree the first key behind it (`None`: it
 /// reaches to the end of the family), for a concatenation its last key.
 pub(crate) fn key_bytes(set: SetId, key: Key) -> (Vec<u8>, Option<Vec<u8>>) {
-    let address = |address: IpAddr| match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    };
+    let address = octets;
     match key {
         Key::Otherwise => (Vec::new(), None),
         Key::Address(a) if matches!(set, SetId::Own(_)) => {
@@ -440,15 +447,28 @@ pub(crate) fn key_bytes(set: SetId, key: Key) -> (Vec<u8>, Option<Vec<u8>>) {
     }
 }
 
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
 /// The first address behind a range.
 fn after(range: &AddressRange) -> Option<IpAddr> {
     let next = range.bits().1.checked_add(1)?;
     Some(AddressRange::from_bits(range.family(), next, next)?.first())
 }
 
-/// What a map of classes holds: 1, or 0 for every other key; the classes.
+/// What a map of classes holds before them: 1, or 0 for every other key and what is open.
+pub(crate) fn found(otherwise: bool, class: u32) -> u32 {
+    u32::from(!otherwise && class != SubjectId::OPEN.0)
+}
+
+/// What a map of classes holds.
 fn class_words(key: Key, classes: &[u32]) -> Vec<u8> {
-    let found = u32::from(key != Key::Otherwise);
+    let class = classes.first().copied().unwrap_or_default();
+    let found = found(key == Key::Otherwise, class);
     [&[found], classes].concat().into_iter().flat_map(u32::to_ne_bytes).collect()
 }
 

@@ -32,7 +32,7 @@ pub(super) enum Found {
 
 impl Nftables {
     fn comment(program: &Program) -> String {
-        format!("{OURS}layout 4 program {:016x}", program.fingerprint())
+        format!("{OURS}layout 5 program {:016x}", program.fingerprint())
     }
 
     /// Reads our table.
@@ -121,7 +121,7 @@ impl Nftables {
         before: Option<&NodeTables>,
     ) -> Result<(), Error> {
         let shape = Shape::of(tables);
-        let program = Program::new(shape, self.config.log);
+        let program = Program::new(shape, &tables.pod_ranges, self.config.log);
         self.model = None;
         let mut outgrown = false;
         for attempt in 0..=PATIENCE {

@@ -196,9 +196,10 @@ impl Limited for Nftables {
         }
         let shape = self.shape.with(Shape::added(delta));
         let mut steps = Vec::new();
-        if shape != self.shape {
-            let old = Program::new(self.shape, self.config.log);
-            let new = Program::new(shape, self.config.log);
+        let ranges = delta.pod_ranges.as_ref().unwrap_or(&model.pod_ranges);
+        if shape != self.shape || *ranges != model.pod_ranges {
+            let old = Program::new(self.shape, &model.pod_ranges, self.config.log);
+            let new = Program::new(shape, ranges, self.config.log);
             let differs = |name: &str| {
                 let find = |program: &Program| program.rows().find(|c| c.name == name).cloned();
                 find(&old) != find(&new)
@@ -242,7 +243,8 @@ impl Limited for Nftables {
     }
 
     fn compare(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
-        let program = Program::new(self.shape.with(Shape::of(tables)), self.config.log);
+        let shape = self.shape.with(Shape::of(tables));
+        let program = Program::new(shape, &tables.pod_ranges, self.config.log);
         for _ in 0..PATIENCE {
             let before = dump::generation(&mut self.socket)?;
             let found = self.read(&program)?;
@@ -309,7 +311,8 @@ impl DataPlane for Nftables {
 
     /// The rules, and the sets without their elements.
     fn text(&self, tables: &NodeTables) -> String {
-        Program::new(Shape::of(&self.limiter.view(tables)), self.config.log).to_string()
+        let tables = self.limiter.view(tables);
+        Program::new(Shape::of(&tables), &tables.pod_ranges, self.config.log).to_string()
     }
 
     fn remove(&mut self) -> Result<(), Error> {

@@ -448,6 +448,7 @@ impl World {
             protocol,
             port: if protocol.has_ports() { port } else { 0 },
             from_node: from == 0,
+            to_node: to == 0,
         }
     }
 }

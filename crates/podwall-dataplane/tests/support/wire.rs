@@ -212,6 +212,7 @@ impl Wire {
                 protocol: podwall_policy::port::Protocol::UDP,
                 port: 9,
                 from_node: false,
+                to_node: false,
             };
             self.send_one(&Shot { packet, fragmented: false, extended: false }, fence);
             let mut seen = false;
