@@ -59,7 +59,7 @@ pub(super) struct Link {
     /// `veth`, `bridge`; empty for a piece of hardware.
     kind: String,
     mac: Option<[u8; 6]>,
-    /// The interface behind this one, in whatever namespace.
+    /// The interface behind this one, if it is in another namespace.
     peer: Option<u32>,
 }
 
@@ -75,7 +75,7 @@ pub(super) fn other_end(socket: &mut Socket, pod: &PodLink) -> Result<Interface,
     let gone = || Error::NoInterface { interface: format!("number {number}") };
     let link = ask(socket, Which::Number(number))?.ok_or_else(gone)?;
     if link.kind != "veth" || link.peer != Some(pod.index) {
-        // The pair's other end is in a third namespace, and the number is somebody else's here.
+        // The other end is in a third namespace, and the number is somebody else's here.
         return Err(Error::NoVeth { interface: link.name, kind: link.kind });
     }
     Ok(Interface { index: link.index, name: link.name })
@@ -111,7 +111,8 @@ fn read(message: &Message<'_>) -> Option<Link> {
     let index = u32::from_ne_bytes(message.body.get(4..8)?.try_into().ok()?);
     let attributes = Attributes(message.body.get(16..)?);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
-    let peer = attributes.get(libc::IFLA_LINK).and_then(|bytes| bytes.try_into().ok());
+    let elsewhere = attributes.get(libc::IFLA_LINK_NETNSID).is_some();
+    let peer = attributes.get(libc::IFLA_LINK).filter(|_| elsewhere).and_then(|bytes| bytes.try_into().ok());
     let mac = attributes.get(libc::IFLA_ADDRESS).and_then(|bytes| bytes.try_into().ok());
     let kind = attributes.nest(libc::IFLA_LINKINFO).get(libc::IFLA_INFO_KIND);
     Some(Link {

@@ -142,12 +142,13 @@ impl Guard {
     pub fn check() -> Result<(), Error> {
         // A name that nobody else takes, in this moment either.
         let table = format!("podwall_guard_check_{}", std::process::id());
-        let mut guard = Self::open(Config { table, ..Config::default() })?;
+        let config = Config { table, ..Config::default() };
+        let mut guard = Self::open(config.clone())?;
         let lo = Interface { index: 1, name: "lo".to_owned() };
         let state = State::of([(&lo, &Allowed::default())]);
         let none = BTreeMap::new();
         let outcome = guard.commit(None, |batch| {
-            build(batch, &Config::default(), Table::Absent, &state, &none);
+            build(batch, &config, Table::Absent, &state, &none);
             batch.step(&Step::DelTable);
         });
         match outcome {

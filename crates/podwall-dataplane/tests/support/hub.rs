@@ -26,7 +26,8 @@ pub struct Hub {
     far: Net,
     into: OwnedFd,
     out: OwnedFd,
-    token: u32,
+    /// That of the next frame; those behind it count on.
+    pub token: u32,
 }
 
 /// The pod's own: two addresses of each family, and its hardware address.
@@ -72,7 +73,10 @@ impl Hub {
         let into = pod.run(|| frames("eth0", 0));
         let out = far.run(|| frames("spy", ETH_P_ALL));
         much_room(&out);
-        Self { node, pod, far, into, out, token: 1 }
+        let mut hub = Self { node, pod, far, into, out, token: 1 };
+        // The bridge takes up its ports some time after they are up.
+        hub.send(&[]);
+        hub
     }
 
     /// Makes the pod's pair anew; its frames go into the new one.
@@ -96,7 +100,7 @@ impl Hub {
             self.send_one(frame, token);
         }
         let mut came = vec![false; all.len()];
-        for _ in 0..100 {
+        for _ in 0..5000 {
             let last = self.token;
             self.token += 1;
             self.send_one(fence, last);
@@ -110,10 +114,11 @@ impl Hub {
             if seen {
                 return came;
             }
-            // Frames are on their way: another process has the CPU.
-            std::thread::yield_now();
+            // Frames are on their way, and need the CPU.
+            std::thread::sleep(std::time::Duration::from_micros(200));
         }
-        panic!("no fence came out: the wiring of the test is broken");
+        let rules = self.node.command("nft", &["list", "ruleset"]);
+        panic!("no fence came out: the wiring of the test is broken\n{rules}");
     }
 
     /// Sends frames; which of them came. The guard, if any, must let the pod's first address pass.
@@ -136,7 +141,7 @@ impl Hub {
         self.token += 1;
         let other = self.node.run(|| frames("br0", 0));
         let mut came = false;
-        for _ in 0..100 {
+        for _ in 0..5000 {
             let bytes = with_token(&super::hub::fence(), fence);
             assert_eq!(send(other.as_raw_fd(), &bytes, MsgFlags::empty()), Ok(bytes.len()));
             let mut seen = false;
@@ -147,7 +152,7 @@ impl Hub {
             if seen {
                 return came;
             }
-            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_micros(200));
         }
         panic!("no fence came out: the wiring of the test is broken");
     }
