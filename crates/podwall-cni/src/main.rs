@@ -5,6 +5,8 @@
 //!   else:               a person does   ──▶ install, uninstall, --help
 //! ```
 
+mod args;
+
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -12,17 +14,22 @@ use podwall_cni::plugin;
 
 fn main() -> ExitCode {
     if std::env::var_os("CNI_COMMAND").is_none() {
-        return ExitCode::FAILURE;
+        return args::run();
     }
     let get = |name: &str| std::env::var(name).ok();
     let outcome = plugin::run(get, io::stdin().lock());
-    for note in &outcome.notes {
-        // A runtime that closed its end does not want to know.
-        let _ = writeln!(io::stderr(), "podwall-cni: {note}");
+    for line in &outcome.notes {
+        note(line);
     }
     let written = match outcome.output.as_str() {
         "" => Ok(()),
         output => writeln!(io::stdout(), "{output}"),
     };
     if outcome.ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A line for an operator. Standard output is the runtime's.
+fn note(line: &str) {
+    // One that closed its end does not want to know.
+    let _ = writeln!(io::stderr(), "podwall-cni: {line}");
 }
