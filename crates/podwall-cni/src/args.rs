@@ -8,19 +8,22 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use podwall_cni::duration;
 use podwall_cni::install::{
     BIN_DIR, CONF_DIR, Entry, InstallError, Installation, install, uninstall, watch,
 };
-use podwall_cni::duration;
 use podwall_local::{Otherwise, SOCKET};
 
 /// The CNI plugin of Podwall: pods start with their policies in force.
 #[derive(Parser, Debug)]
-#[command(version, long_about = "\
+#[command(
+    version,
+    long_about = "\
 The CNI plugin of Podwall: pods start with their policies in force.
 
 A container runtime calls it for each pod, with CNI_COMMAND in its environment. Called by a person it \
-puts itself on a node, or takes itself off.")]
+puts itself on a node, or takes itself off."
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -178,7 +178,8 @@ mod tests {
     #[test]
     fn without_an_orchestrator_there_is_no_pod() {
         for args in ["", "IgnoreUnknown=1;FOO=bar", "K8S_POD_NAMESPACE=;K8S_POD_NAME="] {
-            let Call::Check(interface) = read(&[("CNI_COMMAND", "CHECK"), ("CNI_ARGS", args)]).unwrap()
+            let Call::Check(interface) =
+                read(&[("CNI_COMMAND", "CHECK"), ("CNI_ARGS", args)]).unwrap()
             else {
                 panic!()
             };

@@ -98,7 +98,9 @@ impl<'a> Config<'a> {
         let network = wire.name.unwrap_or_default();
         let rest_ok = network.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
         if !rest_ok || !network.starts_with(|first: char| first.is_ascii_alphanumeric()) {
-            return Err(PluginError::Config(format!("name is {network:?}, which names no network")));
+            return Err(PluginError::Config(format!(
+                "name is {network:?}, which names no network"
+            )));
         }
         let timeout = match wire.timeout.as_deref().map(duration) {
             None => DEFAULT_TIMEOUT,

@@ -96,9 +96,8 @@ mod tests {
 
     #[test]
     fn only_kinds_with_a_side_on_the_host_have_one() {
-        let of = |kind: &str, peer| {
-            other_side(&Link { kind: kind.to_owned(), peer, ..Link::default() })
-        };
+        let of =
+            |kind: &str, peer| other_side(&Link { kind: kind.to_owned(), peer, ..Link::default() });
         assert_eq!(of("veth", Some(7)), Some(7));
         assert_eq!(of("netkit", Some(7)), Some(7));
         for kind in ["ipvlan", "macvlan", "vlan", ""] {

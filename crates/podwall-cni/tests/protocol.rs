@@ -83,7 +83,8 @@ fn each_version_gets_its_result_as_it_was_written() {
         let previous = format!(
             "{{ \"x\": 1.50, \"cniVersion\":\"{version}\",\n \"ips\":[{{\"version\":\"4\",\"address\":\"10.0.0.2/24\"}}]}}"
         );
-        let input = call.config.to_string().replacen('{', &format!("{{\"prevResult\":{previous},"), 1);
+        let input =
+            call.config.to_string().replacen('{', &format!("{{\"prevResult\":{previous},"), 1);
         let said = call.run_with(&input);
         assert!(said.ok, "{said:?}");
         assert_eq!(said.stdout, format!("{previous}\n"));
@@ -132,7 +133,8 @@ fn verbs_that_came_later_are_refused_before() {
 #[test]
 fn version_needs_no_agent_and_says_what_it_was_asked_with() {
     let call = Call::new("VERSION", Path::new("/nowhere"));
-    for (input, version) in [("{\"cniVersion\":\"0.2.0\"}", "0.2.0"), ("", "1.1.0"), ("{}", "1.1.0")]
+    for (input, version) in
+        [("{\"cniVersion\":\"0.2.0\"}", "0.2.0"), ("", "1.1.0"), ("{}", "1.1.0")]
     {
         let said = call.run_with(input);
         assert!(said.ok, "{said:?}");
@@ -212,10 +214,8 @@ fn without_an_agent_a_pod_waits_and_then_fails_with_words_for_its_operator() {
     for otherwise in ["fail", "isolate"] {
         let (_dir, socket) = mk_socket();
         let begin = Instant::now();
-        let said = Call::new("ADD", &socket)
-            .with("timeout", "300ms")
-            .with("onTimeout", otherwise)
-            .run();
+        let said =
+            Call::new("ADD", &socket).with("timeout", "300ms").with("onTimeout", otherwise).run();
         assert!(begin.elapsed() >= Duration::from_millis(180), "it is tried for a while");
         assert_eq!(said.code(), 11);
         assert!(said.message().starts_with("no Podwall agent listens at /"), "{said:?}");

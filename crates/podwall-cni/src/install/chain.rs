@@ -236,7 +236,6 @@ impl<'a> Chain<'a> {
     /// written, with its name and version, as a runtime would give them to it.
     pub(super) fn wrapped(&self, file: &str, entry: &Entry) -> Result<String, ChainError> {
         self.single()?;
-        self.usable()?;
         let key = |key| self.value(key).map_or("null", |place| place.text);
         let ours = indented(&serde_json::to_string_pretty(&entry.wrapping(file))?, "    ");
         Ok(format!(
@@ -256,6 +255,11 @@ impl<'a> Chain<'a> {
         }
         if self.plugins.is_some() {
             return Err(ChainError::Form("it has a type and plugins: it can be only one of both"));
+        }
+        // A single plugin has no list of versions (specification 1.1.0, section 1).
+        let version = self.string("cniVersion").unwrap_or_default();
+        if Version::parse(&version).is_none_or(|version| version < Version::CHAINS) {
+            return Err(ChainError::Version(version));
         }
         self.usable()
     }

@@ -46,17 +46,11 @@ impl Text {
 
     /// Replaces it, if it is still what was read. Mode and owner stay.
     pub(super) fn replace(&self, text: &str) -> Result<(), InstallError> {
-        let unchanged = || {
-            let now = fs::metadata(&self.path)?;
-            let key = |of: &Metadata| (of.dev(), of.ino(), of.size(), of.mtime(), of.mtime_nsec());
-            match key(&now) == key(&self.metadata) {
-                true => Ok(()),
-                false => Err(io::Error::other(
-                    "somebody else changed it in the meantime; try once more",
-                )),
-            }
+        let key = |of: &Metadata| (of.dev(), of.ino(), of.size(), of.mtime(), of.mtime_nsec());
+        let unchanged = || match fs::metadata(&self.path) {
+            Ok(now) if key(&now) == key(&self.metadata) => Ok(()),
+            _ => Err(InstallError::Changed(self.path.clone())),
         };
-        let Metadata { .. } = self.metadata;
         let owner = Some((self.metadata.uid(), self.metadata.gid()));
         let mode = self.metadata.mode() & 0o7777;
         write(&self.path, text.as_bytes(), mode, owner, unchanged)
@@ -73,10 +67,10 @@ fn write(
     bytes: &[u8],
     mode: u32,
     owner: Option<(u32, u32)>,
-    ready: impl FnOnce() -> io::Result<()>,
+    ready: impl FnOnce() -> Result<(), InstallError>,
 ) -> Result<(), InstallError> {
     let new = beside(path, NEW);
-    let result = (|| {
+    let prepare = || {
         // What a run that was cut off left behind may have another mode or be a link to elsewhere.
         absent(fs::remove_file(&new))?;
         let mut file = File::options().write(true).create_new(true).open(&new)?;
@@ -85,16 +79,18 @@ fn write(
             fchown(&file, Some(user), Some(group))?;
         }
         file.set_permissions(Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        ready()?;
-        fs::rename(&new, path)?;
-        sync(path)
-    })();
-    result.map_err(|source| {
-        // The next run removes it otherwise.
+        file.sync_all()
+    };
+    let failed = |source| InstallError::file("write", path, source);
+    let result = prepare()
+        .map_err(failed)
+        .and_then(|()| ready())
+        .and_then(|()| fs::rename(&new, path).and_then(|()| sync(path)).map_err(failed));
+    if result.is_err() {
+        // What stays is removed by the next run.
         let _ = fs::remove_file(&new);
-        InstallError::file("write", path, source)
-    })
+    }
+    result
 }
 
 /// Gives a file another name.

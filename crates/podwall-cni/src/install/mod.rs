@@ -24,17 +24,20 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use self::chain::Chain;
 pub use self::chain::{ChainError, Entry};
+use self::files::Text;
 pub use self::undo::{Removed, uninstall};
 pub use self::watch::watch;
-use self::chain::Chain;
-use self::files::Text;
 use crate::TYPE;
 
 /// Where runtimes look for plugins.
 pub const BIN_DIR: &str = "/opt/cni/bin";
 /// Where they look for networks.
 pub const CONF_DIR: &str = "/etc/cni/net.d";
+
+/// How often a file is read again that somebody else is writing.
+const TRIES: u32 = 5;
 
 /// Where things are on a node, and what to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +89,9 @@ pub enum InstallError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Somebody else wrote a file while it was edited.
+    #[error("{} is being changed by somebody else; try once more", .0.display())]
+    Changed(PathBuf),
     /// The runtime has no network yet.
     #[error(
         "{} has no network configuration yet (*.conf, *.conflist, *.json): install the cluster's CNI \
@@ -147,13 +153,27 @@ pub fn install(installation: &Installation) -> Result<Installed, InstallError> {
         }
         lock => lock?,
     };
-    let first = first(conf_dir)?.ok_or_else(|| InstallError::NoNetwork(conf_dir.clone()))?;
-    let (file, change) = if is_chain(&first) {
-        (first.clone(), patch(&first, entry)?)
-    } else {
-        wrap(&first, entry)?
-    };
-    Ok(Installed { program: written, file, change })
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match edit(conf_dir, entry) {
+            Err(InstallError::Changed(_)) if tries < TRIES => {}
+            edited => {
+                let (file, change) = edited?;
+                return Ok(Installed { program: written, file, change });
+            }
+        }
+    }
+}
+
+/// Gives the entry to the network that a runtime takes.
+fn edit(conf_dir: &Path, entry: &Entry) -> Result<(PathBuf, Change), InstallError> {
+    let first = first(conf_dir)?.ok_or_else(|| InstallError::NoNetwork(conf_dir.to_path_buf()))?;
+    if is_chain(&first) {
+        let change = patch(&first, entry)?;
+        return Ok((first, change));
+    }
+    wrap(&first, entry)
 }
 
 /// Copies the program, if another is there. A running one goes on as it is.
@@ -166,6 +186,7 @@ fn copy(program: &Path, bin_dir: &Path) -> Result<bool, InstallError> {
         return Ok(false);
     }
     fs::create_dir_all(bin_dir).map_err(|e| InstallError::file("make", bin_dir, e))?;
+    let _lock = files::lock(bin_dir)?;
     files::put(&there, &bytes, 0o755)?;
     Ok(true)
 }

@@ -9,7 +9,7 @@
 //! Some CNI plugins write their configuration again whenever their own pod starts.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -23,16 +23,15 @@ use super::{Change, InstallError, Installation, Installed, install};
 /// may change elsewhere, and a directory that is not there yet notifies nobody.
 const EVERY: u16 = 30_000;
 const EVERY_WITHOUT_DIRECTORY: u16 = 1_000;
+/// How long nothing is tried after a failure, in milliseconds: a try that fails changes the directory, too.
+const AFTER_FAILURE: u16 = 500;
 
 /// Installs, and again whenever somebody changes the directory, until SIGTERM or SIGINT. `say` gets a
 /// line for each change and each new problem.
 ///
 /// # Errors
 /// The kernel offers no notifications. That nothing can be installed is said and waited out.
-pub fn watch(
-    installation: &Installation,
-    mut say: impl FnMut(&str),
-) -> Result<(), InstallError> {
+pub fn watch(installation: &Installation, mut say: impl FnMut(&str)) -> Result<(), InstallError> {
     let failed = |errno: Errno| InstallError::Watch(io::Error::from(errno));
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
@@ -53,8 +52,10 @@ pub fn watch(
     loop {
         // Made anew each time: the directory may have been, too. Before looking, so that no change
         // after the look goes unseen; what install itself changes wakes it once more, for nothing.
-        let notify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(failed)?;
+        let notify =
+            Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(failed)?;
         let watched = notify.add_watch(&installation.conf_dir, events).is_ok();
+        let mut rest = false;
         match install(installation) {
             Ok(installed) => {
                 if let Some(line) = words(&installed) {
@@ -68,22 +69,27 @@ pub fn watch(
                     say(&line);
                     said = line;
                 }
+                rest = !matches!(error, InstallError::NoNetwork(_));
             }
         }
         let every = if watched { EVERY } else { EVERY_WITHOUT_DIRECTORY };
-        let mut wanted = [
-            PollFd::new(ended.as_fd(), PollFlags::POLLIN),
-            PollFd::new(notify.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut wanted, PollTimeout::from(every)) {
-            Err(Errno::EINTR) => {}
-            other => {
-                other.map_err(failed)?;
-            }
-        }
-        if wanted[0].any() == Some(true) {
+        let (end, change) = (ended.as_fd(), notify.as_fd());
+        if rest && wait(&[end], AFTER_FAILURE)? == Some(0) {
             return Ok(());
         }
+        if wait(&[end, change], every)? == Some(0) {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits for the first of these, so many milliseconds.
+fn wait(files: &[BorrowedFd<'_>], millis: u16) -> Result<Option<usize>, InstallError> {
+    let mut wanted: Vec<_> = files.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    match poll(&mut wanted, PollTimeout::from(millis)) {
+        Ok(_) => Ok(wanted.iter().position(|one| one.any() == Some(true))),
+        Err(Errno::EINTR) => Ok(None),
+        Err(errno) => Err(InstallError::Watch(errno.into())),
     }
 }
 

@@ -16,16 +16,16 @@ use std::thread;
 use podwall_local::Request;
 use serde_json::{Value, json};
 
-pub mod node;
+pub(crate) mod node;
 
 /// Answers like an agent. Its thread ends with the test's process.
-pub struct FakeAgent {
-    pub asked: Arc<Mutex<Vec<Request>>>,
+pub(crate) struct FakeAgent {
+    pub(crate) asked: Arc<Mutex<Vec<Request>>>,
 }
 
 impl FakeAgent {
     /// Listens and answers each request by `answer`; `None` closes the connection.
-    pub fn listen(
+    pub(crate) fn listen(
         socket: &Path,
         answer: impl Fn(&Request) -> Option<String> + Send + 'static,
     ) -> Self {
@@ -51,16 +51,16 @@ impl FakeAgent {
     }
 
     /// One that says yes to all.
-    pub fn content(socket: &Path) -> Self {
+    pub(crate) fn content(socket: &Path) -> Self {
         Self::listen(socket, |request| Some(yes(request)))
     }
 
-    pub fn asked(&self) -> Vec<Request> {
+    pub(crate) fn asked(&self) -> Vec<Request> {
         self.asked.lock().unwrap().clone()
     }
 }
 
-pub fn yes(request: &Request) -> String {
+pub(crate) fn yes(request: &Request) -> String {
     match request {
         Request::Attach { .. } => {
             json!({"ok": {"known": true, "guarded": true, "took": 1}}).to_string()
@@ -70,40 +70,40 @@ pub fn yes(request: &Request) -> String {
     }
 }
 
-pub fn no(code: &str) -> String {
+pub(crate) fn no(code: &str) -> String {
     json!({"error": {"code": code, "message": "so says the agent"}}).to_string()
 }
 
 /// What came of a call.
 #[derive(Debug)]
-pub struct Said {
-    pub ok: bool,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Said {
+    pub(crate) ok: bool,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Said {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
-    pub fn code(&self) -> u64 {
+    pub(crate) fn code(&self) -> u64 {
         assert!(!self.ok, "{self:?}");
         self.json()["code"].as_u64().unwrap()
     }
 
-    pub fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         self.json()["msg"].as_str().unwrap().to_owned()
     }
 }
 
 /// The program of this crate.
-pub fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_podwall-cni"))
 }
 
 /// Runs a plugin with nothing in its environment but this.
-pub fn run(program: &Path, variables: &[(&str, &str)], input: &str) -> Said {
+pub(crate) fn run(program: &Path, variables: &[(&str, &str)], input: &str) -> Said {
     let mut child = Command::new(program)
         .env_clear()
         .envs(variables.iter().copied())

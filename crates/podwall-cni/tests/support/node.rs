@@ -20,10 +20,10 @@ use serde_json::{Value, json};
 use super::{Said, program, run};
 
 /// Where Debian puts the plugins.
-pub const PLUGINS: &str = "/usr/lib/cni";
+pub(crate) const PLUGINS: &str = "/usr/lib/cni";
 
 /// Whether chains can run here; says why not.
-pub fn possible() -> bool {
+pub(crate) fn possible() -> bool {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED: needs root");
         return false;
@@ -36,10 +36,10 @@ pub fn possible() -> bool {
 }
 
 /// A network namespace that ends with this value and all in it.
-pub struct Namespace(File);
+pub(crate) struct Namespace(File);
 
 impl Namespace {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let make = || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             // Else each IPv6 address takes a second until it is certain that nobody else has it.
@@ -52,11 +52,11 @@ impl Namespace {
     }
 
     /// A path that other processes can open.
-    pub fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
-    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let inside = || {
             setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
             work()
@@ -65,7 +65,7 @@ impl Namespace {
     }
 
     /// What `ip` says.
-    pub fn ip(&self, arguments: &str) -> Value {
+    pub(crate) fn ip(&self, arguments: &str) -> Value {
         let output = self.within(|| {
             let mut command = std::process::Command::new("ip");
             command.arg("-j").args(arguments.split(' ')).output().unwrap()
@@ -76,27 +76,27 @@ impl Namespace {
 }
 
 /// A node with a chain.
-pub struct Node {
-    pub namespace: Namespace,
-    pub list: Value,
+pub(crate) struct Node {
+    pub(crate) namespace: Namespace,
+    pub(crate) list: Value,
     _data: tempfile::TempDir,
 }
 
 /// A pod of it.
-pub struct Pod {
-    pub namespace: Namespace,
-    pub name: String,
+pub(crate) struct Pod {
+    pub(crate) namespace: Namespace,
+    pub(crate) name: String,
 }
 
 impl Pod {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self { namespace: Namespace::new(), name: name.to_owned() }
     }
 }
 
 impl Node {
     /// `kind` is `bridge` or `ptp`; `ours` is the entry of podwall-cni.
-    pub fn new(kind: &str, version: &str, subnets: &[&str], ours: &Value) -> Self {
+    pub(crate) fn new(kind: &str, version: &str, subnets: &[&str], ours: &Value) -> Self {
         let data = tempfile::tempdir().unwrap();
         let ranges: Vec<Value> = subnets.iter().map(|subnet| json!([{"subnet": subnet}])).collect();
         let mut first = json!({"type": kind, "ipam": {
@@ -145,7 +145,7 @@ impl Node {
     }
 
     /// The result, or what the plugin that failed said.
-    pub fn add(&self, pod: &Pod) -> Result<Value, Said> {
+    pub(crate) fn add(&self, pod: &Pod) -> Result<Value, Said> {
         let mut previous = None;
         for at in self.chain() {
             let said = self.plugin(at, "ADD", pod, previous.as_ref());
@@ -157,7 +157,7 @@ impl Node {
         Ok(previous.unwrap())
     }
 
-    pub fn check(&self, pod: &Pod, result: &Value) -> Result<(), Said> {
+    pub(crate) fn check(&self, pod: &Pod, result: &Value) -> Result<(), Said> {
         for at in self.chain() {
             let said = self.plugin(at, "CHECK", pod, Some(result));
             if !said.ok {
@@ -167,7 +167,7 @@ impl Node {
         Ok(())
     }
 
-    pub fn del(&self, pod: &Pod, result: Option<&Value>) -> Result<(), Said> {
+    pub(crate) fn del(&self, pod: &Pod, result: Option<&Value>) -> Result<(), Said> {
         for at in self.chain().rev() {
             let said = self.plugin(at, "DEL", pod, result);
             if !said.ok {
@@ -179,11 +179,11 @@ impl Node {
 }
 
 /// Where the fake agent of a test listens.
-pub fn socket(dir: &tempfile::TempDir) -> PathBuf {
+pub(crate) fn socket(dir: &tempfile::TempDir) -> PathBuf {
     dir.path().join("agent.sock")
 }
 
 /// This machine's own setting, which tests must leave as it is.
-pub fn forwarding() -> io::Result<String> {
+pub(crate) fn forwarding() -> io::Result<String> {
     fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
 }
