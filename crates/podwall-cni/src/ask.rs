@@ -8,7 +8,7 @@
 //! The whole takes no longer than it may, whatever the agent does: also one that does not accept, or
 //! sends its answer byte by byte. So a thread asks, and the caller waits for the thread.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -54,7 +54,7 @@ pub(crate) fn ask<T: DeserializeOwned + Send + 'static>(
 }
 
 fn ask_until<T: DeserializeOwned>(
-    socket: &PathBuf,
+    socket: &Path,
     deadline: Instant,
     absent: Absent,
     request: &impl Fn(Duration) -> Request,

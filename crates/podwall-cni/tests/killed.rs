@@ -11,6 +11,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use nix::sys::ptrace;
 use nix::sys::signal::Signal;
@@ -20,6 +21,22 @@ use serde_json::Value;
 
 const LIST: &str = "{\n  \"name\": \"cbr0\",\n  \"cniVersion\": \"0.3.1\",\n  \"plugins\": [{\"type\": \"ptp\"}]\n}\n";
 const SINGLE: &str = "{ \"cniVersion\": \"0.3.1\", \"type\": \"ptp\",\n\t\"name\": \"cbr0\" }\n";
+
+/// The program, without what a debugger reads where that can be taken away: it is copied and compared
+/// in each run.
+fn program() -> &'static Path {
+    static PROGRAM: LazyLock<(tempfile::TempDir, PathBuf)> = LazyLock::new(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let small = dir.path().join("podwall-cni");
+        let whole = env!("CARGO_BIN_EXE_podwall-cni");
+        let done = Command::new("strip").arg("-o").arg(&small).arg(whole).status();
+        if !done.is_ok_and(|status| status.success()) {
+            fs::copy(whole, &small).unwrap();
+        }
+        (dir, small)
+    });
+    &PROGRAM.1
+}
 
 struct Node {
     _dir: tempfile::TempDir,
@@ -52,7 +69,7 @@ impl Node {
     }
 
     fn run(&self, verb: &str) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_podwall-cni"));
+        let mut command = Command::new(program());
         let output = command.args(self.arguments(verb)).output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }
@@ -62,7 +79,7 @@ impl Node {
         // A shell that waits until it is traced and then becomes the program.
         let mut command = Command::new("sh");
         command.args(["-c", "kill -STOP $$; exec \"$0\" \"$@\""]);
-        command.arg(env!("CARGO_BIN_EXE_podwall-cni")).args(self.arguments(verb));
+        command.arg(program()).args(self.arguments(verb));
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let pid = Pid::from_raw(child.id().cast_signed());
         let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
@@ -130,13 +147,13 @@ impl Node {
         match found.swap_remove(0).iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["ptp"] => Found::Without,
             ["ptp", "podwall-cni"] => {
-                let program = self.bin.join("podwall-cni");
+                let there = self.bin.join("podwall-cni");
                 assert!(
-                    fs::metadata(&program).unwrap().permissions().mode() & 0o111 != 0,
+                    fs::metadata(&there).unwrap().permissions().mode() & 0o111 != 0,
                     "{what}"
                 );
-                let own = fs::read(env!("CARGO_BIN_EXE_podwall-cni")).unwrap();
-                assert!(fs::read(&program).unwrap() == own, "{what}");
+                let own = fs::read(program()).unwrap();
+                assert!(fs::read(&there).unwrap() == own, "{what}");
                 Found::With
             }
             ref other => panic!("{what}: {other:?}"),
