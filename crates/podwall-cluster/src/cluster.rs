@@ -114,6 +114,11 @@ impl Cluster {
         self.scratch.path()
     }
 
+    /// A name in the bpffs, for agents' programs, that ends with the cluster.
+    pub fn pins(&self) -> &Path {
+        self.scratch.pins()
+    }
+
     /// The kubeconfig of who may do everything.
     pub fn admin_kubeconfig(&self) -> PathBuf {
         self.dir().join("admin.kubeconfig")

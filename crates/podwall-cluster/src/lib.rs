@@ -45,3 +45,5 @@ pub use crate::cluster::Cluster;
 pub use crate::objects::{mk_namespace, mk_node, mk_pod, mk_policy, running};
 pub use crate::process::{Started, start};
 pub use crate::scratch::Scratch;
+/// For [`Agent::signal`] and [`Started::signal`].
+pub use nix::sys::signal::Signal;
