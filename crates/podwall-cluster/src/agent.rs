@@ -37,6 +37,8 @@ pub struct Agent {
     process: Started,
     listens: SocketAddr,
     log: PathBuf,
+    /// How much of the log is of earlier agents, in bytes.
+    earlier: usize,
 }
 
 impl AgentToStart {
@@ -81,6 +83,7 @@ impl AgentToStart {
     pub fn start(&self) -> Agent {
         let listens = free_port();
         let log = self.dir.join(format!("agent-{}.log", self.node));
+        let earlier = fs::metadata(&log).map_or(0, |it| it.len().try_into().unwrap_or_default());
         let process = start(&self.program, |command| {
             let append = || File::options().create(true).append(true).open(&log).expect("a log");
             command
@@ -94,7 +97,7 @@ impl AgentToStart {
                 .stdout(append())
                 .stderr(append());
         });
-        Agent { process, listens, log }
+        Agent { process, listens, log, earlier }
     }
 }
 
@@ -106,9 +109,10 @@ impl Agent {
         self.process.pid()
     }
 
-    /// Everything that it and earlier agents of the node have logged.
+    /// What it has logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        text.get(self.earlier..).unwrap_or_default().to_owned()
     }
 
     /// An answer of its HTTP server; `None` while there is none.

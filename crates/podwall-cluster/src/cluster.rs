@@ -187,6 +187,10 @@ impl Cluster {
         let name = object["metadata"]["name"].as_str();
         let key = [Some("/registry"), kind, namespace, name].into_iter().flatten();
         let key: Vec<&str> = key.collect();
+        let mut object = object.clone();
+        // What the server would have given it.
+        object["metadata"]["uid"] = format!("planted-{}", key.join("-")).into();
+        object["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z".into();
         held(&self.etcd).put(&key.join("/"), &object.to_string());
     }
 

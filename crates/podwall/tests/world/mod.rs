@@ -35,7 +35,7 @@ use podwall_policy::evaluate::{Verdict, evaluate};
 use podwall_policy::flow::{Flow, Party};
 use podwall_policy::object::Node;
 use podwall_policy::port::Protocol;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The nodes, and what enforces on each.
 pub(crate) const NODES: [(&str, &str); 2] = [("n1", "ebpf"), ("n2", "nftables")];
@@ -54,6 +54,10 @@ pub(crate) struct World {
     pods: BTreeMap<String, Pod>,
     outside: Arc<Place>,
     used: BTreeSet<IpAddr>,
+    /// Objects that the evaluator must not see, as `NAMESPACE/NAME`.
+    planted: BTreeSet<String>,
+    /// What it sees instead of them.
+    meant: Vec<String>,
     // Last: it takes away the namespaces' names.
     pub(crate) cluster: Cluster,
 }
@@ -72,6 +76,11 @@ pub(crate) fn possible() -> bool {
         eprintln!("SKIPPED: needs root");
     }
     root && Cluster::is_possible()
+}
+
+fn called(object: &Value) -> String {
+    let part = |key: &str| object["metadata"][key].as_str().unwrap_or_default();
+    format!("{}/{}", part("namespace"), part("name"))
 }
 
 impl World {
@@ -110,8 +119,16 @@ impl World {
             namespace: Arc::new(fabric.outside().unwrap()),
             filters_itself: false,
         });
-        let (pods, used) = (BTreeMap::new(), BTreeSet::new());
-        Self { fabric, _home: home, pods, outside, used, cluster }
+        Self {
+            fabric,
+            _home: home,
+            pods: BTreeMap::new(),
+            outside,
+            used: BTreeSet::new(),
+            planted: BTreeSet::new(),
+            meant: Vec::new(),
+            cluster,
+        }
     }
 
     /// The agent of a node, not started yet.
@@ -193,17 +210,29 @@ impl World {
         }
     }
 
+    /// Writes an object past the server's checks. The evaluator takes `meant` for it, or nothing.
+    pub(crate) fn plant(&mut self, object: &Value, meant: Option<&str>) {
+        self.cluster.plant(object);
+        self.planted.insert(called(object));
+        self.meant.extend(meant.map(str::to_owned));
+    }
+
     /// A pod, as `NAMESPACE/NAME`.
     pub(crate) fn pod(&self, name: &str) -> &Pod {
         self.pods.get(name).unwrap_or_else(|| panic!("no pod {name}"))
     }
 
-    /// A file of the cluster as kubectl prints it, and what the evaluator makes of it.
+    /// What the evaluator makes of the cluster as kubectl prints it.
     fn judge(&self) -> podwall_policy::cluster::Cluster {
         let kinds = "namespaces,nodes,pods,networkpolicies";
         let text = self.cluster.kubectl(&["get", kinds, "-A", "-o", "json"], None);
-        let input = Input::Text { name: "kubectl get".into(), text };
-        let reading = read(&[input], &Options::default());
+        let mut list: Value = serde_json::from_str(&text).unwrap();
+        let items = list["items"].as_array_mut().unwrap();
+        items.retain(|object| !self.planted.contains(&called(object)));
+        let texts = [list.to_string()].into_iter().chain(self.meant.iter().cloned());
+        let inputs: Vec<Input> =
+            texts.map(|text| Input::Text { name: "kubectl get".into(), text }).collect();
+        let reading = read(&inputs, &Options::default());
         assert!(!reading.has_errors(), "{}", render_all(&reading.diagnostics, false));
         reading.cluster()
     }
