@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::{fs, process};
 
-use podwall_local::{Attachment, Sandbox};
+use podwall_local::{Attachment, Notes, Sandbox};
 use podwall_policy::object::Name;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,8 @@ impl Held {
 
 impl Attachments {
     /// What an earlier agent kept in a directory, and what of it cannot be read.
+    ///
+    /// What went while no agent listened is noted elsewhere: see [`Self::read`].
     pub(crate) fn load(dir: &Path) -> io::Result<(Self, Vec<String>)> {
         fs::create_dir_all(dir)?;
         let mut all = Self { dir: Some(dir.to_path_buf()), held: BTreeMap::new() };
@@ -76,6 +78,16 @@ impl Attachments {
             }
         }
         Ok((all, wrong))
+    }
+
+    /// Takes note of interfaces that went while no agent listened. The socket must listen already,
+    /// and nobody be answered yet.
+    pub(crate) fn read(&mut self, notes: &Notes) -> io::Result<()> {
+        for sandbox in notes.read()? {
+            self.detach(&sandbox)?;
+            notes.withdraw(&sandbox)?;
+        }
+        Ok(())
     }
 
     /// Takes note of an interface. The pods whose addresses that changes.
@@ -112,10 +124,11 @@ impl Attachments {
         Ok(Some(pod))
     }
 
-    /// The interfaces that are there and not among these.
-    pub(crate) fn others(&self, valid: &[Sandbox]) -> Vec<Sandbox> {
+    /// The interfaces of a network that are there and not among these.
+    pub(crate) fn others(&self, network: &str, valid: &[Sandbox]) -> Vec<Sandbox> {
         let valid: BTreeSet<&Sandbox> = valid.iter().collect();
-        let live = self.held.iter().filter(|(_, held)| !held.gone);
+        let of_it = |held: &Held| !held.gone && held.attachment.network == network;
+        let live = self.held.iter().filter(|(_, held)| of_it(held));
         live.map(|(sandbox, _)| sandbox).filter(|it| !valid.contains(it)).cloned().collect()
     }
 
@@ -221,6 +234,7 @@ mod tests {
     fn mk_attachment(container: &str, pod: &str, uid: &str, ips: &[&str]) -> Attachment {
         Attachment {
             sandbox: sandbox(container),
+            network: "pods".into(),
             namespace: "shop".into(),
             pod: pod.into(),
             uid: (!uid.is_empty()).then(|| uid.into()),
@@ -305,13 +319,27 @@ mod tests {
     }
 
     #[test]
+    fn what_went_while_no_agent_listened_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let notes = Notes::beside(&dir.path().join("agent.sock"));
+        let (mut all, _) = Attachments::load(&dir.path().join("attachments")).unwrap();
+        all.attach(mk_attachment("c1", "a", "1", &["10.0.0.1"])).unwrap();
+        notes.leave(&sandbox("c1")).unwrap();
+        notes.leave(&sandbox("of-somebody-else")).unwrap();
+        all.read(&notes).unwrap();
+        assert_eq!(text(&all.addresses(&mk_pod("a", "1", &["10.0.0.1"]))), "");
+        assert_eq!(notes.read().unwrap(), []);
+    }
+
+    #[test]
     fn a_list_of_all_names_who_is_gone() {
         let mut all = Attachments::default();
         for (container, ip) in [("c1", "10.0.0.1"), ("c2", "10.0.0.2"), ("c3", "10.0.0.3")] {
             all.attach(mk_attachment(container, container, "", &[ip])).unwrap();
         }
         all.detach(&sandbox("c3")).unwrap();
-        assert_eq!(all.others(&[sandbox("c1"), sandbox("c9")]), [sandbox("c2")]);
+        assert_eq!(all.others("pods", &[sandbox("c1"), sandbox("c9")]), [sandbox("c2")]);
+        assert_eq!(all.others("another", &[]), []);
     }
 
     #[test]

@@ -91,8 +91,8 @@ impl Writer {
                 Ok(()) => self.desk.written.push((reply, since)),
                 Err(refusal) => send(reply, Err(refusal)),
             },
-            Request::Keep { valid } => {
-                let gone = self.index.attachments().others(&valid);
+            Request::Keep { network, valid } => {
+                let gone = self.index.attachments().others(&network, &valid);
                 let count = gone.len();
                 send(reply, self.detach(&gone).and_then(|()| value(count)));
             }

@@ -39,7 +39,7 @@ use std::time::Duration;
 use kube::Client;
 use podwall_dataplane::guard::{self, Guard};
 use podwall_dataplane::{Choice, Limits, Log, Namespace, ebpf};
-use podwall_local::Flow;
+use podwall_local::{Flow, Notes};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
@@ -72,6 +72,8 @@ pub struct Config {
     pub limits: Limits,
     /// Where it is kept which pods the container runtime has attached; `None`: nowhere.
     pub kept: Option<PathBuf>,
+    /// Where the CNI plugin leaves notes of what went while no agent listened.
+    pub notes: Option<Notes>,
     /// What becomes of an address in this node's pod ranges that no pod is known to have.
     pub isolation: Isolation,
     /// How often the kernel is held against the model.
@@ -118,8 +120,9 @@ pub struct Agent {
 const LOG: Log = Log { group: 4242, per_second: 100, burst: 100 };
 
 impl Agent {
-    /// Opens the data plane and starts to follow what [`Self::work`] hears. Changes nothing in the
-    /// kernel yet.
+    /// Opens the data plane and starts to follow what [`Self::work`] hears. Changes nothing of
+    /// policies in the kernel yet. The socket that is given to `work` must listen already, so that
+    /// no note of the CNI plugin is overlooked.
     ///
     /// # Errors
     /// No data plane can be opened, or what was attached cannot be read.
@@ -135,7 +138,7 @@ impl Agent {
             Some(file) => Namespace::named(&file)?.run(open)?,
             None => open()?,
         };
-        let attachments = match config.kept {
+        let mut attachments = match config.kept {
             Some(dir) => {
                 let kept = Attachments::load(&dir);
                 let (kept, wrong) =
@@ -147,6 +150,12 @@ impl Agent {
             }
             None => Attachments::default(),
         };
+        if let Some(notes) = config.notes {
+            attachments.read(&notes).map_err(|source| {
+                let path = notes.directory().to_path_buf();
+                AgentError::Kept { path, source }
+            })?;
+        }
         let (tell, told) = channel();
         let reason = chosen.reason();
         let state = Arc::new(State::new(Arc::clone(&node), chosen.plane.name(), reason));

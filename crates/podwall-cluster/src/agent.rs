@@ -36,6 +36,7 @@ pub struct AgentToStart {
 pub struct Agent {
     process: Started,
     listens: SocketAddr,
+    socket: PathBuf,
     log: PathBuf,
     /// How much of the log is of earlier agents, in bytes.
     earlier: usize,
@@ -83,6 +84,8 @@ impl AgentToStart {
     pub fn start(&self) -> Agent {
         let listens = free_port();
         let log = self.dir.join(format!("agent-{}.log", self.node));
+        let own = self.dir.join(format!("agent-{}", self.node));
+        let socket = own.join("agent.sock");
         let earlier = fs::metadata(&log).map_or(0, |it| it.len().try_into().unwrap_or_default());
         let process = start(&self.program, |command| {
             let append = || File::options().create(true).append(true).open(&log).expect("a log");
@@ -90,6 +93,10 @@ impl AgentToStart {
                 .args(["agent", "--node", &self.node, "--listen", &listens.to_string()])
                 .arg("--kubeconfig")
                 .arg(&self.kubeconfig)
+                .arg("--socket")
+                .arg(&socket)
+                .arg("--keep")
+                .arg(own.join("attachments"))
                 .args(&self.args)
                 .env_remove("PODWALL_DATAPLANE")
                 .env_remove("PODWALL_LIMITS")
@@ -97,7 +104,7 @@ impl AgentToStart {
                 .stdout(append())
                 .stderr(append());
         });
-        Agent { process, listens, log, earlier }
+        Agent { process, listens, socket, log, earlier }
     }
 }
 
@@ -107,6 +114,11 @@ impl Agent {
     /// Its process ID.
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Where the programs of its node ask.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// What it has logged.

@@ -148,10 +148,7 @@ impl Node {
             ["ptp"] => Found::Without,
             ["ptp", "podwall-cni"] => {
                 let there = self.bin.join("podwall-cni");
-                assert!(
-                    fs::metadata(&there).unwrap().permissions().mode() & 0o111 != 0,
-                    "{what}"
-                );
+                assert!(fs::metadata(&there).unwrap().permissions().mode() & 0o111 != 0, "{what}");
                 let own = fs::read(program()).unwrap();
                 assert!(fs::read(&there).unwrap() == own, "{what}");
                 Found::With

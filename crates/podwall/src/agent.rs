@@ -15,6 +15,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use podwall_agent::check::{self, Finding};
 use podwall_agent::{Agent, Config, Isolation, Socket, causes, time};
 use podwall_dataplane::{Choice, Limits, Namespace};
+use podwall_local::Notes;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -108,6 +109,9 @@ pub(crate) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
         return check(args);
     }
     start_log(args.log);
+    let socket = Socket::bind(&args.socket).with_context(|| {
+        format!("cannot listen at {}; --socket names another", args.socket.display())
+    })?;
     let config = Config {
         node: args.node.as_str().into(),
         netns: args.netns.clone(),
@@ -115,13 +119,11 @@ pub(crate) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
         pins: args.pins.clone(),
         limits: args.limits,
         kept: Some(args.keep.clone()),
+        notes: Some(Notes::beside(&args.socket)),
         isolation: args.isolate_unknown,
         verify_every: args.verify_every,
         guard: !args.allow_forged,
     };
-    let socket = Socket::bind(&args.socket).with_context(|| {
-        format!("cannot listen at {}; --socket names another", args.socket.display())
-    })?;
     let agent = Agent::start(config).map_err(anyhow::Error::from)?;
     let (dataplane, instead) = agent.dataplane();
     tracing::info!(node = args.node, dataplane, instead, "the agent starts");

@@ -11,8 +11,8 @@ use podwall_compile::tables::RuleId;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 
-use crate::Error;
 use super::layout::STRANGER;
+use crate::Error;
 use crate::denied::{Denials, Denied};
 
 /// Instead of a rule, where none allows the packet.

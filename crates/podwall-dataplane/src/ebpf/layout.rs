@@ -14,8 +14,8 @@
 
 use std::net::IpAddr;
 
-use podwall_compile::tables::{GroupId, NetId, Peer, PeerId, PeerKey, PortKey, SubjectId, Verdict};
 use ipnet::IpNet;
+use podwall_compile::tables::{GroupId, NetId, Peer, PeerId, PeerKey, PortKey, SubjectId, Verdict};
 use podwall_policy::address::{AddressRange, AddressSet, Family};
 use podwall_policy::port::Protocol;
 

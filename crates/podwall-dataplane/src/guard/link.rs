@@ -112,7 +112,10 @@ fn read(message: &Message<'_>) -> Option<Link> {
     let attributes = Attributes(message.body.get(16..)?);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
     let elsewhere = attributes.get(libc::IFLA_LINK_NETNSID).is_some();
-    let peer = attributes.get(libc::IFLA_LINK).filter(|_| elsewhere).and_then(|bytes| bytes.try_into().ok());
+    let peer = attributes
+        .get(libc::IFLA_LINK)
+        .filter(|_| elsewhere)
+        .and_then(|bytes| bytes.try_into().ok());
     let mac = attributes.get(libc::IFLA_ADDRESS).and_then(|bytes| bytes.try_into().ok());
     let kind = attributes.nest(libc::IFLA_LINKINFO).get(libc::IFLA_INFO_KIND);
     Some(Link {

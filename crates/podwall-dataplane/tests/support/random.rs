@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use podwall_compile::tables::{
     GroupId, NetId, NodeTables, Peer, PeerId, PeerKey, PortKey, RuleId, SubjectId, Verdict,
     VerdictKey,
 };
-use ipnet::IpNet;
 use podwall_policy::address::{AddressRange, AddressSet, Family};
 use podwall_policy::object::Name;
 use podwall_policy::policy::{Direction, RuleRef, Tier};
@@ -106,7 +106,8 @@ pub fn tables(dice: &mut Dice, local: &[IpAddr], all: &[IpAddr]) -> NodeTables {
 fn strangers(dice: &mut Dice, all: &[IpAddr], tables: &mut NodeTables) {
     for address in all {
         if dice.chance(8) {
-            let lengths = if address.is_ipv4() { [16, 24, 28, 31, 32] } else { [32, 64, 112, 127, 128] };
+            let lengths =
+                if address.is_ipv4() { [16, 24, 28, 31, 32] } else { [32, 64, 112, 127, 128] };
             let net = IpNet::new(*address, dice.pick(&lengths)).unwrap().trunc();
             tables.pod_ranges = tables.pod_ranges.union(&AddressSet::from(net));
         }
