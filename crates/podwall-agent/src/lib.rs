@@ -13,6 +13,7 @@
 mod attachments;
 pub mod check;
 mod desk;
+mod events;
 mod flows;
 mod http;
 mod index;
@@ -43,8 +44,10 @@ use podwall_local::{Flow, Notes};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::attachments::Attachments;
+use crate::events::{Complaint, Complaints};
 use crate::flows::Flows;
 use crate::index::Index;
 use crate::links::Links;
@@ -113,6 +116,7 @@ pub struct Agent {
     state: Arc<State>,
     told: Sender<Told>,
     flows: broadcast::Sender<Flow>,
+    complaints: UnboundedReceiver<Complaint>,
     writer: thread::JoinHandle<()>,
 }
 
@@ -161,6 +165,7 @@ impl Agent {
         let state = Arc::new(State::new(Arc::clone(&node), chosen.plane.name(), reason));
         let flows = Flows::new(tell.clone());
         let followers = flows.followers();
+        let (complain, complaints) = unbounded_channel();
         let mut writer = Writer::new(Parts {
             index: Index::new(Arc::clone(&node), attachments),
             plane: chosen.plane,
@@ -168,6 +173,7 @@ impl Agent {
             guards: config.guard,
             state: Arc::clone(&state),
             flows,
+            complaints: Complaints::new(complain),
             strangers: Strangers::new(config.isolation),
             verify_every: config.verify_every,
         });
@@ -175,7 +181,7 @@ impl Agent {
             .name("writer".to_owned())
             .spawn(move || writer.run(&told))
             .map_err(AgentError::Thread)?;
-        Ok(Self { node, state, told: tell, flows: followers, writer })
+        Ok(Self { node, state, told: tell, flows: followers, complaints, writer })
     }
 
     /// The data plane, and why it is not eBPF although that was preferred.
@@ -187,9 +193,10 @@ impl Agent {
     /// Follows the cluster, and answers over HTTP and, where there is one, over a socket, until
     /// something of that ends; to be dropped to stop.
     pub async fn work(self, client: Client, http: TcpListener, socket: Socket) -> AgentError {
-        let Self { node, state, told, flows, writer } = self;
+        let Self { node, state, told, flows, complaints, writer } = self;
         tokio::select! {
-            () = watch::all(client, &node, told.clone()) => {}
+            () = watch::all(client.clone(), &node, told.clone()) => {}
+            () = events::publish(client, &node, complaints) => {}
             served = http::serve(http, state, told.clone()) => {
                 if let Err(error) = served {
                     return AgentError::Metrics(error);

@@ -17,6 +17,7 @@ use podwall_compile::compiler::NodeCompiler;
 use podwall_dataplane::{DataPlane, Error, follow};
 
 use crate::desk::Desk;
+use crate::events::Complaints;
 use crate::flows::Flows;
 use crate::index::Index;
 use crate::links::Links;
@@ -56,6 +57,7 @@ pub(crate) struct Writer {
     pub(crate) desk: Desk,
     /// Who follows dropped packets.
     pub(crate) flows: Flows,
+    pub(crate) complaints: Complaints,
     /// What others may know.
     pub(crate) state: Arc<State>,
 }
@@ -68,13 +70,24 @@ pub(crate) struct Parts {
     pub(crate) guards: bool,
     pub(crate) state: Arc<State>,
     pub(crate) flows: Flows,
+    pub(crate) complaints: Complaints,
     pub(crate) strangers: Strangers,
     pub(crate) verify_every: Duration,
 }
 
 impl Writer {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { index, plane, links, guards, state, flows, strangers, verify_every } = parts;
+        let Parts {
+            index,
+            plane,
+            links,
+            guards,
+            state,
+            flows,
+            complaints,
+            strangers,
+            verify_every,
+        } = parts;
         let node = Arc::clone(&state.snapshot().node);
         Self {
             compiler: NodeCompiler::new(Some(Arc::clone(&node))),
@@ -92,6 +105,7 @@ impl Writer {
             strangers_changed: false,
             desk: Desk::default(),
             flows,
+            complaints,
             state,
         }
     }
@@ -192,6 +206,7 @@ impl Writer {
                 (self.retry, self.pause) = (None, RETRY[0]);
                 self.state.set_written(since.unwrap_or(start), &*self.plane, &self.compiler);
                 self.flows.follow(&mut *self.plane);
+                self.complain();
             }
             Err(error) => {
                 let pause = self.pause;
