@@ -9,7 +9,7 @@
 //! sends its answer byte by byte. So a thread asks, and the caller waits for the thread.
 
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, SendError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,19 +38,35 @@ pub(crate) fn ask<T: DeserializeOwned + Send + 'static>(
     request: impl Fn(Duration) -> Request + Send + 'static,
 ) -> Result<T, PluginError> {
     let begin = Instant::now();
-    let (send, answer) = mpsc::sync_channel(1);
+    let (send, heard) = mpsc::channel();
     let path = socket.to_path_buf();
-    let work = move || {
-        // Nobody listens any more if the time is over, and then nobody wants to know.
-        let _ = send.send(ask_until(&path, begin + time, absent, &request));
-    };
+    // Nobody listens any more if the time is over, and then nobody wants to know.
+    let work = move || drop(ask_until(&path, begin + time, absent, &request, &send));
     let thread = thread::Builder::new().name("ask".to_owned()).spawn(work);
     thread.map_err(|source| PluginError::Io { doing: "start a thread", source })?;
-    let answer = answer.recv_timeout(time).unwrap_or(Err(ClientError::Late(time)));
+    let mut last = None;
+    let answer = loop {
+        match heard.recv_timeout((begin + time).saturating_duration_since(Instant::now())) {
+            Ok(Heard::Passing(error)) => last = Some(error),
+            Ok(Heard::End(Err(ClientError::Late(_)))) | Err(_) => {
+                // What was said at last tells more than that nothing was said at the very end.
+                break Err(last.unwrap_or(ClientError::Late(time)));
+            }
+            Ok(Heard::End(answer)) => break answer,
+        }
+    };
     answer.map_err(|source| {
         let waited = (absent == Absent::Wait && passes(&source)).then(|| begin.elapsed());
         PluginError::Agent { source, waited, status: false }
     })
+}
+
+/// What came of a try.
+enum Heard<T> {
+    /// Another follows.
+    Passing(ClientError),
+    /// No other does.
+    End(Result<T, ClientError>),
 }
 
 fn ask_until<T: DeserializeOwned>(
@@ -58,7 +74,8 @@ fn ask_until<T: DeserializeOwned>(
     deadline: Instant,
     absent: Absent,
     request: &impl Fn(Duration) -> Request,
-) -> Result<T, ClientError> {
+    send: &Sender<Heard<T>>,
+) -> Result<(), SendError<Heard<T>>> {
     let mut pause = FIRST_PAUSE;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -68,12 +85,13 @@ fn ask_until<T: DeserializeOwned>(
             Client::connect(socket, left).and_then(|mut client| client.ask(&request(patience)));
         let error = match answer {
             Err(error) if absent == Absent::Wait && passes(&error) => error,
-            answer => return answer,
+            answer => return send.send(Heard::End(answer)),
         };
         // Leaves time to say what happened.
         if Instant::now() + pause + FIRST_PAUSE >= deadline {
-            return Err(error);
+            return send.send(Heard::End(Err(error)));
         }
+        send.send(Heard::Passing(error))?;
         thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -10,7 +10,7 @@
 //! the pod's policies are in force. [`install`] puts it on a node: the program into the runtime's
 //! directory of plugins, and an entry into its network configuration.
 //!
-//! A runtime starts the program for every pod, so it has one thread, no runtime and no API server.
+//! A runtime starts the program for every pod, so it knows no API server and has no async runtime.
 //! Names of keys, variables and codes are those of the CNI specification 1.1.0.
 
 mod ask;

@@ -1,5 +1,7 @@
 //! Does the plugin work behind the real ones? Each node and each pod is a network namespace.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests; only what fails a test")]
+
 mod support;
 
 use std::net::IpAddr;
@@ -9,7 +11,7 @@ use podwall_local::{Attachment, Request};
 use serde_json::{Value, json};
 
 use support::FakeAgent;
-use support::node::{Node, Pod, forwarding, possible, socket};
+use support::node::{Namespace, Node, Pod, forwarding, possible, socket};
 
 fn attachments(asked: &[Request]) -> Vec<Attachment> {
     asked
@@ -181,8 +183,7 @@ fn a_pair_whose_other_side_is_in_a_third_namespace_is_not_taken_for_the_hosts() 
     }
     let dir = tempfile::tempdir().unwrap();
     let agent = FakeAgent::content(&socket(&dir));
-    let (node, third, pod) =
-        (support::node::Namespace::new(), support::node::Namespace::new(), Pod::new("web"));
+    let (node, third, pod) = (Namespace::new(), Namespace::new(), Pod::new("web"));
     // In the node, a pair of the same numbers to a pod of its own: the numbers alone would agree.
     let other = Pod::new("other");
     for (host, pod) in [(&third, &pod), (&node, &other)] {
@@ -191,7 +192,10 @@ fn a_pair_whose_other_side_is_in_a_third_namespace_is_not_taken_for_the_hosts() 
             host.path()
         ));
     }
-    let ask = |pod: &Pod| {
+    // And the node knows the pod's namespace, by another pair.
+    pod.namespace.ip(&format!("link add net1 type veth peer name host1 netns {}", node.path()));
+    assert!(node.ip("link show host1")[0]["link_netnsid"].is_number());
+    let ask = |node: &Namespace, pod: &Pod| {
         let config = json!({"cniVersion": "1.0.0", "name": "net", "type": "podwall-cni",
             "socket": socket(&dir), "prevResult": {"ips": [{"address": "10.9.0.2/24"}]}});
         let path = pod.namespace.path();
@@ -204,10 +208,15 @@ fn a_pair_whose_other_side_is_in_a_third_namespace_is_not_taken_for_the_hosts() 
         ];
         node.within(|| support::run(&support::program(), &variables, &config.to_string()))
     };
-    let said = ask(&pod);
-    assert_eq!(said.code(), 5, "{said:?}");
-    assert!(said.message().contains("not in the host's network namespace"), "{said:?}");
+    // Here both sides of a pair of these numbers are the node's, and the pod's namespace is unknown.
+    let both = Namespace::new();
+    both.ip("link add host index 9 type veth peer name side index 7");
+    for node in [&node, &both] {
+        let said = ask(node, &pod);
+        assert_eq!(said.code(), 5, "{said:?}");
+        assert!(said.message().contains("not in the host's network namespace"), "{said:?}");
+    }
     assert!(agent.asked().is_empty());
-    assert!(ask(&other).ok);
+    assert!(ask(&node, &other).ok);
     assert_eq!(attachments(&agent.asked())[0].link.as_ref().unwrap().index, 9);
 }

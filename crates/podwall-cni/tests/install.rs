@@ -1,5 +1,7 @@
 //! Does the installer do what it says to a runtime's directories, and undo it?
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests; only what fails a test")]
+
 mod support;
 
 use std::fs::{self, File, Permissions};

@@ -7,6 +7,13 @@
 //! The installer is traced, and killed before a system call that may change something: a run for each
 //! such place. Between them it changes nothing.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::zombie_processes,
+    reason = "helpers of tests; only what fails a test"
+)]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Does the program speak as the specification says, whatever the agent does?
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests; only what fails a test")]
+
 mod support;
 
 use std::fs;
@@ -276,9 +278,11 @@ fn refusals_of_the_agent_have_their_codes() {
     ] {
         let (_dir, socket) = mk_socket();
         let _agent = FakeAgent::listen(&socket, move |_| Some(no(refusal)));
+        // Only one that may pass is waited for.
+        let timeout = if refusal == "not-yet" { "500ms" } else { "60s" };
         for verb in ["ADD", "CHECK", "GC", "STATUS"] {
             let said = Call::new(verb, &socket)
-                .with("timeout", "150ms")
+                .with("timeout", timeout)
                 .with("cni.dev/valid-attachments", json!([]))
                 .run();
             let expected = if verb == "STATUS" { status } else { add };
@@ -323,6 +327,52 @@ fn a_pod_that_goes_while_no_agent_listens_leaves_a_note_that_its_successor_takes
 }
 
 #[test]
+fn an_agent_that_comes_while_a_note_is_left_is_asked_after_all() {
+    let (_dir, socket) = mk_socket();
+    let asked = std::sync::atomic::AtomicBool::new(false);
+    let agent = FakeAgent::listen(&socket, move |request| {
+        asked.swap(true, std::sync::atomic::Ordering::SeqCst).then(|| yes(request))
+    });
+    let said = Call::new("DEL", &socket).run();
+    assert!(said.ok && said.stderr.is_empty(), "{said:?}");
+    assert_eq!(agent.asked().len(), 2);
+    assert_eq!(Notes::beside(&socket).read().unwrap(), []);
+}
+
+#[test]
+fn what_an_agent_said_before_it_fell_silent_is_what_the_runtime_hears() {
+    let (_dir, socket) = mk_socket();
+    let asked = std::sync::atomic::AtomicBool::new(false);
+    let _agent = FakeAgent::listen(&socket, move |_| {
+        while asked.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            thread::park();
+        }
+        Some(no("not-yet"))
+    });
+    let said = Call::new("ADD", &socket).with("timeout", "2s").run();
+    assert_eq!(said.code(), 11);
+    assert!(said.message().starts_with("so says the agent"), "{said:?}");
+}
+
+#[test]
+fn an_agent_that_answers_byte_by_byte_does_not_keep_a_pod() {
+    let (_dir, socket) = mk_socket();
+    let listener = UnixListener::bind(&socket).unwrap();
+    // Each byte comes long before one alone would be late.
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        while std::io::Write::write_all(&mut stream, b" ").is_ok() {
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let begin = Instant::now();
+    let said = Call::new("ADD", &socket).with("timeout", "300ms").run();
+    assert!(begin.elapsed() < Duration::from_secs(10), "it was not waited for the end");
+    assert_eq!(said.code(), 11, "{said:?}");
+    assert!(said.message().contains("did not answer within 0.3 s"), "{said:?}");
+}
+
+#[test]
 fn where_no_agent_ever_ran_a_removal_leaves_nothing() {
     let (dir, _) = mk_socket();
     let said = Call::new("DEL", &dir.path().join("none/agent.sock")).run();
@@ -350,7 +400,7 @@ fn gc_keeps_what_it_is_told_of_this_network_and_needs_a_list() {
 fn status_is_silent_when_all_is_well_and_says_when_it_is_not() {
     let (_dir, socket) = mk_socket();
     let said = Call::new("STATUS", &socket).without("prevResult").run();
-    assert_eq!(said.code(), 50);
+    assert_eq!(said.code(), 50, "{said:?}");
     let _agent = FakeAgent::content(&socket);
     let said = Call::new("STATUS", &socket).without("prevResult").run();
     assert!(said.ok && said.stdout.is_empty(), "{said:?}");

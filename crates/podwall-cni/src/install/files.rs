@@ -171,3 +171,35 @@ fn absent(removed: io::Result<()>) -> io::Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_somebody_else_wrote_meanwhile_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "one").unwrap();
+        let file = Text::read(&path).unwrap().unwrap();
+        file.replace("two").unwrap();
+        // Another file has the name now, so what was read is old.
+        assert!(matches!(file.replace("three"), Err(InstallError::Changed(_))));
+        let file = Text::read(&path).unwrap().unwrap();
+        fs::write(&path, "theirs").unwrap();
+        assert!(matches!(file.replace("ours"), Err(InstallError::Changed(_))));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
+        assert_eq!(names(dir.path()).unwrap(), ["a"], "nothing is left behind");
+    }
+
+    #[test]
+    fn what_a_run_that_was_cut_off_left_is_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&other, "other").unwrap();
+        std::os::unix::fs::symlink(&other, beside(&path, NEW)).unwrap();
+        put(&path, b"new", 0o600).unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "other");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
+}

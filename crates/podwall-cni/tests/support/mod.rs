@@ -5,6 +5,7 @@
 //!   Plugin ───── the real program, with a runtime's environment and input
 //! ```
 #![allow(dead_code, reason = "each test uses some")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's own tools")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixListener;
