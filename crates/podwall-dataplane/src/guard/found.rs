@@ -76,7 +76,7 @@ pub(super) fn read(socket: &mut Socket, table: &str, dhcp: bool) -> Result<Found
             continue;
         };
         let mac = match &listed.rules[..] {
-            [first, second] if second == FORGED => read_mac(first),
+            [_, _, mac, last] if last == FORGED => read_mac(mac),
             _ => None,
         };
         if mac.is_none() || listed.priority != Some(super::PRIORITY as u32) {

@@ -128,6 +128,8 @@ const fn part(name: &'static str, place: Place, len: usize) -> Part {
 const INTERFACE: Part = part("iif", Place::Interface, 4);
 const PROTOCOL: Part = part("meta l4proto", Place::Protocol, 1);
 const LINK_SOURCE: Part = part("ether saddr", Place::Link(6), 6);
+/// In one: to read from the link layer's header is slow.
+const LINK_SOURCE_AND_ETHERTYPE: Part = part("ether saddr . type", Place::Link(6), 8);
 const ETHERTYPE: Part = part("ether type", Place::Link(12), 2);
 const SOURCE4: Part = part("ip saddr", Place::Network(12), 4);
 const DESTINATION4: Part = part("ip daddr", Place::Network(16), 4);
@@ -190,8 +192,15 @@ pub(super) struct Chain {
     pub(super) rules: Vec<Rule>,
 }
 
+const IP6: &str = "check_ip6";
 const CHECK: &str = "check";
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
 const ACCEPT: Step = Step::Fate(Fate::Accept);
+
+fn jump(chain: &'static str) -> Step {
+    Step::Fate(Fate::Jump(chain))
+}
 
 fn goto(chain: &'static str) -> Step {
     Step::Fate(Fate::Goto(chain))
@@ -207,17 +216,12 @@ pub(super) fn chains(dhcp: bool) -> Vec<Chain> {
 }
 
 fn check(dhcp: bool) -> Chain {
-    let ip4 = || is(ETHERTYPE, [0x08, 0x00]);
-    let mut rules = vec![
-        rule("own IPv4 address", [ip4(), Step::Own(Set::Own4, SOURCE4), ACCEPT]),
-        rule("IPv6", [is(ETHERTYPE, [0x86, 0xdd]), goto("check_ip6")]),
-        rule("ARP", [is(ETHERTYPE, [0x08, 0x06]), goto("check_arp")]),
-    ];
+    let mut rules = vec![rule("ARP", [is(ETHERTYPE, [0x08, 0x06]), goto("check_arp")])];
     if dhcp {
         rules.push(rule(
             "asks for a lease",
             [
-                ip4(),
+                is(ETHERTYPE, IPV4),
                 is(SOURCE4, [0; 4]),
                 is(DESTINATION4, [0xff; 4]),
                 Step::MaskedIs(FRAGMENT4, &[0x3f, 0xff], &[0, 0]),
@@ -259,7 +263,7 @@ fn ip6(dhcp: bool) -> Chain {
             ],
         ));
     }
-    Chain { name: "check_ip6", rules }
+    Chain { name: IP6, rules }
 }
 
 fn later_fragment() -> Rule {
@@ -363,16 +367,23 @@ fn arp() -> Chain {
 }
 
 /// The rules of an interface's chain: a hardware address that is known, and what was dropped so far.
-pub(super) fn of_interface(mac: Option<[u8; 6]>, dropped: u64) -> [Rule; 2] {
-    let jump = Step::Fate(Fate::Jump(CHECK));
-    let steps = mac.map(|mac| is(LINK_SOURCE, mac)).into_iter().chain([jump]);
+pub(super) fn of_interface(mac: Option<[u8; 6]>, dropped: u64) -> [Rule; 4] {
+    let (from, kind_of) = match mac {
+        Some(_) => (Some(LINK_SOURCE), LINK_SOURCE_AND_ETHERTYPE),
+        None => (None, ETHERTYPE),
+    };
+    let mac = mac.as_ref().map_or(&[][..], |mac| mac);
+    let kind = |number: [u8; 2]| is(kind_of, [mac, &number].concat());
+    let from = from.map(|part| is(part, mac));
     [
-        rule(&mac_comment(mac), steps),
+        rule("own IPv4 address", [kind(IPV4), Step::Own(Set::Own4, SOURCE4), ACCEPT]),
+        rule("IPv6", [kind(IPV6), jump(IP6)]),
+        rule(&mac_comment(mac.try_into().ok()), from.into_iter().chain([jump(CHECK)])),
         rule(FORGED, [Step::Count(dropped), Step::Fate(Fate::Drop)]),
     ]
 }
 
-/// The comment of an interface's second rule.
+/// The comment of an interface's last rule.
 pub(super) const FORGED: &str = "not its own";
 const ANY: &str = "from any hardware address";
 const FROM: &str = "from ";
@@ -386,7 +397,7 @@ pub(super) fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// What the comment of an interface's first rule says; `None`: it is no such comment.
+/// What the comment of an interface's third rule says; `None`: it is no such comment.
 pub(super) fn read_mac(comment: &str) -> Option<Option<[u8; 6]>> {
     if comment == ANY {
         return Some(None);
