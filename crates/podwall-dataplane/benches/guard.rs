@@ -153,8 +153,11 @@ fn main() {
 
     let mut other = allowed.clone();
     other.addresses.push(Ipv4Addr::new(192, 0, 2, 7).into());
-    let mut changes: [(&str, Vec<f64>); 3] =
-        [("one address more", vec![]), ("an interface less", vec![]), ("an interface more", vec![])];
+    let mut changes: [(&str, Vec<f64>); 3] = [
+        ("one address more", vec![]),
+        ("an interface less", vec![]),
+        ("an interface more", vec![]),
+    ];
     for _ in 0..200 {
         for (what, times) in &mut changes {
             let start = Instant::now();

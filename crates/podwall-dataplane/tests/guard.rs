@@ -207,12 +207,14 @@ fn no_neighbour_learns_an_address_of_another() {
     let believed = |kind: &str| {
         let line = match kind {
             "arp" => node.command("ip", &["neigh", "show", &victim4.to_string(), "dev", "br0"]),
-            "neighbour" => node.command("ip", &["neigh", "show", &victim6.to_string(), "dev", "br0"]),
+            "neighbour" => {
+                node.command("ip", &["neigh", "show", &victim6.to_string(), "dev", "br0"])
+            }
             _ => {
                 let all = node.command("bridge", &["fdb", "show", "br", "br0"]);
-                let port = all.lines().find(|line| {
-                    line.starts_with(&text(victim)) && !line.contains("permanent")
-                });
+                let port = all
+                    .lines()
+                    .find(|line| line.starts_with(&text(victim)) && !line.contains("permanent"));
                 return port.unwrap_or("").contains("veth1");
             }
         };
@@ -300,9 +302,10 @@ fn what_an_interface_is_allowed_changes_alone() {
     let extra = "192.0.2.77";
     assert!(hub.comes(&from(FORGED)));
     guard.add(&v1, &own()).unwrap();
-    assert_eq!(hub.send(&[from(OWN[1]), from(OWN[3]), from(FORGED), from(extra)]), [
-        true, true, false, false
-    ]);
+    assert_eq!(
+        hub.send(&[from(OWN[1]), from(OWN[3]), from(FORGED), from(extra)]),
+        [true, true, false, false]
+    );
     // One address more, such as an operator allows.
     let mut more = own();
     more.addresses.push(ip(extra));
@@ -421,8 +424,7 @@ fn a_table_of_others_is_left_alone_and_a_damaged_one_repaired() {
     let v1 = interface(&hub.node, "v1");
     let mut guard = guard(&hub.node);
     let wanted = BTreeMap::from([(v1.clone(), own())]);
-    let refusals =
-        [guard.set(&wanted).err(), guard.add(&v1, &own()).err(), guard.clear().err()];
+    let refusals = [guard.set(&wanted).err(), guard.add(&v1, &own()).err(), guard.clear().err()];
     for refusal in refusals {
         let refusal = refusal.unwrap();
         assert!(matches!(&refusal, Error::Foreign { family: "netdev", .. }), "{refusal}");
@@ -520,12 +522,12 @@ fn two_hundred_interfaces_are_each_held_to_their_own() {
     assert_eq!(guard.verify().unwrap(), []);
     assert_eq!(guard.guarded().unwrap(), wanted);
     // What any of the others is allowed, and with it that of the next process.
-    let sources: Vec<Vec<u8>> =
-        (1..=200).map(|number| from(&format!("10.0.1.{number}"))).collect();
+    let sources: Vec<Vec<u8>> = (1..=200).map(|number| from(&format!("10.0.1.{number}"))).collect();
     assert_eq!(hub.send(&sources), vec![false; 200]);
     let mut next = self::guard(&hub.node);
     assert_eq!(next.guarded().unwrap(), wanted);
-    let half: BTreeMap<_, _> = wanted.iter().step_by(2).map(|(i, a)| (i.clone(), a.clone())).collect();
+    let half: BTreeMap<_, _> =
+        wanted.iter().step_by(2).map(|(i, a)| (i.clone(), a.clone())).collect();
     assert_eq!(next.set(&half).unwrap(), []);
     assert_eq!(next.verify().unwrap(), []);
     assert_eq!(next.dropped().unwrap().len(), half.len());

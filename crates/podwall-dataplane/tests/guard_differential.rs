@@ -52,7 +52,9 @@ fn at6(bytes: &[u8], at: usize) -> Option<Ipv6Addr> {
 }
 
 fn ip4_word(packet: &[u8], pod: &Pod) -> Word {
-    let (Some(source), Some(_)) = (at4(packet, 12), at4(packet, 16)) else { return Err("cut IPv4") };
+    let (Some(source), Some(_)) = (at4(packet, 12), at4(packet, 16)) else {
+        return Err("cut IPv4");
+    };
     if pod.v4.contains(&source) {
         return Ok("own IPv4");
     }
@@ -131,7 +133,11 @@ fn ip6_word(packet: &[u8], pod: &Pod) -> Word {
             () if own(source) && !near(to) => Ok("own IPv6"),
             () if own(source) => Err("own IPv6 to a link-local address"),
             () if near(source) && to == servers && protocol == 17 && ports => {
-                if pod.dhcp { Ok("lease of IPv6") } else { Err("lease where there are none") }
+                if pod.dhcp {
+                    Ok("lease of IPv6")
+                } else {
+                    Err("lease where there are none")
+                }
             }
             () if near(source) => Err("link-local IPv6"),
             () if nobody => Err(":: sends"),
@@ -422,14 +428,19 @@ fn the_kernel_lets_pass_what_the_rules_say_and_nothing_else() {
         let mac = (seed % 3 != 0).then_some(MAC);
         let dhcp = seed % 4 != 0;
         let own: Vec<IpAddr> = OWN.iter().map(|it| it.parse().unwrap()).collect();
-        let mut guard =
-            hub.node.run(|| Guard::open(Config { dhcp, ..Config::default() }).unwrap());
+        let mut guard = hub.node.run(|| Guard::open(Config { dhcp, ..Config::default() }).unwrap());
         let interface = Interface { index: hub.index("v1"), name: "v1".to_owned() };
         let allowed = Allowed { addresses: own.clone(), mac };
         guard.set(&BTreeMap::from([(interface, allowed)])).unwrap();
         let pod = Pod {
-            v4: own.iter().filter_map(|it| if let IpAddr::V4(it) = it { Some(*it) } else { None }).collect(),
-            v6: own.iter().filter_map(|it| if let IpAddr::V6(it) = it { Some(*it) } else { None }).collect(),
+            v4: own
+                .iter()
+                .filter_map(|it| if let IpAddr::V4(it) = it { Some(*it) } else { None })
+                .collect(),
+            v6: own
+                .iter()
+                .filter_map(|it| if let IpAddr::V6(it) = it { Some(*it) } else { None })
+                .collect(),
             mac,
             dhcp,
         };

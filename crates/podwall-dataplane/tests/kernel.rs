@@ -143,7 +143,10 @@ fn foreign_tables_stay_untouched() {
     let named = Config { table: "other".into(), ..Config::default() };
     let mut plane = net.run(|| Nftables::open(named).unwrap());
     for result in [plane.replace(&some_tables(3)), plane.remove()] {
-        assert!(matches!(&result, Err(Error::Foreign { table, .. }) if table == "other"), "{result:?}");
+        assert!(
+            matches!(&result, Err(Error::Foreign { table, .. }) if table == "other"),
+            "{result:?}"
+        );
     }
     assert!(plane.verify(&some_tables(3)).is_err());
     assert_eq!(list("other"), before);

@@ -175,12 +175,13 @@ fn read_rules(
     })?;
     match answer {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(refused(format!("the question for rules of table netdev {table}"))(errno)),
+        Err(errno) => {
+            Err(refused(format!("the question for rules of table netdev {table}"))(errno))
+        }
     }
 }
 
 /// The entries of a set, and how many elements are none; `None`: there is no such set.
-#[expect(clippy::type_complexity, reason = "read at one place")]
 fn entries(
     socket: &mut Socket,
     table: &str,

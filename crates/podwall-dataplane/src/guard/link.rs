@@ -64,6 +64,7 @@ pub(super) struct Link {
 }
 
 /// An interface to ask for.
+#[derive(Clone, Copy)]
 pub(super) enum Which<'a> {
     Number(u32),
     Name(&'a str),
@@ -112,7 +113,10 @@ fn read(message: &Message<'_>) -> Option<Link> {
     let attributes = Attributes(message.body.get(16..)?);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
     let elsewhere = attributes.get(libc::IFLA_LINK_NETNSID).is_some();
-    let peer = attributes.get(libc::IFLA_LINK).filter(|_| elsewhere).and_then(|bytes| bytes.try_into().ok());
+    let peer = attributes
+        .get(libc::IFLA_LINK)
+        .filter(|_| elsewhere)
+        .and_then(|bytes| bytes.try_into().ok());
     let mac = attributes.get(libc::IFLA_ADDRESS).and_then(|bytes| bytes.try_into().ok());
     let kind = attributes.nest(libc::IFLA_LINKINFO).get(libc::IFLA_INFO_KIND);
     Some(Link {
@@ -133,7 +137,8 @@ fn addresses(socket: &mut Socket, index: u32) -> Result<Vec<IpAddr>, Error> {
     w.raw(&[0; 4]);
     w.end();
     let mut found = Vec::new();
-    let answer = socket.ask(w.bytes(), seq, |message| found.extend(read_address(message, index)))?;
+    let answer =
+        socket.ask(w.bytes(), seq, |message| found.extend(read_address(message, index)))?;
     answer.map_err(|errno| Error::Socket {
         doing: "list the addresses of an interface",
         source: io_error(errno as i32),

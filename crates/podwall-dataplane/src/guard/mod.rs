@@ -176,10 +176,7 @@ impl Guard {
     /// # Errors
     /// [`Error::Foreign`]: a table of that name is not Podwall's. Or the kernel refuses: it then holds
     /// what it held before.
-    pub fn set(
-        &mut self,
-        wanted: &BTreeMap<Interface, Allowed>,
-    ) -> Result<Vec<Interface>, Error> {
+    pub fn set(&mut self, wanted: &BTreeMap<Interface, Allowed>) -> Result<Vec<Interface>, Error> {
         let mut gone = Vec::new();
         let mut there = BTreeMap::new();
         for (interface, allowed) in wanted {
@@ -357,7 +354,8 @@ impl Guard {
                 let table = match &found.comment {
                     None => Table::Absent,
                     Some(found_comment) => {
-                        let fit = *found_comment == comment(&self.config) && found.strange.is_empty();
+                        let fit =
+                            *found_comment == comment(&self.config) && found.strange.is_empty();
                         if fit { Table::Fit } else { Table::Unfit }
                     }
                 };

@@ -310,10 +310,7 @@ fn icmp6() -> Chain {
         rule("is a link-local address free", ask(&[nobody, link_local.clone(), ACCEPT])),
         rule("advertisement of an own address", advertise(&[own, goto("near")])),
         rule("advertisement of a link-local address", advertise(&[link_local, goto("near")])),
-        rule(
-            "router solicitation",
-            with(discovery(ROUTER_SOLICITATION), &[goto("near_or_none")]),
-        ),
+        rule("router solicitation", with(discovery(ROUTER_SOLICITATION), &[goto("near_or_none")])),
         rule("listener report and its end", listener(Step::Within(ICMP_TYPE, 131, 132))),
         rule("listener report, version 2", listener(is(ICMP_TYPE, [143]))),
     ];
@@ -330,10 +327,8 @@ fn near() -> Chain {
 }
 
 fn near_or_none() -> Chain {
-    let rules = vec![
-        rule("no address yet", [is(SOURCE6, [0; 16]), ACCEPT]),
-        rule("near", [goto("near")]),
-    ];
+    let rules =
+        vec![rule("no address yet", [is(SOURCE6, [0; 16]), ACCEPT]), rule("near", [goto("near")])];
     Chain { name: "near_or_none", rules }
 }
 
@@ -343,10 +338,7 @@ fn arp() -> Chain {
     let rules = vec![
         rule(
             "not for IPv4 on Ethernet",
-            [
-                Step::IsNot(ARP_KIND, vec![0, 1, 0x08, 0x00, 6, 4]),
-                Step::Fate(Fate::Return),
-            ],
+            [Step::IsNot(ARP_KIND, vec![0, 1, 0x08, 0x00, 6, 4]), Step::Fate(Fate::Return)],
         ),
         rule(
             "hardware address of another",

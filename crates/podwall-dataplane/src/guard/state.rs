@@ -279,7 +279,8 @@ mod tests {
         with_mac.insert(interface(6, "v1"), allowed(&["10.0.0.6"], Some(6)));
         let changes = Changes::between(&held, &State::of(&with_mac));
         assert_eq!(changes.chains_gone, [0; 0]);
-        let what: Vec<_> = changes.chains.iter().map(|(index, _, fresh)| (*index, *fresh)).collect();
+        let what: Vec<_> =
+            changes.chains.iter().map(|(index, _, fresh)| (*index, *fresh)).collect();
         assert_eq!(what, [(6, Fresh::Rewritten)]);
     }
 }

@@ -73,13 +73,8 @@ impl Socket {
 
     fn of(protocol: SockProtocol) -> Result<Self, Error> {
         let failed = |doing| move |errno: Errno| Error::Socket { doing, source: errno.into() };
-        let fd = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            protocol,
-        )
-        .map_err(failed("open a netlink socket"))?;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
+            .map_err(failed("open a netlink socket"))?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(failed("bind the netlink socket"))?;
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
             flag(&fd, option).map_err(failed("ask netlink for full error messages"))?;

@@ -167,7 +167,8 @@ impl<'a> Batch<'a> {
                 });
             }
             Step::Flush(chain) => {
-                let words = sent(format!("the emptying of chain {chain} of table {family} {table}"));
+                let words =
+                    sent(format!("the emptying of chain {chain} of table {family} {table}"));
                 self.message(Op::DelRule, 0, words, |w, _| {
                     w.text(encode::RULE_TABLE, table);
                     w.text(encode::RULE_CHAIN, chain);
@@ -302,6 +303,8 @@ impl<'a> Batch<'a> {
         let from = element(0).unwrap_or_default();
         let to = element(offsets.len().saturating_sub(1)).unwrap_or_default();
         let count = offsets.len();
-        format!("{words}{space}one of {count} elements from {from} to {to} in table {family} {table}")
+        format!(
+            "{words}{space}one of {count} elements from {from} to {to} in table {family} {table}"
+        )
     }
 }

@@ -107,7 +107,9 @@ impl Nftables {
         match self.commit(steps, remove, add, None)? {
             Outcome::Done => Ok(()),
             Outcome::Conflict(error) => Err(error),
-            Outcome::Stale | Outcome::Full => Err(Error::Busy { family: "inet", table: self.config.table.clone() }),
+            Outcome::Stale | Outcome::Full => {
+                Err(Error::Busy { family: "inet", table: self.config.table.clone() })
+            }
             Outcome::TooLarge(capacity) => Err(Error::TooLarge { capacity }),
         }
     }

@@ -49,8 +49,10 @@ impl Hub {
         node.run(|| {
             for family in ["ip", "ip6", "arp"] {
                 // Not there without br_netfilter.
-                let _ =
-                    std::fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{family}tables"), "0");
+                let _ = std::fs::write(
+                    format!("/proc/sys/net/bridge/bridge-nf-call-{family}tables"),
+                    "0",
+                );
             }
         });
         node.ip(&format!(
