@@ -76,7 +76,7 @@ pub(super) fn read(socket: &mut Socket, table: &str, dhcp: bool) -> Result<Found
             continue;
         };
         let mac = match &listed.rules[..] {
-            [first, second] if second == FORGED => read_mac(first),
+            [_, _, mac, last] if last == FORGED => read_mac(mac),
             _ => None,
         };
         if mac.is_none() || listed.priority != Some(super::PRIORITY as u32) {
@@ -182,7 +182,6 @@ fn read_rules(
 }
 
 /// The entries of a set, and how many elements are none; `None`: there is no such set.
-#[expect(clippy::type_complexity, reason = "read at one place")]
 fn entries(
     socket: &mut Socket,
     table: &str,

@@ -64,6 +64,7 @@ pub(super) struct Link {
 }
 
 /// An interface to ask for.
+#[derive(Clone, Copy)]
 pub(super) enum Which<'a> {
     Number(u32),
     Name(&'a str),

@@ -313,10 +313,9 @@ impl Guard {
     /// The rules, as text for people.
     pub fn text(&self) -> String {
         let chains = rules::chains(self.config.dhcp);
-        let interface = "chain p<number> {  # ingress of that interface\n";
-        let [first, second] = rules::of_interface(None, 0);
+        let own = rules::of_interface(None, 0).map(|rule| format!("    {rule}\n")).concat();
         let texts: Vec<String> = chains.iter().map(ToString::to_string).collect();
-        format!("{}\n{interface}    {first}\n    {second}\n}}\n", texts.join("\n"))
+        format!("{}\nchain p<number> {{  # ingress of that interface\n{own}}}\n", texts.join("\n"))
     }
 
     fn is_there(&mut self, interface: &Interface) -> Result<bool, Error> {
