@@ -24,7 +24,7 @@ const WIDE_PODS: usize = 60;
 pub fn start(dice: &mut Dice, wide: bool) -> Cluster {
     let mut cluster = random::cluster(dice);
     cluster.put_node(random::node(NODE));
-    if dice.chance(50) {
+    if dice.chance(80) {
         let strangers = random::strangers(dice, NODE, &cluster);
         cluster.strangers.insert(NODE.into(), strangers);
     }
@@ -88,9 +88,13 @@ pub fn change(dice: &mut Dice, cluster: &Cluster, wide: bool) -> Change {
     }
 }
 
-/// More rules that name ports only, for more than a peer or two.
+/// More rules that name ports only, for more than a peer or two; more large blocks beside pods.
 fn more_names(dice: &mut Dice, policy: &mut Policy) {
     for rule in policy.ingress.iter_mut().chain(&mut policy.egress).flatten() {
+        if dice.chance(10) && !rule.peers.is_empty() {
+            let all: Option<ipnet::IpNet> = dice.pick(&["10.0.0.0/8", "::/0"]).parse().ok();
+            rule.peers.extend(all.map(|net| Peer::Block(IpBlock::new(net, None))));
+        }
         if dice.chance(40) && !rule.ports.is_empty() {
             for port in &mut rule.ports {
                 port.protocol = *dice.pick(&[Protocol::TCP, Protocol::TCP, Protocol::UDP]);
