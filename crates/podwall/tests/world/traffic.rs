@@ -37,10 +37,40 @@ pub(crate) struct Counts {
 
 /// Traffic of one world. Ends with [`Self::stop`].
 pub(crate) struct Traffic {
-    ended: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    clients: Threads,
+    /// End after the clients: the last question is answered too.
+    servers: Threads,
     /// How much arrived at any server, by sender.
     arrived: Arc<Mutex<BTreeMap<IpAddr, u64>>>,
+}
+
+#[derive(Default)]
+struct Threads {
+    ended: Arc<AtomicBool>,
+    all: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    fn spawn(&mut self, pod: &Pod, work: impl FnOnce(&AtomicBool) + Send + 'static) {
+        let (ended, namespace) = (Arc::clone(&self.ended), Arc::clone(&pod.place.namespace));
+        self.all.push(thread::spawn(move || {
+            namespace.enter_thread().unwrap();
+            work(&ended);
+        }));
+    }
+
+    fn stop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        for thread in self.all.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
 }
 
 fn add(counter: &AtomicU64) {
@@ -54,16 +84,8 @@ pub(crate) fn value(counter: &AtomicU64) -> u64 {
 
 impl Traffic {
     pub(crate) fn new() -> Self {
-        let (ended, arrived) = (Arc::default(), Arc::default());
-        Self { ended, threads: Vec::new(), arrived }
-    }
-
-    fn spawn(&mut self, pod: &Pod, work: impl FnOnce(&AtomicBool) + Send + 'static) {
-        let (ended, namespace) = (Arc::clone(&self.ended), Arc::clone(&pod.place.namespace));
-        self.threads.push(thread::spawn(move || {
-            namespace.enter_thread().unwrap();
-            work(&ended);
-        }));
+        let (clients, servers) = (Threads::default(), Threads::default());
+        Self { clients, servers, arrived: Arc::default() }
     }
 
     /// How much came from a pod, at whatever server.
@@ -87,7 +109,7 @@ impl Traffic {
             };
             let heard = hear.clone();
             udp.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-            self.spawn(pod, move |ended| {
+            self.servers.spawn(pod, move |ended| {
                 let mut buffer = [0; 64];
                 while !ended.load(Ordering::Relaxed) {
                     if let Ok((n, from)) = udp.recv_from(&mut buffer) {
@@ -97,7 +119,7 @@ impl Traffic {
                 }
             });
             tcp.set_nonblocking(true).unwrap();
-            self.spawn(pod, move |ended| {
+            self.servers.spawn(pod, move |ended| {
                 while !ended.load(Ordering::Relaxed) {
                     match tcp.accept() {
                         Ok((stream, from)) => {
@@ -118,7 +140,7 @@ impl Traffic {
         for (source, target) in from.ips.iter().copied().zip(to.ips.clone()) {
             let (source, target) = (SocketAddr::new(source, 0), SocketAddr::new(target, port));
             let seen = Arc::clone(&counts);
-            self.spawn(from, move |ended| {
+            self.clients.spawn(from, move |ended| {
                 let before = sent_again();
                 while !ended.load(Ordering::Relaxed) {
                     ask_udp(source, target, &seen);
@@ -128,7 +150,7 @@ impl Traffic {
                 seen.again.fetch_add(sent_again() - before, Ordering::Relaxed);
             });
             let seen = Arc::clone(&counts);
-            self.spawn(from, move |ended| stand(target, ended, &seen));
+            self.clients.spawn(from, move |ended| stand(target, ended, &seen));
         }
         counts
     }
@@ -139,7 +161,7 @@ impl Traffic {
         for (source, target) in from.ips.iter().copied().zip(to.ips.clone()) {
             let (source, target) = (SocketAddr::new(source, 0), SocketAddr::new(target, port));
             let seen = Arc::clone(&counts);
-            self.spawn(from, move |ended| {
+            self.clients.spawn(from, move |ended| {
                 while !ended.load(Ordering::Relaxed) {
                     add(&seen.tried);
                     let _ = UdpSocket::bind(source).unwrap().send_to(b"podwall!", target);
@@ -147,7 +169,7 @@ impl Traffic {
                 }
             });
             let seen = Arc::clone(&counts);
-            self.spawn(from, move |ended| {
+            self.clients.spawn(from, move |ended| {
                 while !ended.load(Ordering::Relaxed) {
                     add(&seen.tried);
                     if TcpStream::connect_timeout(&target, Duration::from_millis(10)).is_ok() {
@@ -161,16 +183,8 @@ impl Traffic {
 
     /// Ends all of it.
     pub(crate) fn stop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            thread.join().unwrap();
-        }
-    }
-}
-
-impl Drop for Traffic {
-    fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
+        self.clients.stop();
+        self.servers.stop();
     }
 }
 
