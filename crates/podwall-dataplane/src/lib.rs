@@ -24,6 +24,7 @@ mod limits;
 mod namespace;
 mod netlink;
 mod nft;
+mod sample;
 
 use std::time::Duration;
 
@@ -84,9 +85,7 @@ pub trait DataPlane: Send {
     ///
     /// # Errors
     /// The kernel cannot be asked.
-    fn glance(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
-        self.verify(tables)
-    }
+    fn glance(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error>;
 
     /// Follows packets that are dropped from now on, as far as the kernel reports them. One
     /// follower at a time gets all of them.

@@ -214,7 +214,7 @@ impl Model {
     }
 
     /// What the kernel should know of an address.
-    fn known(&self, address: &IpAddr, peer: Option<Peer>) -> Option<[u8; 16]> {
+    pub(crate) fn known(&self, address: &IpAddr, peer: Option<Peer>) -> Option<[u8; 16]> {
         let local = self.locals.get(address).copied().unwrap_or_default();
         let kinds =
             |subject: SubjectId| Kinds::of(self.kinds.get(&subject).copied().unwrap_or_default());

@@ -17,6 +17,7 @@
 mod counts;
 mod edit;
 mod events;
+mod glance;
 mod hash;
 pub(crate) mod layout;
 mod mapped;
@@ -309,6 +310,10 @@ impl Limited for Ebpf {
         Ok(())
     }
 
+    fn look(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        Self::look(self, tables)
+    }
+
     fn compare(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
         let Some(pinned) = Pinned::find(&self.config) else {
             return Ok(vec![Drift::NotThere { what: "the eBPF program".to_owned() }]);
@@ -318,17 +323,8 @@ impl Limited for Ebpf {
             drift.push(Drift::NotThere { what: format!("table inet {}", conntrack::TABLE) });
         }
         let (_, edit) = Model::new(tables);
-        let control = pinned.control_bytes()?;
-        let counts = pinned.control()? & layout::POD_RANGE_COUNTS;
+        drift.extend(pinned.other_pod_ranges(tables)?);
         for copy in 0..2 {
-            let mut wanted = control;
-            layout::put_pod_ranges(&mut wanted, copy, &tables.pod_ranges);
-            if wanted != control || counts != layout::pod_range_counts(&tables.pod_ranges) {
-                drift.push(Drift::Different {
-                    entry: format!("pod ranges {:?} (copy {copy})", tables.pod_ranges.ranges()),
-                    found: hex(&control[8..]),
-                });
-            }
             for (table, copies) in &pinned.tables {
                 let (key, value) = table.sizes();
                 let pairs = |keys: &[u8], values: &[u8]| -> BTreeMap<Vec<u8>, Vec<u8>> {
@@ -377,6 +373,10 @@ impl DataPlane for Ebpf {
 
     fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
         limits::verify(self, tables)
+    }
+
+    fn glance(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        limits::glance(self, tables)
     }
 
     fn counters(&mut self) -> Result<Counters, Error> {

@@ -20,11 +20,13 @@ use libbpf_rs::{
 };
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use podwall_compile::tables::NodeTables;
 use podwall_policy::address::AddressSet;
 use rustc_hash::FxHasher;
 
 use super::Config;
 use super::edit::Model;
+use super::hex;
 use super::layout::{self, CONTROL, LAYOUT, Table};
 use super::maps::Copies;
 use super::needs;
@@ -264,6 +266,24 @@ impl Pinned {
         let mut bytes = self.control_bytes()?;
         layout::put_pod_ranges(&mut bytes, copy, ranges);
         self.set_control(&bytes)
+    }
+
+    /// Where the pod ranges differ from the tables'.
+    pub(crate) fn other_pod_ranges(&self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        let control = self.control_bytes()?;
+        let counts = self.control()? & layout::POD_RANGE_COUNTS;
+        let mut drift = Vec::new();
+        for copy in 0..2 {
+            let mut wanted = control;
+            layout::put_pod_ranges(&mut wanted, copy, &tables.pod_ranges);
+            if wanted != control || counts != layout::pod_range_counts(&tables.pod_ranges) {
+                drift.push(Drift::Different {
+                    entry: format!("pod ranges {:?} (copy {copy})", tables.pod_ranges.ranges()),
+                    found: hex(&control[8..]),
+                });
+            }
+        }
+        Ok(drift)
     }
 
     /// Puts the other copy in force.

@@ -31,7 +31,7 @@ use std::str::FromStr;
 use podwall_compile::tables::{PortKey, SubjectId};
 use podwall_policy::address::{AddressRange, AddressSet, Family};
 
-pub(crate) use self::limiter::{Limited, Limiter, replace, update, verify};
+pub(crate) use self::limiter::{Limited, Limiter, glance, replace, update, verify};
 use crate::Error;
 use crate::ebpf::layout::port_prefixes;
 

@@ -201,33 +201,68 @@ pub(crate) fn packets_of(
     wanted: &[(SetId, Key)],
 ) -> Result<FxHashMap<(SetId, Key), u64>, Error> {
     let mut found = FxHashMap::default();
+    let mut take = |element: Element, attributes: Attributes<'_>| {
+        found.insert((element.set, element.key), packets(attributes));
+    };
     for same in wanted.chunk_by(|a, b| a.0 == b.0) {
         for part in same.chunks(AT_ONCE) {
-            let Some((set, _)) = part.first().copied() else { continue };
-            let (ask, seq) = question(socket, Op::GetElement, netlink::NLM_F_ACK, |w| {
-                w.text(encode::ELEMENTS_TABLE, table);
-                w.text(encode::ELEMENTS_SET, set.name());
-                w.nest(encode::ELEMENTS_LIST, |w| {
-                    part.iter().for_each(|(_, key)| encode::element(w, set, *key, None));
-                });
-            });
-            let answer = socket.ask(&ask, seq, |m| {
-                for (_, element) in m.attributes().nest(encode::ELEMENTS_LIST) {
-                    let element = Attributes(element);
-                    if let Some(it) = read(set, element) {
-                        found.insert((set, it.key), packets(element));
-                    }
-                }
-            })?;
-            match answer {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(errno) => {
-                    return Err(refused(format!("the question for elements of {set}"))(errno));
+            some_of(socket, table, part, &mut take)?;
+        }
+    }
+    Ok(found)
+}
+
+/// What some elements, in order of their sets, say. Those that are not there are left out.
+pub(crate) fn data_of(
+    socket: &mut Socket,
+    table: &str,
+    wanted: &[(SetId, Key)],
+) -> Result<FxHashMap<(SetId, Key), Data>, Error> {
+    let mut found = FxHashMap::default();
+    let mut take = |element: Element, _: Attributes<'_>| {
+        found.insert((element.set, element.key), element.data);
+    };
+    for same in wanted.chunk_by(|a, b| a.0 == b.0) {
+        for part in same.chunks(AT_ONCE) {
+            if !some_of(socket, table, part, &mut take)? {
+                // The kernel stops at the first that is not there.
+                for one in part.chunks(1) {
+                    some_of(socket, table, one, &mut take)?;
                 }
             }
         }
     }
     Ok(found)
+}
+
+/// Asks for elements of one set; whether all are there.
+fn some_of(
+    socket: &mut Socket,
+    table: &str,
+    part: &[(SetId, Key)],
+    take: &mut impl FnMut(Element, Attributes<'_>),
+) -> Result<bool, Error> {
+    let Some((set, _)) = part.first().copied() else { return Ok(true) };
+    let (ask, seq) = question(socket, Op::GetElement, netlink::NLM_F_ACK, |w| {
+        w.text(encode::ELEMENTS_TABLE, table);
+        w.text(encode::ELEMENTS_SET, set.name());
+        w.nest(encode::ELEMENTS_LIST, |w| {
+            part.iter().for_each(|(_, key)| encode::element(w, set, *key, None));
+        });
+    });
+    let answer = socket.ask(&ask, seq, |m| {
+        for (_, element) in m.attributes().nest(encode::ELEMENTS_LIST) {
+            let element = Attributes(element);
+            if let Some(it) = read(set, element) {
+                take(it, element);
+            }
+        }
+    })?;
+    match answer {
+        Ok(()) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(refused(format!("the question for elements of {set}"))(errno)),
+    }
 }
 
 /// So many elements one question is for.

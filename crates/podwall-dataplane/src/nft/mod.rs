@@ -47,6 +47,7 @@ mod counts;
 mod diff;
 pub(crate) mod dump;
 pub(crate) mod encode;
+mod glance;
 pub(crate) mod ir;
 mod load;
 mod log;
@@ -242,6 +243,10 @@ impl Limited for Nftables {
         }
     }
 
+    fn look(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        Self::look(self, tables)
+    }
+
     fn compare(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
         let shape = self.shape.with(Shape::of(tables));
         let program = Program::new(shape, &tables.pod_ranges, self.config.log);
@@ -290,6 +295,10 @@ impl DataPlane for Nftables {
 
     fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
         limits::verify(self, tables)
+    }
+
+    fn glance(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        limits::glance(self, tables)
     }
 
     fn counters(&mut self) -> Result<Counters, Error> {
