@@ -116,7 +116,9 @@ fn damage_is_named_and_put_right() {
         // The process that had pinned it, and then one that has just started.
         plane.replace(&tables).unwrap();
         assert_eq!(plane.verify(&tables).unwrap(), [], "{name}");
+        assert_eq!(plane.glance(&tables).unwrap(), [], "{name}");
         damage();
+        assert_ne!(plane.glance(&tables).unwrap(), [], "{name}");
         plane = net.ebpf();
         plane.replace(&tables).unwrap();
         assert_eq!(plane.verify(&tables).unwrap(), [], "{name}");

@@ -58,6 +58,10 @@ impl Limited for Kernel {
     fn compare(&mut self, _: &NodeTables) -> Result<Vec<Drift>, Error> {
         Ok(Vec::new())
     }
+
+    fn look(&mut self, _: &NodeTables) -> Result<Vec<Drift>, Error> {
+        Ok(Vec::new())
+    }
 }
 
 /// Every address, and neighbours, which lie in ranges.
