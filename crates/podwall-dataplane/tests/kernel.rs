@@ -194,7 +194,7 @@ fn nft_prints_the_table_in_both_families() {
     let text = net.command("nft", &["list", "ruleset"]);
     assert!(net.command("nft", &["-j", "list", "ruleset"]).contains("by_protocol"));
     for part in [
-        "comment \"podwall layout 4",
+        "comment \"podwall layout 5",
         "10.0.0.5 : 0x00000001 . 0x00000001",
         "elements = { confirmed }",
         "@standing",
@@ -208,6 +208,8 @@ fn nft_prints_the_table_in_both_families() {
         "ip saddr . ip daddr . meta l4proto . th dport vmap @by_port ip saddr . ",
         "ip saddr . ip daddr @self4 return comment \"a pod reaches itself\"",
         "limit rate 100/second burst 200 packets log prefix \"podwall egress \" group 7",
+        "10.0.0.6 : 0x00000000 . 0xffffffff",
+        "ip saddr 10.0.0.0/24 ip saddr . ip saddr != @self4 goto egress_stranger",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
