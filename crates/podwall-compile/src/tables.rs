@@ -501,6 +501,42 @@ mod tests {
     }
 
     #[test]
+    fn in_the_pod_ranges_who_has_no_entry_is_isolated_but_for_its_own_node() {
+        let mut tables = NodeTables::default();
+        let pod_ranges = |text| AddressSet::from(range(text));
+        tables.pod_ranges = pod_ranges("10.0.0.0/24").union(&pod_ranges("fd00::/64"));
+        let [open, shut] = ["10.0.0.5", "10.0.0.6"].map(at);
+        for direction in Direction::BOTH {
+            tables.subjects.insert((direction, open), SubjectId::OPEN);
+            tables.subjects.insert((direction, shut), SubjectId(1));
+        }
+        let decide = |src: &str, dst: &str, from_node, to_node| {
+            let (src, dst, protocol, port) = (at(src), at(dst), Protocol::TCP, 80);
+            let packet = Packet { src, dst, protocol, port, from_node, to_node };
+            Direction::BOTH.map(|direction| tables.subject_of(&packet, direction))
+        };
+        let stranger = Some(SubjectId::STRANGER);
+        assert_eq!(Direction::BOTH, [Direction::Egress, Direction::Ingress]);
+        for (src, dst, from_node, to_node, expected) in [
+            ("10.0.0.5", "10.0.1.1", false, false, [None, None]),
+            ("10.0.0.6", "10.0.1.1", false, false, [Some(SubjectId(1)), None]),
+            ("10.0.0.7", "10.0.1.1", false, false, [stranger, None]),
+            ("10.0.1.1", "10.0.0.7", false, false, [None, stranger]),
+            ("fd00::1", "fd00::2", false, false, [stranger, stranger]),
+            ("fd00:1::1", "fd00::2", false, false, [None, stranger]),
+            // The node itself, which may have an address in the ranges.
+            ("10.0.0.1", "10.0.0.7", true, false, [None, None]),
+            ("10.0.0.7", "10.0.0.1", false, true, [stranger, None]),
+            ("10.0.0.1", "192.0.2.1", true, true, [None, None]),
+            // To itself: a pod may, a stranger may not.
+            ("10.0.0.6", "10.0.0.6", false, false, [None, None]),
+            ("10.0.0.7", "10.0.0.7", false, false, [stranger, stranger]),
+        ] {
+            assert_eq!(decide(src, dst, from_node, to_node), expected, "{src} to {dst}");
+        }
+    }
+
+    #[test]
     fn protocols_without_ports_meet_only_entries_for_every_protocol() {
         let tables = tables(&[(PeerKey::Any, PortKey::AnyPort(Protocol::TCP), true)]);
         assert!(passes(&tables, "10.0.0.7", Protocol::TCP, 0));
