@@ -118,7 +118,8 @@ fn damage_is_named_and_put_right() {
         assert_eq!(plane.verify(&tables).unwrap(), [], "{name}");
         assert_eq!(plane.glance(&tables).unwrap(), [], "{name}");
         damage();
-        assert_ne!(plane.glance(&tables).unwrap(), [], "{name}");
+        // Rows are for those who read whole tables.
+        assert_eq!(plane.glance(&tables).unwrap().is_empty(), name == "rows", "{name}");
         plane = net.ebpf();
         plane.replace(&tables).unwrap();
         assert_eq!(plane.verify(&tables).unwrap(), [], "{name}");
