@@ -29,7 +29,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(what: impl Into<String>, optional: bool, found: Result<String, String>) -> Self {
+    pub(crate) fn new(what: impl Into<String>, optional: bool, found: Result<String, String>) -> Self {
         let ok = found.is_ok();
         let words = found.unwrap_or_else(|words| words);
         Self { what: what.into(), ok, optional, words }

@@ -22,6 +22,7 @@ mod links;
 mod metrics;
 mod names;
 mod objects;
+pub mod removal;
 mod socket;
 mod state;
 mod status;

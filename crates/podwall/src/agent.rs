@@ -5,6 +5,7 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use podwall_agent::check::{self, Finding};
-use podwall_agent::{Agent, Config, Isolation, Socket, causes, time};
+use podwall_agent::{Agent, Config, Isolation, Socket, causes, removal, time};
 use podwall_dataplane::{Choice, Limits, Namespace};
 use podwall_local::Notes;
 use tokio::net::TcpListener;
@@ -44,7 +45,7 @@ pub(crate) struct AgentArgs {
         long,
         env = "NODE_NAME",
         value_name = "NAME",
-        required_unless_present = "check",
+        required_unless_present_any = ["check", "remove"],
         default_value = "",
         hide_default_value = true
     )]
@@ -89,6 +90,13 @@ pub(crate) struct AgentArgs {
     /// Say what this node and the API server offer and what is missing, and end.
     #[arg(long)]
     check: bool,
+    /// Take what agents left out of this node's kernel and off its disk, and end: when none is to run
+    /// here any more. Nothing is enforced afterwards.
+    #[arg(long, conflicts_with = "check")]
+    remove: bool,
+    /// With --remove: stay afterwards until told to end, as the pods of a DaemonSet do.
+    #[arg(long, requires = "remove")]
+    stay: bool,
     /// How the log is written.
     #[arg(long, default_value = "text", value_name = "FORMAT")]
     log: LogFormat,
@@ -107,6 +115,9 @@ enum LogFormat {
 pub(crate) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
     if args.check {
         return check(args);
+    }
+    if args.remove {
+        return remove(args);
     }
     start_log(args.log);
     let socket = Socket::bind(&args.socket).with_context(|| {
@@ -155,7 +166,17 @@ fn check(args: &AgentArgs) -> Result<ExitCode, Failure> {
             words: causes(error.as_ref()),
         }),
     }
-    for Finding { what, ok, optional, words } in &findings {
+    show(&findings)?;
+    let works = findings.iter().all(|finding| finding.ok || finding.optional);
+    print(&match enforces {
+        Some(with) if works => format!("an agent on this node would enforce with {with}\n"),
+        _ => "an agent could not work here\n".to_owned(),
+    })?;
+    Ok(ExitCode::from(u8::from(!works)))
+}
+
+fn show(findings: &[Finding]) -> Result<(), Failure> {
+    for Finding { what, ok, optional, words } in findings {
         let sign = match (ok, optional) {
             (true, _) => "ok",
             (false, true) => "--",
@@ -163,12 +184,35 @@ fn check(args: &AgentArgs) -> Result<ExitCode, Failure> {
         };
         print(&format!("{sign}  {what:<15} {words}\n"))?;
     }
-    let works = findings.iter().all(|finding| finding.ok || finding.optional);
-    print(&match enforces {
-        Some(with) if works => format!("an agent on this node would enforce with {with}\n"),
-        _ => "an agent could not work here\n".to_owned(),
-    })?;
-    Ok(ExitCode::from(u8::from(!works)))
+    Ok(())
+}
+
+/// Takes away what agents left; code 1 if something stays.
+fn remove(args: &AgentArgs) -> Result<ExitCode, Failure> {
+    if UnixStream::connect(&args.socket).is_ok() {
+        let words = format!("an agent runs here: it listens at {}", args.socket.display());
+        return Err(Failure::new(words).hint("end it first; it would write everything again"));
+    }
+    let netns = args.netns.as_deref().map(Namespace::named).transpose();
+    let netns = netns.map_err(anyhow::Error::from)?;
+    let notes = Notes::beside(&args.socket);
+    let findings = removal::remove(netns.as_ref(), &args.pins, &args.keep, &notes);
+    show(&findings)?;
+    let gone = findings.iter().all(|finding| finding.ok || finding.optional);
+    if gone && args.stay {
+        runtime()?.block_on(told_to_end())?;
+    }
+    Ok(ExitCode::from(u8::from(!gone)))
+}
+
+async fn told_to_end() -> Result<()> {
+    let mut ends = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut interrupts = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    tokio::select! {
+        _ = ends.recv() => {}
+        _ = interrupts.recv() => {}
+    }
+    Ok(())
 }
 
 fn start_log(format: LogFormat) {
