@@ -201,3 +201,29 @@ fn what_is_missed_while_etcd_forgets_it_is_seen_by_a_new_list() {
     world.cluster.apply(&mk_policy("web"));
     world.agree("after the next event", &PORTS);
 }
+
+/// Nobody follows the cluster any more, so that what was enforced last has to go, too.
+#[test]
+fn what_agents_left_goes_when_it_is_asked_for() {
+    if !possible() {
+        return;
+    }
+    let world = mk_world();
+    let agents = world.agents();
+    world.agree("before", &PORTS);
+    let remover = |node: &str| world.agent(node).arg("--remove", "--stay").start();
+    let early = remover("n1");
+    early.until("an agent's rules are left alone", |it| it.log().contains("an agent runs here"));
+    assert_eq!(early.terminate().code(), Some(2));
+    world.agree("while agents run", &PORTS);
+
+    agents.into_iter().for_each(Agent::kill);
+    // The evaluator says that all may pass; the kernel, as the agents left it, does not.
+    world.cluster.kubectl(&["delete", "networkpolicy", "-n", "shop", "--all"], None);
+    let removers: Vec<Agent> = NODES.iter().map(|(node, _)| remover(node)).collect();
+    for remover in &removers {
+        remover.until("it is done", |it| it.log().contains("attachments"));
+        assert!(!remover.log().contains("NO  "), "{}", remover.log());
+    }
+    world.agree("removed", &PORTS);
+}
