@@ -122,7 +122,11 @@ fn explanation(side: &Side, question: Question) {
         }
         Verdict::Denied => {
             let denies = side.rules.iter().any(|outcome| outcome.action == Action::Deny);
-            assert!(side.is_isolated() || denies, "nobody denies it: {question:?} {side:?}");
+            let stranger = side.stranger_on.is_some();
+            assert!(
+                side.is_isolated() || denies || stranger,
+                "nobody denies it: {question:?} {side:?}"
+            );
             let network = explained.allowed_by.iter().find(|r| r.tier == Tier::NetworkPolicy);
             assert!(network.is_none(), "denied and allowed: {explained:?}");
         }

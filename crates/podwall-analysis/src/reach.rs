@@ -146,6 +146,7 @@ fn narrow(cluster: &Cluster, pod: &Pod) -> Cluster {
     Cluster {
         namespaces: cluster.namespaces.clone(),
         nodes: cluster.nodes.clone(),
+        strangers: cluster.strangers.clone(),
         policies: cluster
             .policies
             .iter()

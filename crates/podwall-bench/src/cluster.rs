@@ -404,6 +404,7 @@ mod tests {
                         protocol: Protocol::TCP,
                         port: PORT,
                         from_node: false,
+                        to_node: false,
                     };
                     let passes = NODES
                         .iter()

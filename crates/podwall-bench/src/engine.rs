@@ -5,9 +5,11 @@
 //!   ebpf         Podwall
 //!   nftables     Podwall
 //!   linear       chains per pod and per policy, rules one after the other (`engine/linear.rs`)
+//!   guard        nothing but the guard of source addresses (`engine/guard.rs`)
 //!   nfqueue      the first packet of a connection is asked about in user space (`engine/queue.rs`)
 //! ```
 
+mod guard;
 mod linear;
 mod queue;
 
@@ -37,14 +39,16 @@ pub(crate) enum Engine {
     Linear,
     /// A process in user space.
     Queue,
+    /// The guard of source addresses, beside connection tracking alone.
+    Guard,
     /// One rule that drops what the stranger sends: the least that denying can cost.
     Rule,
 }
 
 impl Engine {
     /// Those that are compared; [`Self::Rule`] is a yardstick of one part.
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Conntrack, Self::Ebpf, Self::Nftables, Self::Linear, Self::Queue];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Conntrack, Self::Ebpf, Self::Nftables, Self::Linear, Self::Queue, Self::Guard];
 
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -53,6 +57,7 @@ impl Engine {
             Self::Nftables => "nftables",
             Self::Linear => "linear",
             Self::Queue => "nfqueue",
+            Self::Guard => "guard",
             Self::Rule => "one rule",
         }
     }
@@ -75,6 +80,9 @@ pub(crate) struct Wanted<'a> {
     /// The processor that carries the load.
     pub cpu: usize,
 }
+
+/// Has connections tracked.
+const TRACKED: &str = "table inet bench { chain tracked { ct state new accept; }; }";
 
 /// An engine at work on one node, until the process ends.
 pub(crate) enum Installed {
@@ -115,7 +123,12 @@ impl Engine {
     ) -> Result<Installed> {
         let installed = match self {
             Self::Conntrack => {
-                run_nft(node, "table inet bench { chain tracked { ct state new accept; }; }")?;
+                run_nft(node, TRACKED)?;
+                Installed::Rules
+            }
+            Self::Guard => {
+                run_nft(node, TRACKED)?;
+                guard::start(node, wanted.node)?;
                 Installed::Rules
             }
             Self::Ebpf | Self::Nftables => {

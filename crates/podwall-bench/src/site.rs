@@ -29,7 +29,8 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// The nodes' addresses on the link between them.
 const NODE: [Ipv4Addr; 2] = [Ipv4Addr::new(172, 30, 0, 1), Ipv4Addr::new(172, 30, 0, 2)];
 const NODE_MAC: Mac = Mac([0xee; 6]);
-const POD_MAC: Mac = Mac([0xea; 6]);
+/// Every pod's.
+pub(crate) const POD_MAC: Mac = Mac([0xea; 6]);
 
 /// One path. Everything on it ends with the process.
 pub(crate) struct Site {
@@ -75,7 +76,7 @@ impl Site {
     fn plug(&self, seat: Seat, links: &[Links; 2]) -> Result<NetNs> {
         let pod = NetNs::unnamed()?;
         let home = seat.node();
-        let port = format!("veth{}", format!("{seat:?}").to_lowercase());
+        let port = port(seat);
         let host: IpNet = IpAddr::V4(seat.address()).into();
         let near = End { name: &port, index: 0, mac: Some(NODE_MAC), ns: None };
         let far = End { name: "eth0", index: 0, mac: Some(POD_MAC), ns: Some(pod.as_fd()) };
@@ -117,6 +118,11 @@ impl Site {
         }
         Ok(())
     }
+}
+
+/// The name of a pod's interface on its node.
+pub(crate) fn port(seat: Seat) -> String {
+    format!("veth{}", format!("{seat:?}").to_lowercase())
 }
 
 fn settle(namespace: &NetNs, settings: &[(&str, &str)]) -> Result<()> {

@@ -128,6 +128,7 @@ fn benches(c: &mut Criterion) {
                 protocol: Protocol::TCP,
                 port: u16::try_from(dice.below(20_000)).unwrap_or_default(),
                 from_node: false,
+                to_node: false,
             },
             |packet| tables.decide(packet),
             BatchSize::SmallInput,

@@ -9,11 +9,12 @@
 //! that a new selector cuts, the rows of both. It never walks the world, and the tables that come
 //! out depend on the objects alone and not on their history, class numbers aside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podwall_policy::cluster::Cluster;
+use podwall_policy::address::AddressSet;
+use podwall_policy::cluster::{Cluster, Strangers};
 use podwall_policy::object::{Name, Namespace, Pod};
 use podwall_policy::policy::{Direction, Policy, Tier};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -77,6 +78,8 @@ pub struct NodeCompiler {
     pub(crate) classes_of: FxHashMap<AtomId, FxHashSet<PeerKey>>,
     pub(crate) subjects: Partition<SubjectKey, (Direction, IpAddr)>,
     pub(crate) programs: FxHashMap<SubjectId, Program>,
+    /// Whom this node isolates although no policy does.
+    pub(crate) strangers: Strangers,
     pub(crate) rows: Rows,
     pub(crate) tables: NodeTables,
     pub(crate) work: Work,
@@ -89,6 +92,9 @@ pub(crate) struct Pending {
     /// Boxed, because the map moves its entries as it grows.
     pub(crate) pods: FxHashMap<Name, Option<Box<KnownPod>>>,
     pub(crate) policies: BTreeMap<(Tier, Name), Option<Policy>>,
+    pub(crate) pod_ranges: Option<AddressSet>,
+    pub(crate) released: Option<BTreeSet<IpAddr>>,
+    pub(crate) nameless: Option<BTreeSet<IpAddr>>,
 }
 
 /// How large the tables are, and what the last commit did.
@@ -112,6 +118,8 @@ pub struct Stats {
     pub nets: usize,
     /// Local addresses with a direction that is isolated.
     pub subjects: usize,
+    /// Known addresses in the node's pod ranges with a direction that is open.
+    pub open: usize,
     /// Addresses with a peer class.
     pub addresses: usize,
     /// Address ranges with a peer class or a net.
@@ -169,6 +177,7 @@ impl NodeCompiler {
             classes_of: FxHashMap::default(),
             subjects: Partition::new(SubjectId::CLOSED.0 + 1),
             programs: FxHashMap::default(),
+            strangers: Strangers::default(),
             rows: Rows::new(),
             tables: NodeTables::default(),
             work: Work::default(),
@@ -209,6 +218,29 @@ impl NodeCompiler {
         self.pending.policies.insert((tier, name.clone()), None);
     }
 
+    /// Records where this node's pods get their addresses from, mostly its `spec.podCIDRs`: from
+    /// then on who has an address in there and is no pod that is known, on whatever node, is
+    /// isolated in both directions. Empty, as in the beginning: nobody is.
+    ///
+    /// The node's own traffic is not touched, so addresses of its own may lie in there; those of
+    /// other nodes should be released.
+    pub fn set_pod_ranges(&mut self, ranges: AddressSet) {
+        self.pending.pod_ranges = Some(ranges);
+    }
+
+    /// Records which addresses in the pod ranges are let go although no pod is known to have them.
+    /// A pod that has one is judged by its policies all the same; but when it goes its address is
+    /// open again, so that whoever measures the time should take an address back that a pod claims.
+    pub fn set_released(&mut self, released: BTreeSet<IpAddr>) {
+        self.pending.released = Some(released);
+    }
+
+    /// Records which addresses were given to pods of this node of which nothing else is known yet:
+    /// they are isolated in both directions until a pod is known to have them, wherever they lie.
+    pub fn set_nameless(&mut self, nameless: BTreeSet<IpAddr>) {
+        self.pending.nameless = Some(nameless);
+    }
+
     /// Records all objects of a cluster. Those that were recorded before and are not in it stay.
     pub fn put_cluster(&mut self, cluster: &Cluster) {
         for namespace in cluster.namespaces.values() {
@@ -220,6 +252,12 @@ impl NodeCompiler {
         }
         for policy in cluster.policies.values() {
             self.put_policy(policy.clone());
+        }
+        let strangers = self.node.as_ref().and_then(|node| cluster.strangers.get(node));
+        if let Some(Strangers { ranges, released, nameless }) = strangers {
+            self.set_pod_ranges(ranges.clone());
+            self.set_released(released.clone());
+            self.set_nameless(nameless.clone());
         }
     }
 
@@ -246,6 +284,11 @@ impl NodeCompiler {
         self.tables
     }
 
+    /// The pod that has an address as of the last commit; of several the one with the greatest name.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&Name> {
+        self.world.owner(address).map(|(_, pod)| &pod.name)
+    }
+
     /// Sizes, and the work of the last commit.
     pub fn stats(&self) -> Stats {
         Stats {
@@ -257,7 +300,8 @@ impl NodeCompiler {
             peer_classes: self.peers.len(),
             groups: self.groups.len(),
             nets: self.nets.len(),
-            subjects: self.tables.subjects.len(),
+            subjects: self.subjects.members(),
+            open: self.tables.subjects.len() - self.subjects.members(),
             addresses: self.tables.peers.len(),
             ranges: self.tables.blocks.len() + self.tables.nets.len(),
             verdicts: self.tables.verdicts.len(),

@@ -75,6 +75,11 @@ impl<K: Clone + Eq + Hash, M: Copy + Ord + Hash> Partition<K, M> {
         self.classes.len()
     }
 
+    /// How many members there are.
+    pub(crate) fn members(&self) -> usize {
+        self.of.len()
+    }
+
     /// A class's key.
     pub(crate) fn key(&self, id: u32) -> Option<&K> {
         self.classes.get(&id).map(|class| &class.key)

@@ -5,7 +5,8 @@
 //!     │      remote address ─▶ own class, group ─▶ (net) ──┼──▶ (subject, peer, protocol, port) ──▶ verdict, rule
 //!     └───── protocol, port ──────────────────────────────┘
 //!
-//!  subject class   the policies that select a local pod in one direction; absent: not isolated
+//!  subject class   the policies that select a local pod in one direction; absent: not isolated,
+//!                  unless it lies where this node's pods get their addresses from (a stranger)
 //!  own class       the selectors and small CIDRs, of those that matter here, that an address meets
 //!  group           the selectors of whole namespaces that a pod's namespace meets
 //!  net             the large CIDRs that an address lies in
@@ -29,7 +30,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podwall_policy::address::{AddressRange, Family};
+use podwall_policy::address::{AddressRange, AddressSet, Family};
 use podwall_policy::object::Name;
 use podwall_policy::policy::{Direction, RuleRef};
 use podwall_policy::port::{PortRange, Protocol};
@@ -46,6 +47,20 @@ impl SubjectId {
     /// Isolated with no rule: for a local pod that is not compiled yet or cannot be, in either
     /// direction. No verdict ever names it.
     pub const CLOSED: Self = Self(0);
+
+    /// Not isolated, and known: for addresses in [`NodeTables::pod_ranges`]. Others that nothing
+    /// isolates have no entry. No verdict names it.
+    pub const OPEN: Self = Self(u32::MAX);
+
+    /// Isolated with no rule because nobody knows yet whose the address is. Never in a table: it is
+    /// what [`NodeTables::subject`] says of an address in [`NodeTables::pod_ranges`] without an
+    /// entry, and who denials and counters are about.
+    pub const STRANGER: Self = Self(u32::MAX - 1);
+
+    /// Whether nothing isolates it.
+    pub fn is_open(self) -> bool {
+        self == Self::OPEN
+    }
 }
 
 /// What a single address meets: selectors of pods and CIDRs of few addresses.
@@ -181,8 +196,14 @@ pub struct Verdict {
 /// Everything that one node's kernel needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeTables {
-    /// Local addresses that some policy isolates, per direction. Absent: that direction is open.
+    /// Local addresses that some policy isolates, per direction; and in `pod_ranges` all that are
+    /// known, with [`SubjectId::OPEN`] where nothing isolates them. Absent: that direction is open,
+    /// in `pod_ranges` closed.
     pub subjects: BTreeMap<(Direction, IpAddr), SubjectId>,
+    /// Where this node's pods get their addresses from: who has an address in them and is not in
+    /// `subjects` in a direction is a stranger, and isolated there ([`SubjectId::STRANGER`]): a new
+    /// pod's address is known only after its containers run. Empty: nobody is. A handful of CIDRs.
+    pub pod_ranges: AddressSet,
     /// The addresses of all pods of the cluster, as long as any rule here asks for pods. An
     /// address's own class also covers the small CIDRs that it lies in, so `blocks` is not asked
     /// for it.
@@ -215,8 +236,11 @@ pub struct Packet {
     pub protocol: Protocol,
     /// Destination port; 0 for protocols without ports.
     pub port: u16,
-    /// Sent by this node itself (or a hostNetwork pod on it): ingress is not asked.
+    /// Sent by this node itself (or a hostNetwork pod on it): ingress is not asked, nor egress of a
+    /// stranger, since the node's bridge has an address among its pods'.
     pub from_node: bool,
+    /// For this node itself, by whatever address: ingress is not asked.
+    pub to_node: bool,
 }
 
 /// What the tables say of a packet, per direction. `None`: that direction is open on this node.
@@ -238,18 +262,35 @@ impl Decision {
 impl NodeTables {
     /// Decides a packet as the kernel does.
     pub fn decide(&self, packet: &Packet) -> Decision {
-        if packet.src == packet.dst {
-            return Decision::default(); // a pod always reaches itself on its own address
-        }
-        let side = |direction, local, remote| {
-            let subject = *self.subjects.get(&(direction, local))?;
+        let side = |direction, remote| {
+            let subject = self.subject_of(packet, direction)?;
             Some(self.verdict(subject, remote, packet.protocol, packet.port))
         };
         Decision {
-            egress: side(Direction::Egress, packet.src, packet.dst),
-            ingress: (!packet.from_node)
-                .then(|| side(Direction::Ingress, packet.dst, packet.src))
-                .flatten(),
+            egress: side(Direction::Egress, packet.dst),
+            ingress: side(Direction::Ingress, packet.src),
+        }
+    }
+
+    /// Who isolates a packet in a direction; `None`: nobody is asked.
+    pub fn subject_of(&self, packet: &Packet, direction: Direction) -> Option<SubjectId> {
+        let (local, exempt) = match direction {
+            Direction::Egress => (packet.src, false),
+            Direction::Ingress => (packet.dst, packet.from_node || packet.to_node),
+        };
+        let subject = self.subject(direction, local).filter(|_| !exempt)?;
+        if subject == SubjectId::STRANGER {
+            return (!packet.from_node).then_some(subject);
+        }
+        // A pod always reaches itself on its own address.
+        (packet.src != packet.dst).then_some(subject)
+    }
+
+    /// The subject class of a local address; `None`: that direction is open.
+    pub fn subject(&self, direction: Direction, local: IpAddr) -> Option<SubjectId> {
+        match self.subjects.get(&(direction, local)) {
+            Some(subject) => (!subject.is_open()).then_some(*subject),
+            None => self.pod_ranges.contains(local).then_some(SubjectId::STRANGER),
         }
     }
 
@@ -365,7 +406,10 @@ impl NodeTables {
 
     /// Families that have a local isolated address; a data plane may leave out the other's tables.
     pub fn families(&self) -> impl Iterator<Item = Family> {
-        let has = |f| self.subjects.keys().any(|(_, address)| Family::of(*address) == f);
+        let has = |f| {
+            self.subjects.keys().any(|(_, address)| Family::of(*address) == f)
+                || self.pod_ranges.ranges().iter().any(|range| range.family() == f)
+        };
         Family::BOTH.into_iter().filter(move |f| has(*f))
     }
 }
@@ -454,6 +498,42 @@ mod tests {
         assert_eq!(found("10.0.0.7", 5), None);
         assert_eq!(found("10.0.0.1", 2), Some((NET, false)));
         assert_eq!(found("192.0.2.1", 3), Some((PeerKey::Any, false)));
+    }
+
+    #[test]
+    fn in_the_pod_ranges_who_has_no_entry_is_isolated_but_for_its_own_node() {
+        let mut tables = NodeTables::default();
+        let pod_ranges = |text| AddressSet::from(range(text));
+        tables.pod_ranges = pod_ranges("10.0.0.0/24").union(&pod_ranges("fd00::/64"));
+        let [open, shut] = ["10.0.0.5", "10.0.0.6"].map(at);
+        for direction in Direction::BOTH {
+            tables.subjects.insert((direction, open), SubjectId::OPEN);
+            tables.subjects.insert((direction, shut), SubjectId(1));
+        }
+        let decide = |src: &str, dst: &str, from_node, to_node| {
+            let (src, dst, protocol, port) = (at(src), at(dst), Protocol::TCP, 80);
+            let packet = Packet { src, dst, protocol, port, from_node, to_node };
+            Direction::BOTH.map(|direction| tables.subject_of(&packet, direction))
+        };
+        let stranger = Some(SubjectId::STRANGER);
+        assert_eq!(Direction::BOTH, [Direction::Egress, Direction::Ingress]);
+        for (src, dst, from_node, to_node, expected) in [
+            ("10.0.0.5", "10.0.1.1", false, false, [None, None]),
+            ("10.0.0.6", "10.0.1.1", false, false, [Some(SubjectId(1)), None]),
+            ("10.0.0.7", "10.0.1.1", false, false, [stranger, None]),
+            ("10.0.1.1", "10.0.0.7", false, false, [None, stranger]),
+            ("fd00::1", "fd00::2", false, false, [stranger, stranger]),
+            ("fd00:1::1", "fd00::2", false, false, [None, stranger]),
+            // The node itself, which may have an address in the ranges.
+            ("10.0.0.1", "10.0.0.7", true, false, [None, None]),
+            ("10.0.0.7", "10.0.0.1", false, true, [stranger, None]),
+            ("10.0.0.1", "192.0.2.1", true, true, [None, None]),
+            // To itself: a pod may, a stranger may not.
+            ("10.0.0.6", "10.0.0.6", false, false, [None, None]),
+            ("10.0.0.7", "10.0.0.7", false, false, [stranger, stranger]),
+        ] {
+            assert_eq!(decide(src, dst, from_node, to_node), expected, "{src} to {dst}");
+        }
     }
 
     #[test]

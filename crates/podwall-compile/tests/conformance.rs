@@ -165,8 +165,14 @@ fn the_tables_give_every_verdict_of_the_conformance_cases() {
                     for (j, dst) in addresses.iter().enumerate() {
                         let wants =
                             |grid: &str| expected[grid][i].as_str().unwrap().as_bytes()[j] == b'.';
-                        let packet =
-                            Packet { src: *src, dst: *dst, protocol, port, from_node: false };
+                        let packet = Packet {
+                            src: *src,
+                            dst: *dst,
+                            protocol,
+                            port,
+                            from_node: false,
+                            to_node: false,
+                        };
                         // The grids ask the policies also on the diagonal; on a wire a pod always
                         // reaches itself, so there the sides are looked up below the exception.
                         let (egress, ingress) = sides(&whole, &packet);

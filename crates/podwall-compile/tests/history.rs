@@ -15,7 +15,7 @@ use podwall_compile::tables::{
 use podwall_compile::testing::change::{Change, changes};
 use podwall_compile::testing::dice::Dice;
 use podwall_compile::testing::random;
-use podwall_policy::address::AddressRange;
+use podwall_policy::address::{AddressRange, AddressSet};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::object::Name;
 use podwall_policy::policy::{Direction, RuleRef};
@@ -28,6 +28,8 @@ fn number(name: &str, default: u64) -> u64 {
 /// exactly if these are equal.
 #[derive(Debug, PartialEq)]
 struct Meaning {
+    pod_ranges: AddressSet,
+    open: BTreeSet<(Direction, IpAddr)>,
     subjects: BTreeMap<(Direction, IpAddr), Vec<Row>>,
     isolated_by: BTreeMap<(Direction, IpAddr), Vec<Name>>,
     /// Which addresses and ranges are one class.
@@ -70,6 +72,10 @@ fn meaning(tables: &NodeTables) -> Meaning {
     };
     let of = |subject: &SubjectId| tables.names_behind(*subject).cloned().collect();
     let classes: BTreeSet<_> = tables.subjects.values().collect();
+    assert!(!classes.contains(&SubjectId::STRANGER), "a class of nobody");
+    let open = |(_, address)| tables.pod_ranges.contains(address);
+    let mut open_entries = tables.subjects.iter().filter(|(_, class)| class.is_open());
+    assert!(open_entries.all(|(key, _)| open(*key)), "an open address outside of the pod ranges");
     assert!(tables.verdicts.keys().all(|key| classes.contains(&key.subject)), "row of nobody");
     let nobody =
         [PeerKey::Own(PeerId::OTHER), PeerKey::Group(GroupId::NONE), PeerKey::Net(NetId::NONE)];
@@ -79,7 +85,10 @@ fn meaning(tables: &NodeTables) -> Meaning {
     assert!(tables.policies.keys().eq(behind), "names of policies that are behind no class");
     let named: BTreeSet<_> = tables.verdicts.values().filter_map(|v| v.rule).collect();
     assert!(tables.rules.keys().eq(named.iter()), "rules that no verdict names");
+    let open = tables.subjects.iter().filter(|(_, class)| class.is_open());
     Meaning {
+        pod_ranges: tables.pod_ranges.clone(),
+        open: open.map(|(key, _)| *key).collect(),
         subjects: tables.subjects.iter().map(|(key, subject)| (*key, rows(*subject))).collect(),
         isolated_by: tables.subjects.iter().map(|(key, subject)| (*key, of(subject))).collect(),
         peers: members.into_values().map(|set| set.into_iter().collect()).collect(),
@@ -187,11 +196,18 @@ fn live_through(seed: u64) {
     });
     let mut history = Vec::new();
     for step in 0..dice.between(1, 6) {
-        let some = dice.some(1, 3, |dice| {
+        let mut some = dice.some(1, 3, |dice| {
             let change = Change::random(dice, &cluster);
             change.apply(&mut cluster);
             change
         });
+        if let Some(node) = node.filter(|_| dice.chance(30)) {
+            // Together with what happens to pods.
+            let strangers = random::strangers(&mut dice, node, &cluster);
+            let change = Change::Strangers(node.into(), strangers);
+            change.apply(&mut cluster);
+            some.push(change);
+        }
         split.commit(&some);
         assert_same(split.compiler.tables(), &compile(&cluster, node), || {
             format!("seed {seed} node {node:?} step {step}: {some:#?}\n{cluster:#?}")

@@ -5,12 +5,12 @@
 use std::sync::Arc;
 
 use podwall_compile::compiler::{NodeCompiler, Stats, compile};
-use podwall_compile::tables::{Delta, PeerId};
+use podwall_compile::tables::{Delta, PeerId, SubjectId};
 use podwall_compile::testing::realistic::{NODE, Shape, cluster};
-use podwall_policy::address::IpBlock;
+use podwall_policy::address::{AddressRange, AddressSet, IpBlock};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::object::{Name, Namespace, Pod};
-use podwall_policy::policy::{NamespaceScope, Peer, PodScope, Policy, Rule, Tier};
+use podwall_policy::policy::{Direction, NamespaceScope, Peer, PodScope, Policy, Rule, Tier};
 use podwall_policy::port::{PortMatch, PortRange, PortSpec, Protocol};
 use podwall_policy::selector::{Operator, Selector};
 
@@ -75,6 +75,52 @@ fn a_pod_that_no_policy_asks_for_is_one_address_more_and_no_class_or_row() {
     assert_eq!((work.addresses, work.peer_classes, work.rows), (1, 0, 0));
     assert_eq!((delta.peers.len(), size(&delta)), (1, 1));
     assert_eq!(delta.peers[0].1.unwrap().own, PeerId::OTHER);
+}
+
+#[test]
+fn pod_ranges_list_who_is_known_and_a_pod_more_touches_its_own_address() {
+    let (mut cluster, mut compiler) = compiled();
+    let local = cluster.pods.values().filter(|pod| pod.node.as_deref() == Some(NODE));
+    let local: Vec<Pod> = local.cloned().collect();
+    let before = compiler.tables().subjects.len();
+    let all = ["0.0.0.0/0", "::/0"].map(|text| text.parse::<ipnet::IpNet>().unwrap());
+    let ranges: AddressSet = AddressSet::from(AddressRange::one(local[0].ips[0]));
+    compiler.set_pod_ranges(ranges.clone());
+    let delta = compiler.commit();
+    // Of both directions one at least is isolated, or it is open: an entry each in the end.
+    assert_eq!(delta.pod_ranges, Some(ranges));
+    let entries = |compiler: &NodeCompiler| compiler.tables().subjects.len();
+    assert!(entries(&compiler) <= before + 2);
+    // Everything there is, which nobody would do: every pod's address is known.
+    compiler.set_pod_ranges(AddressSet::from(all[0]));
+    compiler.commit();
+    let addresses = cluster.pods.values().filter(|pod| pod.is_subject());
+    let addresses: std::collections::BTreeSet<_> =
+        addresses.flat_map(|pod| &pod.ips).filter(|ip| ip.is_ipv4()).copied().collect();
+    assert_eq!(entries(&compiler), 2 * addresses.len());
+    let mut pod = local[0].clone();
+    pod.name = Name::new("ns-5", "one-more");
+    pod.labels = Default::default();
+    pod.ips = vec!["10.200.0.1".parse().unwrap()];
+    compiler.put_pod(&pod);
+    let delta = compiler.commit();
+    assert_eq!((delta.subjects.len(), delta.pod_ranges.clone()), (2, None));
+    assert_eq!(compiler.stats().last.addresses, 1);
+    cluster.put_pod(pod.clone());
+    compiler.remove_pod(&pod.name);
+    assert_eq!(compiler.commit().subjects.len(), 2);
+    // To be let go is as cheap.
+    compiler.set_released([pod.ips[0]].into());
+    let delta = compiler.commit();
+    let open = |direction| ((direction, pod.ips[0]), Some(SubjectId::OPEN));
+    assert!(Direction::BOTH.map(open).iter().all(|entry| delta.subjects.contains(entry)));
+    assert_eq!(delta.subjects.len(), 2);
+    // None of it is left behind.
+    compiler.set_released(Default::default());
+    compiler.set_pod_ranges(AddressSet::empty());
+    compiler.commit();
+    assert_eq!(entries(&compiler), before);
+    assert_eq!(compiler.stats().open, 0);
 }
 
 #[test]

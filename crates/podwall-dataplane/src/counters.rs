@@ -32,7 +32,8 @@ pub struct Counters {
     /// Packets that a rule allowed or denied; every rule of the tables has its number. With eBPF
     /// those with an id beyond [`counters`](crate::ebpf::Config::counters) have none.
     pub rules: BTreeMap<RuleId, u64>,
-    /// Packets that no rule allowed, by the class of the pod that is isolated.
+    /// Packets that no rule allowed, by the class of the pod that is isolated; those from and to
+    /// strangers under [`SubjectId::STRANGER`], as long as the tables have pod ranges.
     pub defaults: BTreeMap<SubjectId, u64>,
 }
 
@@ -77,6 +78,7 @@ impl Classes {
     pub(crate) fn after(&mut self, tables: &NodeTables, delta: &Delta) -> Option<Owners> {
         // Verdicts that do not fit isolate a class, which then has no address.
         let same = delta.subjects.is_empty() && delta.isolated_by.is_empty();
+        let same = same && delta.pod_ranges.is_none();
         if same && delta.verdicts.is_empty() {
             return None;
         }
@@ -102,10 +104,14 @@ impl Classes {
 
     fn owners(&mut self, tables: &NodeTables) -> Owners {
         let mut names = FxHashSet::default();
+        let strangers =
+            (!tables.pod_ranges.is_empty()).then_some((SubjectId::STRANGER, Direction::Egress));
         let subjects: BTreeSet<_> = tables
             .subjects
             .iter()
+            .filter(|(_, subject)| !subject.is_open())
             .map(|((direction, _), subject)| (*subject, *direction))
+            .chain(strangers)
             .collect();
         let mut owners = Owners::new();
         let known = std::mem::take(&mut self.hashes);

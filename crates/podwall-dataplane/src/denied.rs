@@ -42,6 +42,19 @@ pub struct Denied {
     pub port: u16,
     /// The rule that denies it; `None`: none allows it. nftables does not say.
     pub rule: Option<RuleId>,
+    /// No policy dropped it: the address on this side ([`Self::local`]) is one of this node's pods'
+    /// that nobody knows yet (`SubjectId::STRANGER` of the tables).
+    pub stranger: bool,
+}
+
+impl Denied {
+    /// The address on the side that dropped it: of a pod, or of a stranger.
+    pub fn local(&self) -> IpAddr {
+        match self.direction {
+            Direction::Egress => self.src,
+            Direction::Ingress => self.dst,
+        }
+    }
 }
 
 /// Dropped packets, from now on. Nothing is reported any more when this is dropped, and somebody

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use podwall_policy::address::Family;
+
 /// Why a data plane could not do what it was asked. Unless a variant says otherwise, the kernel
 /// holds what it held before.
 #[derive(Debug, thiserror::Error)]
@@ -66,10 +68,12 @@ pub enum Error {
     },
     /// A table of that name is there and was not made by Podwall.
     #[error(
-        "nftables table inet {table} is there already and was not made by Podwall; \
+        "nftables table {family} {table} is there already and was not made by Podwall; \
          delete it or choose another table name"
     )]
     Foreign {
+        /// The table's family.
+        family: &'static str,
         /// The table's name.
         table: String,
     },
@@ -102,11 +106,55 @@ pub enum Error {
         /// Entries that there may be.
         size: usize,
     },
+    /// Source addresses cannot be guarded by this kernel.
+    #[error(
+        "source addresses cannot be guarded here: the kernel refuses {what}: {source} (it needs \
+         nftables with family netdev: CONFIG_NF_TABLES_NETDEV and CONFIG_NETFILTER_INGRESS)"
+    )]
+    NoGuard {
+        /// What it refused.
+        what: String,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// An interface is not there.
+    #[error("there is no interface {interface} in this network namespace (any more)")]
+    NoInterface {
+        /// The interface, by name, or name and number.
+        interface: String,
+    },
+    /// An interface that has no other end on the node.
+    #[error(
+        "interface {interface} is no end of a veth pair between a pod and this node ({}): what \
+         leaves it cannot be guarded",
+        if kind.is_empty() { "no virtual one" } else { kind }
+    )]
+    NoVeth {
+        /// The interface's name.
+        interface: String,
+        /// Its kind, as the kernel calls it; empty for a piece of hardware.
+        kind: String,
+    },
+    /// More pod ranges than there is room for.
+    #[error(
+        "strangers are to be isolated in {wanted} CIDRs of {family}, and there is room for {size}: \
+         nothing was changed; give fewer and larger ones"
+    )]
+    PodRanges {
+        /// CIDRs that the ranges are made of.
+        wanted: usize,
+        /// Of which family.
+        family: Family,
+        /// CIDRs that there may be.
+        size: usize,
+    },
     /// Somebody changes the table at the same time.
     #[error(
-        "nftables keeps changing while table inet {table} is read; is a second Podwall running?"
+        "nftables keeps changing while table {family} {table} is read; is a second Podwall running?"
     )]
     Busy {
+        /// The table's family.
+        family: &'static str,
         /// The table's name.
         table: String,
     },

@@ -18,10 +18,13 @@ mod denied;
 mod drift;
 pub mod ebpf;
 mod error;
+mod follow;
+pub mod guard;
 mod limits;
 mod namespace;
 mod netlink;
 mod nft;
+mod sample;
 
 use std::time::Duration;
 
@@ -33,7 +36,8 @@ pub use crate::denied::{Denials, Denied};
 pub use crate::drift::Drift;
 pub use crate::ebpf::Ebpf;
 pub use crate::error::Error;
-pub use crate::limits::{Fill, Limits, Table, TableFill, Why};
+pub use crate::follow::follow;
+pub use crate::limits::{Fill, Limits, POD_RANGES, Table, TableFill, Why};
 pub use crate::namespace::Namespace;
 pub use crate::nft::{Config, Log, Nftables};
 
@@ -74,6 +78,14 @@ pub trait DataPlane: Send {
     /// # Errors
     /// The kernel cannot be asked.
     fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error>;
+
+    /// As [`Self::verify`], at a price that does not grow with the tables: whether what should meet
+    /// packets is there and whole, and whether the entries of local addresses and some of the others
+    /// are as they should be.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    fn glance(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error>;
 
     /// Follows packets that are dropped from now on, as far as the kernel reports them. One
     /// follower at a time gets all of them.

@@ -4,7 +4,7 @@
 
 mod support;
 
-use podwall_compile::tables::{Delta, NodeTables, Verdict};
+use podwall_compile::tables::{Delta, NodeTables, SubjectId, Verdict};
 use podwall_dataplane::{Counters, DataPlane};
 use podwall_policy::address::Family;
 use podwall_policy::port::Protocol;
@@ -19,7 +19,11 @@ impl Expected {
     /// The tables change: whoever stays keeps its number.
     fn change(&mut self, from: &NodeTables, to: &NodeTables) {
         let before = std::mem::take(&mut self.0);
-        let classes = |tables: &NodeTables| tables.subjects.values().copied().collect::<Vec<_>>();
+        let classes = |tables: &NodeTables| {
+            let strangers = (!tables.pod_ranges.is_empty()).then_some(SubjectId::STRANGER);
+            let classes = tables.subjects.values().copied().filter(|class| !class.is_open());
+            classes.chain(strangers).collect::<Vec<_>>()
+        };
         for (id, rule) in &to.rules {
             let same = from.rules.get(id) == Some(rule);
             self.0.rules.insert(*id, if same { before.rules[id] } else { 0 });
@@ -33,16 +37,14 @@ impl Expected {
     fn count(&mut self, tables: &NodeTables, packet: &podwall_compile::tables::Packet) -> bool {
         use podwall_policy::policy::Direction::{Egress, Ingress};
         let decision = tables.decide(packet);
-        let sides =
-            [(Egress, packet.src, decision.egress), (Ingress, packet.dst, decision.ingress)];
-        for (direction, local, verdict) in sides {
+        for (direction, verdict) in [(Egress, decision.egress), (Ingress, decision.ingress)] {
             match verdict {
                 None | Some(Verdict { allow: true, rule: None }) => {}
                 Some(Verdict { rule: Some(rule), .. }) => {
                     *self.0.rules.get_mut(&rule).unwrap() += 1;
                 }
                 Some(Verdict { allow: false, rule: None }) => {
-                    let class = tables.subjects[&(direction, local)];
+                    let class = tables.subject_of(packet, direction).unwrap();
                     *self.0.defaults.get_mut(&class).unwrap() += 1;
                 }
             }

@@ -116,7 +116,10 @@ fn damage_is_named_and_put_right() {
         // The process that had pinned it, and then one that has just started.
         plane.replace(&tables).unwrap();
         assert_eq!(plane.verify(&tables).unwrap(), [], "{name}");
+        assert_eq!(plane.glance(&tables).unwrap(), [], "{name}");
         damage();
+        // Rows are for those who read whole tables.
+        assert_eq!(plane.glance(&tables).unwrap().is_empty(), name == "rows", "{name}");
         plane = net.ebpf();
         plane.replace(&tables).unwrap();
         assert_eq!(plane.verify(&tables).unwrap(), [], "{name}");

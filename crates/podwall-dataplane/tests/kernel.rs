@@ -12,7 +12,7 @@ use podwall_compile::tables::{
     Delta, GroupId, NetId, NodeTables, PeerId, PeerKey, PortKey, SubjectId, Verdict, VerdictKey,
 };
 use podwall_dataplane::{Config, DataPlane, Drift, Error, Log, Nftables};
-use podwall_policy::address::{AddressRange, Family};
+use podwall_policy::address::{AddressRange, AddressSet, Family};
 use podwall_policy::policy::Direction;
 use podwall_policy::port::{PortRange, Protocol};
 use support::random::{Dice, addresses, ip, own, pod, some_tables, tables};
@@ -43,9 +43,12 @@ fn after_every_change_the_kernel_holds_what_the_model_says() {
             }
             now = next;
             assert_eq!(plane.verify(&now).unwrap(), [], "{kind:?}, round {round}");
+            assert_eq!(plane.glance(&now).unwrap(), [], "{kind:?}, round {round}");
             let mut other = now.clone();
             other.peers.insert(ip("203.0.113.9"), pod(9));
             assert_eq!(plane.verify(&other).unwrap(), drift);
+            // Few enough that a glance looks at all of them.
+            assert_ne!(plane.glance(&other).unwrap(), [], "{kind:?}, round {round}");
         }
     }
 }
@@ -96,6 +99,9 @@ fn other_layouts_and_broken_tables_are_made_anew() {
         net.nft(damage);
         let drift = plane.verify(&tables).unwrap();
         assert_ne!(drift, [], "{damage}");
+        // Entries that nobody asks for are for those who list whole sets.
+        let unseen = damage.contains("block6") || damage.starts_with("add element");
+        assert_eq!(plane.glance(&tables).unwrap().is_empty(), unseen, "{damage}");
         plane.replace(&tables).unwrap();
         assert_eq!(plane.verify(&tables).unwrap(), [], "{damage}");
     }
@@ -143,7 +149,10 @@ fn foreign_tables_stay_untouched() {
     let named = Config { table: "other".into(), ..Config::default() };
     let mut plane = net.run(|| Nftables::open(named).unwrap());
     for result in [plane.replace(&some_tables(3)), plane.remove()] {
-        assert!(matches!(&result, Err(Error::Foreign { table }) if table == "other"), "{result:?}");
+        assert!(
+            matches!(&result, Err(Error::Foreign { table, .. }) if table == "other"),
+            "{result:?}"
+        );
     }
     assert!(plane.verify(&some_tables(3)).is_err());
     assert_eq!(list("other"), before);
@@ -194,7 +203,7 @@ fn nft_prints_the_table_in_both_families() {
     let text = net.command("nft", &["list", "ruleset"]);
     assert!(net.command("nft", &["-j", "list", "ruleset"]).contains("by_protocol"));
     for part in [
-        "comment \"podwall layout 4",
+        "comment \"podwall layout 5",
         "10.0.0.5 : 0x00000001 . 0x00000001",
         "elements = { confirmed }",
         "@standing",
@@ -208,6 +217,8 @@ fn nft_prints_the_table_in_both_families() {
         "ip saddr . ip daddr . meta l4proto . th dport vmap @by_port ip saddr . ",
         "ip saddr . ip daddr @self4 return comment \"a pod reaches itself\"",
         "limit rate 100/second burst 200 packets log prefix \"podwall egress \" group 7",
+        "10.0.0.6 : 0x00000000 . 0xffffffff",
+        "ip saddr 10.0.0.0/24 ip saddr . ip saddr != @self4 goto egress_stranger",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
@@ -223,8 +234,16 @@ fn full_tables() -> NodeTables {
         tables.subjects.insert((Direction::Egress, address), SubjectId(1));
         tables.subjects.insert((Direction::Ingress, address), SubjectId(2));
     }
-    tables.peers.insert(ip("10.0.0.6"), pod(2));
-    tables.peers.insert(ip("fd00::6"), pod(2));
+    for net in ["10.0.0.0/24", "fd00::/64"] {
+        let net: ipnet::IpNet = net.parse().unwrap();
+        tables.pod_ranges = tables.pod_ranges.union(&AddressSet::from(net));
+    }
+    for address in ["10.0.0.6", "fd00::6"].map(ip) {
+        tables.peers.insert(address, pod(2));
+        for direction in Direction::BOTH {
+            tables.subjects.insert((direction, address), SubjectId::OPEN);
+        }
+    }
     for (first, last) in [("192.0.2.0", "192.0.2.255"), ("2001:db8::", "2001:db8::ffff")] {
         let bits = |text| AddressRange::one(ip(text)).bits().0;
         let family = Family::of(ip(first));

@@ -4,7 +4,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use podwall_compile::tables::{Delta, NodeTables, Packet, PeerKey};
+use podwall_compile::tables::{Delta, NodeTables, Packet, PeerKey, SubjectId};
 use podwall_policy::address::Family;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
@@ -13,23 +13,32 @@ use support::{EXPERIMENT, World};
 
 /// Whose row decides the packet at either end.
 fn deciders(tables: &NodeTables, packet: &Packet) -> Vec<&'static str> {
-    let ends =
-        [(Direction::Egress, packet.src, packet.dst), (Direction::Ingress, packet.dst, packet.src)];
-    let asked = ends.iter().filter(|(way, ..)| !(packet.from_node && *way == Direction::Ingress));
-    let subjects = asked
-        .filter_map(|(way, local, remote)| Some((tables.subjects.get(&(*way, *local))?, remote)));
-    subjects
-        .map(|(subject, remote)| {
-            let found = tables.lookup(*subject, *remote, packet.protocol, packet.port);
-            match found.map(|(key, _)| key.peer) {
-                Some(PeerKey::Own(_)) => "own",
-                Some(PeerKey::Group(_)) => "group",
-                Some(PeerKey::Net(_)) => "net",
-                Some(PeerKey::Any) => "any",
-                None => "none",
-            }
-        })
-        .collect()
+    let ends = [(Direction::Egress, packet.dst), (Direction::Ingress, packet.src)];
+    let subjects =
+        ends.iter().filter_map(|(way, remote)| Some((tables.subject_of(packet, *way)?, remote)));
+    let rows = subjects.map(|(subject, remote)| {
+        let found = tables.lookup(subject, *remote, packet.protocol, packet.port);
+        match found.map(|(key, _)| key.peer) {
+            Some(PeerKey::Own(_)) => "own",
+            Some(PeerKey::Group(_)) => "group",
+            Some(PeerKey::Net(_)) => "net",
+            Some(PeerKey::Any) => "any",
+            None if subject == SubjectId::STRANGER => "stranger",
+            None => "none",
+        }
+    });
+    let unknown = |way, address| tables.subject(way, address) == Some(SubjectId::STRANGER);
+    let [sends, hears] = [Direction::Egress, Direction::Ingress].map(|way| match way {
+        Direction::Egress => packet.from_node && unknown(way, packet.src),
+        Direction::Ingress => packet.from_node && unknown(way, packet.dst),
+    });
+    let to_node = packet.to_node && unknown(Direction::Ingress, packet.dst);
+    let exempt = [
+        (sends, "the node sends from a pod range"),
+        (hears, "the node sends to a stranger"),
+        (to_node, "the node hears in a pod range"),
+    ];
+    rows.chain(exempt.into_iter().filter(|(is, _)| *is).map(|(_, words)| words)).collect()
 }
 
 type Deciders = BTreeMap<&'static str, usize>;
@@ -102,6 +111,6 @@ fn packets_are_decided_as_the_tables_do() {
             total.0, total.1
         );
         assert!(total.0 > 500 && total.1 > 500, "{total:?}");
-        assert!(by.len() == 5 && by.values().all(|count| *count > 50), "whose rows: {by:?}");
+        assert!(by.len() == 9 && by.values().all(|count| *count > 50), "whose rows: {by:?}");
     }
 }

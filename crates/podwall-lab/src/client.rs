@@ -124,6 +124,15 @@ impl Client {
         }
     }
 
+    /// Connects to a lab's worker from inside of the lab. Starts none, and does not wait: `None`
+    /// also where there is one of another version.
+    pub fn connect_within(name: &str, dir: &Path) -> Option<Self> {
+        let stream = UnixStream::connect(dir.join("worker.sock")).ok()?;
+        let mut client = Self { name: name.to_owned(), stream: BufReader::new(stream) };
+        let hello: Hello = client.call(&Request::Hello).ok()?;
+        (hello.version == version()).then_some(client)
+    }
+
     /// Connects to the worker of a lab that runs. Forks if it has to start one, so the process must
     /// have a single thread.
     pub fn connect_or_start(name: &str, holder: &Holder) -> Result<Self, ClientError> {

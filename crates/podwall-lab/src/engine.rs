@@ -88,8 +88,10 @@ struct Plugged {
 }
 
 impl Plugged {
+    /// `None` for a pod that does not run, or not yet: one whose network is made by others has no
+    /// address before.
     fn of(pod: &Pod) -> Option<Self> {
-        (pod.phase == Phase::Alive).then_some(())?;
+        (pod.phase == Phase::Alive && !pod.ips.is_empty()).then_some(())?;
         Some(Self {
             node: pod.node.as_deref()?.to_owned(),
             uid: pod.uid.clone()?,
@@ -127,10 +129,14 @@ impl Engine {
             hub: Hub::default(),
         };
         let mut touched = engine.everything();
-        if fresh {
-            engine.add_builtins(&mut touched)?;
+        if engine.store.mirrors() {
+            // Whoever makes the pods' networks removes them, too.
+        } else {
+            if fresh {
+                engine.add_builtins(&mut touched)?;
+            }
+            engine.remove_strays()?;
         }
-        engine.remove_strays()?;
         engine.store.save(&engine.state)?;
         let mut done = engine.take_steps(&touched);
         for _ in 0..TAKEOVER_TRIES {
@@ -314,7 +320,7 @@ impl Engine {
                 continue;
             }
             self.servers.remove(&Identity::Pod(name.clone()));
-            if !plugged.host_network {
+            if !plugged.host_network && !self.store.mirrors() {
                 self.fabric.remove_pod(&plugged.uid)?;
             }
             self.plugged.remove(name);
@@ -335,7 +341,12 @@ impl Engine {
         if self.plugged.contains_key(name) || !self.nodes.contains_key(&plugged.node) {
             return Ok(());
         }
-        if !plugged.host_network {
+        if self.store.mirrors() {
+            // Nothing to serve in while it does not exist, and nothing to make.
+            if !plugged.host_network && self.fabric.pod(&plugged.uid).is_err() {
+                return Ok(());
+            }
+        } else if !plugged.host_network {
             self.fabric.plug_pod(&PodPlug {
                 id: plugged.uid.to_string(),
                 node: plugged.node.clone(),

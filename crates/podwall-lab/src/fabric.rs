@@ -16,6 +16,7 @@
 //! Every step can be made again: a worker that takes over walks the same path and finds what exists.
 //! Pods are plugged in two steps, so that the firewall can be programmed in between.
 
+pub mod foreign;
 mod pods;
 
 use std::collections::BTreeMap;
@@ -140,7 +141,7 @@ fn link_error(place: &str) -> impl FnOnce(LinkError) -> FabricError + '_ {
 impl Fabric {
     /// Makes or finds the fabric and the outside. The calling thread is in the fabric's namespace.
     pub fn open(inside: &Path, config: &LabConfig) -> Result<Self, FabricError> {
-        let dir = inside.join("ns");
+        let dir = Self::namespaces(inside);
         fs::create_dir_all(&dir)
             .map_err(|source| FabricError::Directory { path: dir.clone(), source })?;
         let links = Links::here().map_err(link_error("fabric"))?;
@@ -197,7 +198,7 @@ impl Fabric {
     fn ensure_outside(&self) -> Result<(), FabricError> {
         let ns = self.ensure_ns("outside")?;
         let links = Links::of(&ns).map_err(link_error("outside"))?;
-        self.settle(&ns, "outside", false)?;
+        settle(&ns, "outside", self.families, None)?;
         let eth0 = self.attach("outside", &ns, &links)?;
         let lo = links.index("lo").map_err(link_error("outside"))?;
         let mut batch = Batch::new();
@@ -216,62 +217,6 @@ impl Fabric {
         links.change(batch).map_err(link_error("outside"))
     }
 
-    /// Kernel settings of a namespace, once.
-    fn settle(&self, ns: &NetNs, place: &str, router: bool) -> Result<(), FabricError> {
-        let mut settings = vec![
-            ("net/ipv4/conf/all/rp_filter", "0"),
-            ("net/ipv4/conf/default/rp_filter", "0"),
-            ("net/ipv4/ip_unprivileged_port_start", "0"),
-        ];
-        if self.families.has(Family::V6) {
-            settings.extend([
-                ("net/ipv6/conf/all/accept_ra", "0"),
-                ("net/ipv6/conf/default/accept_ra", "0"),
-                ("net/ipv6/conf/default/accept_dad", "0"),
-                ("net/ipv6/conf/default/dad_transmits", "0"),
-            ]);
-        }
-        if !router && self.families.has(Family::V6) {
-            // No link-local address: it would be one that no policy knows of, and on a bridge every
-            // pod could be reached by it. Neighbours are told, so nothing needs it.
-            settings.push(("net/ipv6/conf/default/addr_gen_mode", "1"));
-        }
-        if router {
-            settings.extend([
-                ("net/ipv4/ip_forward", "1"),
-                // A pod that is told of a shorter way would go round the firewall.
-                ("net/ipv4/conf/all/send_redirects", "0"),
-                ("net/ipv4/conf/default/send_redirects", "0"),
-            ]);
-            if self.families.has(Family::V6) {
-                settings.extend([
-                    ("net/ipv6/conf/all/forwarding", "1"),
-                    // For pods of this node's range that run elsewhere; proxy ARP needs no switch.
-                    ("net/ipv6/conf/all/proxy_ndp", "1"),
-                ]);
-            }
-            if self.mode == NetworkMode::Bridge {
-                // What kubeadm demands of every node: packets between two ports of one bridge go
-                // through the node's rules.
-                settings.extend([
-                    ("net/bridge/bridge-nf-call-iptables", "1"),
-                    ("net/bridge/bridge-nf-call-ip6tables", "1"),
-                ]);
-            }
-        }
-        // Without addresses of its own choice, no pod can talk past policies that know of none.
-        let off: &[_] = match self.families.has(Family::V6) {
-            true => &[],
-            false => &[
-                ("net/ipv6/conf/all/disable_ipv6", "1"),
-                ("net/ipv6/conf/default/disable_ipv6", "1"),
-            ],
-        };
-        let written =
-            ns.within(|| sysctl::write_all(&settings).and_then(|()| sysctl::write_known(off)))?;
-        written.map_err(|source| FabricError::Sysctl { place: place.to_owned(), source })
-    }
-
     /// Makes or finds a node, and the routes between it and all others.
     pub fn ensure_node(&mut self, node: &Node) -> Result<(), FabricError> {
         let name = &*node.name;
@@ -281,7 +226,7 @@ impl Fabric {
         let file = node_file(name);
         let ns = self.ensure_ns(&file)?;
         let links = Links::of(&ns).map_err(link_error(name))?;
-        self.settle(&ns, name, true)?;
+        settle(&ns, name, self.families, Some(self.mode))?;
         let eth0 = self.attach(&file, &ns, &links)?;
         let mut batch = Batch::new();
         for address in &node.addresses {
@@ -368,6 +313,11 @@ impl Fabric {
         Ok(NetNs::open(&self.node_path(name))?)
     }
 
+    /// Where namespaces have their names.
+    fn namespaces(inside: &Path) -> PathBuf {
+        inside.join("ns")
+    }
+
     /// The file that names a node's namespace.
     pub fn node_path(&self, name: &str) -> PathBuf {
         self.dir.join(node_file(name))
@@ -397,6 +347,66 @@ impl Fabric {
             source: io::ErrorKind::NotFound.into(),
         })
     }
+}
+
+/// Kernel settings of a namespace, once; `router`: of a node, with how its pods are attached.
+fn settle(
+    ns: &NetNs,
+    place: &str,
+    families: Families,
+    router: Option<NetworkMode>,
+) -> Result<(), FabricError> {
+    let mut settings = vec![
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        ("net/ipv4/conf/default/rp_filter", "0"),
+        ("net/ipv4/ip_unprivileged_port_start", "0"),
+    ];
+    if families.has(Family::V6) {
+        settings.extend([
+            ("net/ipv6/conf/all/accept_ra", "0"),
+            ("net/ipv6/conf/default/accept_ra", "0"),
+            ("net/ipv6/conf/default/accept_dad", "0"),
+            ("net/ipv6/conf/default/dad_transmits", "0"),
+        ]);
+    }
+    if router.is_none() && families.has(Family::V6) {
+        // No link-local address: it would be one that no policy knows of, and on a bridge every
+        // pod could be reached by it. Neighbours are told, so nothing needs it.
+        settings.push(("net/ipv6/conf/default/addr_gen_mode", "1"));
+    }
+    if let Some(mode) = router {
+        settings.extend([
+            ("net/ipv4/ip_forward", "1"),
+            // A pod that is told of a shorter way would go round the firewall.
+            ("net/ipv4/conf/all/send_redirects", "0"),
+            ("net/ipv4/conf/default/send_redirects", "0"),
+        ]);
+        if families.has(Family::V6) {
+            settings.extend([
+                ("net/ipv6/conf/all/forwarding", "1"),
+                // For pods of this node's range that run elsewhere; proxy ARP needs no switch.
+                ("net/ipv6/conf/all/proxy_ndp", "1"),
+            ]);
+        }
+        if mode == NetworkMode::Bridge {
+            // What kubeadm demands of every node: packets between two ports of one bridge go
+            // through the node's rules.
+            settings.extend([
+                ("net/bridge/bridge-nf-call-iptables", "1"),
+                ("net/bridge/bridge-nf-call-ip6tables", "1"),
+            ]);
+        }
+    }
+    // Without addresses of its own choice, no pod can talk past policies that know of none.
+    let off: &[_] = match families.has(Family::V6) {
+        true => &[],
+        false => {
+            &[("net/ipv6/conf/all/disable_ipv6", "1"), ("net/ipv6/conf/default/disable_ipv6", "1")]
+        }
+    };
+    let written =
+        ns.within(|| sysctl::write_all(&settings).and_then(|()| sysctl::write_known(off)))?;
+    written.map_err(|source| FabricError::Sysctl { place: place.to_owned(), source })
 }
 
 /// The constants of one family.

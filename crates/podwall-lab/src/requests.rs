@@ -18,7 +18,11 @@ use crate::worker::lock;
 
 /// Answers every request that needs the engine to itself.
 pub(crate) fn handle(engine: &mut Engine, request: &Request) -> Result<Value, EngineError> {
+    if engine.store().mirrors() {
+        mirrored_elsewhere(engine, request)?;
+    }
     match request {
+        Request::Mirror { put, gone, all } => mirror(engine, put, gone, *all),
         Request::Apply { objects } => apply(engine, objects),
         Request::Delete { queries, ignore_not_found } => delete(engine, queries, *ignore_not_found),
         Request::Get { query } => get(engine, query),
@@ -30,6 +34,61 @@ pub(crate) fn handle(engine: &mut Engine, request: &Request) -> Result<Value, En
         Request::Verify => Ok(json!(engine.verify()?)),
         Request::Hello | Request::Retire | Request::Probe(_) | Request::Flows => Ok(Value::Null),
     }
+}
+
+/// Refuses what a lab that mirrors a cluster leaves to others.
+fn mirrored_elsewhere(engine: &Engine, request: &Request) -> Result<(), EngineError> {
+    let server = engine.store().config.mirrors.clone().unwrap_or_default();
+    let what = match request {
+        Request::Apply { .. } | Request::Delete { .. } | Request::Label { .. } => {
+            return Err(EngineError::Unsupported {
+                what: "to change objects".to_owned(),
+                instead: format!("they are those of the cluster at {server}: use kubectl there"),
+            });
+        }
+        Request::Counters => "to count packets",
+        Request::Tables { .. } | Request::Verify => "to look into a node's tables",
+        _ => return Ok(()),
+    };
+    Err(EngineError::Unsupported {
+        what: what.to_owned(),
+        instead: "its nodes have agents, which do: ask them, or look at their /metrics; `podwall \
+                  lab up NAME` says where they are"
+            .to_owned(),
+    })
+}
+
+/// Follows another cluster's objects; the answer lists what could not be taken.
+fn mirror(
+    engine: &mut Engine,
+    put: &[Value],
+    gone: &[Query],
+    all: bool,
+) -> Result<Value, EngineError> {
+    if !engine.store().mirrors() {
+        return Err(EngineError::Unsupported {
+            what: "to show another cluster's objects".to_owned(),
+            instead: "this lab has its own".to_owned(),
+        });
+    }
+    let (mut refused, mut touched) = (Vec::new(), Touched::default());
+    let mut kept = std::collections::BTreeSet::new();
+    for query in gone {
+        let name = query.name.as_deref().unwrap_or_default();
+        let namespace = query.namespace.as_deref().unwrap_or_default();
+        engine.store_mut().forget(&Key::new(&query.kind, namespace, name), &mut touched)?;
+    }
+    for raw in put {
+        match engine.store_mut().mirror(raw, &mut touched) {
+            Ok(key) => drop(kept.insert(key)),
+            Err(error) => refused.push(error.to_string()),
+        }
+    }
+    if all {
+        engine.store_mut().forget_others(&kept, &mut touched)?;
+    }
+    engine.enforce(touched)?;
+    Ok(json!(refused))
 }
 
 /// kubectl's name for a kind: `networkpolicy.networking.k8s.io`.

@@ -38,6 +38,11 @@ pub struct LabConfig {
     /// How much its tables may hold, as [`Limits`] are written; empty: the defaults.
     #[serde(default)]
     pub limits: String,
+    /// The API server whose objects these are, in words. Somebody mirrors them into the lab
+    /// ([`Request::Mirror`]), makes the pods' networks, and has agents enforce; the lab makes nodes,
+    /// serves, and tries.
+    #[serde(default)]
+    pub mirrors: Option<String>,
 }
 
 impl LabConfig {
@@ -146,6 +151,16 @@ pub enum Request {
         labels: Vec<(String, Option<String>)>,
         /// Whether a value that is there may be changed.
         overwrite: bool,
+    },
+    /// Make the lab's objects those of another cluster, in a lab that mirrors one. A pod with
+    /// addresses has its network already. The answer lists what could not be taken.
+    Mirror {
+        /// New and changed objects.
+        put: Vec<Value>,
+        /// Objects that are gone; gone before others are put.
+        gone: Vec<Query>,
+        /// Whether `put` is all that there is: what else is there goes.
+        all: bool,
     },
     /// Everything that is known, for questions (`--lab NAME`).
     Cluster,

@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use crate::rpc::LabConfig;
 
 mod error;
+mod mirror;
 mod nodes;
 mod saved;
 mod scheduler;
@@ -284,11 +285,17 @@ impl Store {
                 touched.policies.insert(name);
             }
             "Service" => {
-                self.follow_service(key, &name);
+                match self.mirrors() {
+                    true => self.mirrored_service(key, &name),
+                    false => self.follow_service(key, &name),
+                }
                 touched.services = true;
             }
             "Pod" => {
-                self.follow_pod(key, &name)?;
+                match self.mirrors() {
+                    true => self.mirrored_pod(key, &name),
+                    false => self.follow_pod(key, &name)?,
+                }
                 touched.pods.insert(name);
                 touched.services = true;
             }
@@ -375,6 +382,7 @@ mod tests {
             enforce: true,
             dataplane: String::new(),
             limits: String::new(),
+            mirrors: None,
         })
     }
 

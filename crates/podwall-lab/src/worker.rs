@@ -124,6 +124,12 @@ fn converse(engine: &Arc<Mutex<Engine>>, bell: &Bell, stream: UnixStream) -> io:
                 send(&mut out, &Event::Reply { body: Value::Null })?;
                 std::process::exit(0);
             }
+            Ok(Request::Flows) if lock(engine).store().mirrors() => Event::Error {
+                message: "the lab does not do that: to follow denied packets; its nodes have \
+                          agents, which do: `podwall flows --socket FILE` asks one"
+                    .to_owned(),
+                not_found: false,
+            },
             Ok(Request::Flows) => {
                 let told = requests::flows(engine, &mut |flow| {
                     let event = match flow {

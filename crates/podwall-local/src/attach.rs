@@ -38,6 +38,8 @@ pub struct HostLink {
 pub struct Attachment {
     /// Whose.
     pub sandbox: Sandbox,
+    /// The network it belongs to (`name` of the CNI configuration): a node may have several.
+    pub network: String,
     /// The pod's namespace (`K8S_POD_NAMESPACE`).
     pub namespace: String,
     /// The pod's name (`K8S_POD_NAME`).

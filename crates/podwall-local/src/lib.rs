@@ -14,12 +14,14 @@ mod attach;
 mod client;
 mod flow;
 mod message;
+mod notes;
 mod status;
 
 pub use crate::attach::{Attached, Attachment, HostLink, Sandbox};
 pub use crate::client::{Client, ClientError};
 pub use crate::flow::Flow;
 pub use crate::message::{Answer, Code, Otherwise, Refusal, Request};
+pub use crate::notes::Notes;
 pub use crate::status::{ObjectCount, PodState, Side, Status, TableUse, UnusableObject, Verified};
 
 /// Where an agent listens if nobody says otherwise.

@@ -31,8 +31,11 @@ pub enum Request {
         /// What the runtime knows.
         attachment: Attachment,
     },
-    /// These interfaces exist and no others. Answered by the number that was dropped.
+    /// Of this network these interfaces exist and no others; those of other networks stay. Answered
+    /// by the number that was dropped.
     Keep {
+        /// The network: what a runtime lists as valid are the interfaces of one.
+        network: String,
         /// The interfaces.
         valid: Vec<Sandbox>,
     },

@@ -218,6 +218,11 @@ impl AddressSet {
         self.0.iter().any(|range| range.contains(address))
     }
 
+    /// Whether every address of the set is in the other.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.difference(other).is_empty()
+    }
+
     /// What is in either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
@@ -368,6 +373,7 @@ mod tests {
                 prop_assert_eq!(x.intersection(&y).contains(probe), in_a && in_b);
                 prop_assert_eq!(x.difference(&y).contains(probe), in_a && !in_b);
             }
+            prop_assert_eq!(x.is_within(&y), x.union(&y) == y);
             let cidrs: Vec<IpNet> = x.ranges().iter().flat_map(AddressRange::cidrs).collect();
             prop_assert_eq!(set(&cidrs), x);
         }

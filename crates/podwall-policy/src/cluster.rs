@@ -1,9 +1,10 @@
 //! What is known of the cluster, found by name?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::address::AddressSet;
 use crate::object::{Name, Namespace, Node, Pod, Service, Workload};
 use crate::policy::{Policy, Tier};
 
@@ -22,6 +23,21 @@ pub struct Cluster {
     pub workloads: BTreeMap<(Arc<str>, Name), Workload>,
     /// Policies by tier and name.
     pub policies: BTreeMap<(Tier, Name), Policy>,
+    /// What nodes isolate until they know whose it is, by node; no entry: nothing. Their ranges do
+    /// not overlap.
+    pub strangers: BTreeMap<Arc<str>, Strangers>,
+}
+
+/// Addresses of a node's pods that are isolated in both directions until a pod is known to have
+/// them: a new pod's address is known only after its containers run.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Strangers {
+    /// Where the node's pods get their addresses from, mostly its `spec.podCIDRs`.
+    pub ranges: AddressSet,
+    /// Addresses in them that are no pod's, and let go.
+    pub released: BTreeSet<IpAddr>,
+    /// Addresses, wherever they lie, that were given to pods of which nothing else is known yet.
+    pub nameless: BTreeSet<IpAddr>,
 }
 
 impl Cluster {
@@ -71,6 +87,25 @@ impl Cluster {
     /// The node that has this address.
     pub fn node_by_ip(&self, address: IpAddr) -> Option<&Node> {
         self.nodes.values().find(|node| node.addresses.contains(&address))
+    }
+
+    /// The node that isolates this address because nobody knows whose it is. The node's own
+    /// addresses are known, those of its bridge as far as they are stated.
+    pub fn stranger_on(&self, address: IpAddr) -> Option<&Arc<str>> {
+        let mut nodes = self.strangers.iter();
+        if let Some((node, _)) = nodes.find(|(_, its)| its.nameless.contains(&address)) {
+            return self.pod_by_ip(address).is_none().then_some(node);
+        }
+        let mut nodes = self.strangers.iter();
+        let (node, _) = nodes.find(|(_, its)| its.ranges.contains(address))?;
+        let its_own = self.nodes.get(node).is_some_and(|node| node.addresses.contains(&address));
+        let released = self.strangers.get(node)?.released.contains(&address);
+        (!its_own && !released && self.pod_by_ip(address).is_none()).then_some(node)
+    }
+
+    /// Whether an address was given to a pod of a node of which nothing else is known.
+    pub fn is_nameless(&self, node: &str, address: IpAddr) -> bool {
+        self.strangers.get(node).is_some_and(|its| its.nameless.contains(&address))
     }
 
     fn imply(&mut self, namespace: &Arc<str>) {

@@ -16,6 +16,8 @@
 //! walk answers for every protocol and port at once, and on three values: what is not certain
 //! carries the names of the missing facts.
 
+use std::sync::Arc;
+
 use crate::cluster::Cluster;
 use crate::flow::{Flow, Party};
 use crate::matching::{Match, match_peers, rule_ports, selects};
@@ -51,6 +53,9 @@ pub struct Side {
     pub direction: Direction,
     /// Why no policy is asked, if none is.
     pub exempt: Option<Exempt>,
+    /// The node that isolates the party because nobody knows yet whose address it is; no policy is
+    /// asked then, and nothing passes.
+    pub stranger_on: Option<Arc<str>>,
     /// The NetworkPolicies that select the pod in this direction, by name. Empty: not isolated.
     pub isolated_by: Vec<Name>,
     /// Every rule of every policy that selects the pod, in the order of evaluation.
@@ -157,11 +162,21 @@ impl Side {
         Self {
             direction,
             exempt,
+            stranger_on: None,
             isolated_by: Vec::new(),
             rules: Vec::new(),
             allowed: PortSet::everything(),
             denied: PortSet::empty(),
             missing: Vec::new(),
+        }
+    }
+
+    fn stranger(direction: Direction, node: Arc<str>) -> Self {
+        Self {
+            stranger_on: Some(node),
+            allowed: PortSet::empty(),
+            denied: PortSet::everything(),
+            ..Self::open(direction, None)
         }
     }
 }
@@ -180,21 +195,32 @@ pub fn side(cluster: &Cluster, flow: &Flow<'_>, direction: Direction) -> Side {
         Direction::Egress => (flow.src, flow.dst),
         Direction::Ingress => (flow.dst, flow.src),
     };
-    let pod = match subject_of(subject) {
-        Ok(pod) => pod,
+    let subject = match subject_of(cluster, subject) {
+        Ok(subject) => subject,
         Err(exempt) => return Side::open(direction, Some(exempt)),
     };
-    if is_itself(pod, peer) {
+    let itself = match (subject, peer) {
+        (Subject::Pod(pod), _) => is_itself(pod, peer),
+        // Whoever was given it is a pod, if one without a name.
+        (Subject::Stranger(node), Party::Address(address)) => {
+            flow.src == flow.dst && cluster.is_nameless(node, address)
+        }
+        (Subject::Stranger(_), _) => false,
+    };
+    if itself {
         return Side::open(direction, Some(Exempt::Itself));
     }
     let own_node = match direction {
-        Direction::Ingress => from_own_node(cluster, pod, flow.src),
+        Direction::Ingress => from_own_node(cluster, subject, flow.src),
         Direction::Egress => Match::No(Vec::new()),
     };
     if own_node.is_yes() {
         return Side::open(direction, Some(Exempt::OwnNode));
     }
-    let mut side = walk_tiers(cluster, flow, pod, peer, direction);
+    let mut side = match subject {
+        Subject::Pod(pod) => walk_tiers(cluster, flow, pod, peer, direction),
+        Subject::Stranger(node) => Side::stranger(direction, node.clone()),
+    };
     if let Match::Unknown(facts) = own_node
         && !side.denied.is_empty()
     {
@@ -207,12 +233,23 @@ pub fn side(cluster: &Cluster, flow: &Flow<'_>, direction: Direction) -> Side {
     side
 }
 
-fn subject_of(party: Party<'_>) -> Result<&Pod, Exempt> {
+/// Who is protected.
+#[derive(Clone, Copy)]
+enum Subject<'a> {
+    Pod(&'a Pod),
+    /// An address that this node isolates until somebody is known to have it.
+    Stranger(&'a Arc<str>),
+}
+
+fn subject_of<'a>(cluster: &'a Cluster, party: Party<'a>) -> Result<Subject<'a>, Exempt> {
     match party {
         Party::Pod(pod) if pod.phase == Phase::Terminated => Err(Exempt::Terminated),
         Party::Pod(pod) if pod.host_network => Err(Exempt::HostNetwork),
-        Party::Pod(pod) => Ok(pod),
-        Party::Node(_) | Party::Address(_) => Err(Exempt::NotAPod),
+        Party::Pod(pod) => Ok(Subject::Pod(pod)),
+        Party::Node(_) => Err(Exempt::NotAPod),
+        Party::Address(address) => {
+            cluster.stranger_on(address).map(Subject::Stranger).ok_or(Exempt::NotAPod)
+        }
     }
 }
 
@@ -226,10 +263,14 @@ fn is_itself(pod: &Pod, peer: Party<'_>) -> bool {
     }
 }
 
-/// Whether the source is the node on which the pod runs, by whatever address, or a hostNetwork pod
-/// there.
-fn from_own_node(cluster: &Cluster, pod: &Pod, src: Party<'_>) -> Match {
+/// Whether the source is the node on which the destination is, by whatever address, or a
+/// hostNetwork pod there.
+fn from_own_node(cluster: &Cluster, destination: Subject<'_>, src: Party<'_>) -> Match {
     let unstated = |pod: &Pod| MissingFact::PodNode { pod: pod.name.clone() };
+    let (own, own_unstated) = match destination {
+        Subject::Pod(pod) => (pod.node.as_ref(), Some(unstated(pod))),
+        Subject::Stranger(node) => (Some(node), None),
+    };
     let (src_node, src_unstated) = match src {
         Party::Node(node) => (Some(&node.name), None),
         Party::Pod(other) if other.host_network && other.phase == Phase::Alive => {
@@ -241,12 +282,12 @@ fn from_own_node(cluster: &Cluster, pod: &Pod, src: Party<'_>) -> Match {
             None => return Match::No(Vec::new()),
         },
     };
-    match (src_node, &pod.node) {
+    match (src_node, own) {
         (Some(src), Some(own)) if src == own => Match::Yes,
         (Some(_), Some(_)) => Match::No(Vec::new()),
         (None, Some(_)) => Match::Unknown(src_unstated.into_iter().collect()),
-        (Some(_), None) => Match::Unknown(vec![unstated(pod)]),
-        (None, None) => Match::Unknown(src_unstated.into_iter().chain([unstated(pod)]).collect()),
+        (Some(_), None) => Match::Unknown(own_unstated.into_iter().collect()),
+        (None, None) => Match::Unknown(src_unstated.into_iter().chain(own_unstated).collect()),
     }
 }
 
@@ -328,6 +369,7 @@ fn walk_tiers(
     Side {
         direction,
         exempt: None,
+        stranger_on: None,
         isolated_by,
         rules: outcomes,
         allowed: PortSet::everything().difference(&walk.may_drop),

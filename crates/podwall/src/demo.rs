@@ -84,6 +84,7 @@ fn show() -> Result<ExitCode> {
         enforce: true,
         dataplane: String::new(),
         limits: String::new(),
+        mirrors: None,
     };
     let holder = lifecycle::start(&name, &config, StartOptions { die_with_parent: true })?;
     let connected = Client::connect_or_start(&name, &holder);

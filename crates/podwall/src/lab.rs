@@ -22,6 +22,7 @@ mod describe;
 mod flows;
 mod kinds;
 pub(crate) mod lifecycle;
+mod nodes;
 pub(crate) mod probe;
 mod table;
 mod yaml;
@@ -52,16 +53,16 @@ fn verb(args: &LabArgs) -> Result<ExitCode> {
         Verb::Down(down) => lifecycle::down(down.name.as_deref().unwrap_or(lab), down.all),
         Verb::List => lifecycle::list(),
         Verb::Exec(exec) => lifecycle::exec(lab, exec),
-        Verb::Apply(apply) => self::apply(&mut Client::connect(lab)?, apply),
-        Verb::Delete(delete) => self::delete(&mut Client::connect(lab)?, delete),
-        Verb::Get(get) => self::get(&mut Client::connect(lab)?, get),
-        Verb::Describe(describe) => self::describe(&mut Client::connect(lab)?, describe),
-        Verb::Label(label) => self::label(&mut Client::connect(lab)?, label),
-        Verb::Run(run) => run_pod(&mut Client::connect(lab)?, run),
-        Verb::Probe(probe) => probe::probe(&mut Client::connect(lab)?, probe),
-        Verb::Flows(flows) => flows::flows(&mut Client::connect(lab)?, flows),
-        Verb::Counters(args) => counters::counters(&mut Client::connect(lab)?, args),
-        Verb::Tables(tables) => self::tables(&mut Client::connect(lab)?, tables),
+        Verb::Apply(apply) => self::apply(&mut nodes::connect(lab)?, apply),
+        Verb::Delete(delete) => self::delete(&mut nodes::connect(lab)?, delete),
+        Verb::Get(get) => self::get(&mut nodes::connect(lab)?, get),
+        Verb::Describe(describe) => self::describe(&mut nodes::connect(lab)?, describe),
+        Verb::Label(label) => self::label(&mut nodes::connect(lab)?, label),
+        Verb::Run(run) => run_pod(&mut nodes::connect(lab)?, run),
+        Verb::Probe(probe) => probe::probe(&mut nodes::connect(lab)?, probe),
+        Verb::Flows(flows) => flows::flows(&mut nodes::connect(lab)?, flows),
+        Verb::Counters(args) => counters::counters(&mut nodes::connect(lab)?, args),
+        Verb::Tables(tables) => self::tables(&mut nodes::connect(lab)?, tables),
     }
 }
 

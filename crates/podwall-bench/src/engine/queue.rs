@@ -69,5 +69,6 @@ fn packet(bytes: &[u8]) -> Option<Packet> {
         protocol,
         port: u16::from_be_bytes([port[0], port[1]]),
         from_node: false,
+        to_node: false,
     })
 }

@@ -19,13 +19,13 @@ pub(crate) fn run(options: &Options) -> Result<Vec<Point>> {
     let fewer = options.addresses.iter().filter(|pods| **pods < largest.pods);
     let shapes: Vec<Shape> = fewer.map(|pods| Shape { pods: *pods, ..largest }).collect();
     if !shapes.is_empty() {
-        // A linear ruleset and a queue do not look at addresses that no policy of theirs names.
+        // A linear ruleset, a queue and the guard do not look at addresses that no policy of theirs names.
         let few = Options {
             engines: options
                 .engines
                 .iter()
                 .copied()
-                .filter(|e| !matches!(e, Engine::Linear | Engine::Queue))
+                .filter(|e| !matches!(e, Engine::Linear | Engine::Queue | Engine::Guard))
                 .collect(),
             ..options.clone()
         };

@@ -25,7 +25,7 @@ use crate::tables::{Delta, PolicyId, SubjectId};
 use crate::world::{KnownPod, PodSlot, PortName, Touched};
 
 /// A local address in one direction.
-type Local = (Direction, IpAddr);
+pub(super) type Local = (Direction, IpAddr);
 
 pub(super) type SubjectChanges = Changes<SubjectKey, Local>;
 
@@ -70,14 +70,7 @@ impl NodeCompiler {
             regrouped.moves.extend(keys.map(|(direction, key)| ((direction, address), key)));
         }
         let changes = self.subjects.update(&regrouped.rekeys, regrouped.moves);
-        for change in &changes.members {
-            let class = change.after.map(SubjectId);
-            match class {
-                Some(class) => drop(self.tables.subjects.insert(change.member, class)),
-                None => drop(self.tables.subjects.remove(&change.member)),
-            }
-            delta.subjects.push((change.member, class));
-        }
+        self.write_subjects(touched, &changes, delta);
         self.note_subjects(&changes, delta);
         changes
     }

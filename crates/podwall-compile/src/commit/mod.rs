@@ -4,13 +4,14 @@
 //!   1 objects    pods and namespaces into the world          ─▶ touched pods and addresses
 //!   2 policies   who selects whom, who is active             ─▶ atoms come and go
 //!   3 peers      addresses, namespaces and blocks to classes ─▶ classes that mean something else
-//!   4 subjects   local addresses to classes                  ─▶ classes with other rules
+//!   4 subjects   local addresses to classes; strangers       ─▶ classes with other rules
 //!   5 rows       (subject, peer) pairs that 3 and 4 touch    ─▶ verdicts
 //! ```
 
 mod isolation;
 mod peers;
 mod selection;
+mod strangers;
 mod verdicts;
 
 use std::collections::BTreeSet;

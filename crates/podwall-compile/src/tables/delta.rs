@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podwall_policy::address::AddressRange;
+use podwall_policy::address::{AddressRange, AddressSet};
 use podwall_policy::object::Name;
 use podwall_policy::policy::{Direction, RuleRef};
 
@@ -20,6 +20,8 @@ use super::{NetId, NodeTables, Peer, PeerId, PolicyId, RuleId, SubjectId, Verdic
 pub struct Delta {
     /// Local addresses.
     pub subjects: Vec<((Direction, IpAddr), Option<SubjectId>)>,
+    /// Where this node's pods get their addresses from, if that changes.
+    pub pod_ranges: Option<AddressSet>,
     /// Remote addresses.
     pub peers: Vec<(IpAddr, Option<Peer>)>,
     /// Ranges that go; exactly as they were added.
@@ -56,6 +58,7 @@ impl Delta {
         };
         Self {
             subjects: entries(&from.subjects, &to.subjects),
+            pod_ranges: (from.pod_ranges != to.pod_ranges).then(|| to.pod_ranges.clone()),
             peers,
             blocks_removed,
             blocks_added,
@@ -71,6 +74,7 @@ impl Delta {
     /// Whether nothing changes in the kernel.
     pub fn is_empty(&self) -> bool {
         self.subjects.is_empty()
+            && self.pod_ranges.is_none()
             && self.peers.is_empty()
             && self.blocks_removed.is_empty()
             && self.blocks_added.is_empty()
@@ -109,6 +113,9 @@ impl NodeTables {
                 Some(class) => drop(self.subjects.insert(*key, *class)),
                 None => drop(self.subjects.remove(key)),
             }
+        }
+        if let Some(ranges) = &delta.pod_ranges {
+            self.pod_ranges = ranges.clone();
         }
         for (address, class) in &delta.peers {
             match class {

@@ -1,6 +1,8 @@
 //! What can happen to a cluster?
 
-use podwall_policy::cluster::Cluster;
+use std::sync::Arc;
+
+use podwall_policy::cluster::{Cluster, Strangers};
 use podwall_policy::object::{Name, Namespace, Pod};
 use podwall_policy::policy::{Policy, Tier};
 
@@ -23,12 +25,14 @@ pub enum Change {
     PutPolicy(Policy),
     /// A policy went.
     RemovePolicy(Tier, Name),
+    /// A node isolates other addresses that nobody knows, or lets others go.
+    Strangers(Arc<str>, Strangers),
 }
 
 impl Change {
     /// Some change of a cluster that [`random::cluster`] made.
     pub fn random(dice: &mut Dice, cluster: &Cluster) -> Self {
-        match dice.below(12) {
+        match dice.below(14) {
             0 => {
                 let name = random::namespace_name(dice);
                 Self::PutNamespace(random::namespace(dice, name))
@@ -70,9 +74,18 @@ impl Change {
                     Self::PutPolicy(policy)
                 }
             },
-            _ => {
+            11 => {
                 let (tier, name) = random::policy_name(dice, true);
                 Self::RemovePolicy(tier, name)
+            }
+            _ => {
+                let node = *dice.pick(&random::NODES);
+                let mut strangers = random::strangers(dice, node, cluster);
+                if let Some(before) = cluster.strangers.get(node).filter(|_| dice.chance(70)) {
+                    // Mostly an address is let go or taken back.
+                    strangers.ranges = before.ranges.clone();
+                }
+                Self::Strangers(node.into(), strangers)
             }
         }
     }
@@ -86,6 +99,9 @@ impl Change {
             Self::RemovePod(name) => drop(cluster.pods.remove(&name)),
             Self::PutPolicy(policy) => cluster.put_policy(policy),
             Self::RemovePolicy(tier, name) => drop(cluster.policies.remove(&(tier, name))),
+            Self::Strangers(node, strangers) => {
+                drop(cluster.strangers.insert(node, strangers));
+            }
         }
     }
 
@@ -98,6 +114,12 @@ impl Change {
             Self::RemovePod(name) => compiler.remove_pod(&name),
             Self::PutPolicy(policy) => compiler.put_policy(policy),
             Self::RemovePolicy(tier, name) => compiler.remove_policy(tier, &name),
+            Self::Strangers(node, strangers) if compiler.node.as_ref() == Some(&node) => {
+                compiler.set_pod_ranges(strangers.ranges);
+                compiler.set_released(strangers.released);
+                compiler.set_nameless(strangers.nameless);
+            }
+            Self::Strangers(..) => {}
         }
     }
 }
@@ -129,6 +151,14 @@ pub fn changes(before: &Cluster, after: &Cluster) -> Vec<Change> {
         if before.policies.get(name) != Some(policy) {
             changes.push(Change::PutPolicy(policy.clone()));
         }
+    }
+    for (node, strangers) in &after.strangers {
+        if before.strangers.get(node) != Some(strangers) {
+            changes.push(Change::Strangers(node.clone(), strangers.clone()));
+        }
+    }
+    for node in before.strangers.keys().filter(|node| !after.strangers.contains_key(*node)) {
+        changes.push(Change::Strangers(node.clone(), Strangers::default()));
     }
     changes
 }

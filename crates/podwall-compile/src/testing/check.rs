@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use podwall_policy::address::Family;
-use podwall_policy::cluster::Cluster;
+use podwall_policy::cluster::{Cluster, Strangers};
 use podwall_policy::evaluate::{Exempt, Side, Verdict, side};
 use podwall_policy::explain::Question;
 use podwall_policy::flow::{Flow, Party};
 use podwall_policy::matching::Match;
-use podwall_policy::object::Namespace;
+use podwall_policy::object::{Namespace, Phase, Pod};
 use podwall_policy::policy::{Action, Direction, Tier};
 use podwall_policy::port::{PortMatch, PortSpec, Protocol};
 use podwall_policy::reason::Reason;
@@ -17,14 +17,14 @@ use podwall_policy::reason::Reason;
 use super::random::{PROTOCOLS, interesting_ports};
 use crate::atoms::Question as Asked;
 use crate::tables::{
-    Decision, NodeTables, Packet, Peer, PeerKey, PortKey, Verdict as TableVerdict,
+    Decision, NodeTables, Packet, Peer, PeerKey, PortKey, SubjectId, Verdict as TableVerdict,
 };
 
 /// How often each kind of outcome came up.
 pub type Coverage = BTreeMap<&'static str, usize>;
 
 /// Kinds of outcome that a long enough run must reach.
-pub const KINDS: [&str; 34] = [
+pub const KINDS: [&str; 45] = [
     "not local",
     "open",
     "loopback",
@@ -59,6 +59,17 @@ pub const KINDS: [&str; 34] = [
     "contested address",
     "IPv6",
     "portless protocol",
+    "stranger sends",
+    "stranger is sent to",
+    "stranger hears its own node",
+    "nameless, in pod ranges",
+    "nameless, elsewhere",
+    "pod ranges: a pod, open",
+    "pod ranges: a pod, isolated",
+    "pod ranges: a pod of another node",
+    "pod ranges: a pod that has ended",
+    "pod ranges: let go",
+    "pod ranges: the node itself",
 ];
 
 /// The cluster as the kernel must take it: of a namespace whose labels nobody states only the name
@@ -100,16 +111,18 @@ pub fn check(
 #[derive(Debug)]
 pub struct Pair<'a> {
     cluster: &'a Cluster,
+    node: Option<&'a str>,
     addresses: (IpAddr, IpAddr),
     flow: Flow<'a>,
     /// `None`: not local.
     sides: [(Direction, Option<Side>); 2],
     from_node: bool,
+    to_node: bool,
 }
 
 impl<'a> Pair<'a> {
     /// Asks the evaluator. `None` takes all pods as local. The cluster must be [`as_known`].
-    pub fn new(cluster: &'a Cluster, node: Option<&str>, (src, dst): (IpAddr, IpAddr)) -> Self {
+    pub fn new(cluster: &'a Cluster, node: Option<&'a str>, (src, dst): (IpAddr, IpAddr)) -> Self {
         let family = Family::of(src);
         let flow = Flow { src: Party::at(cluster, src), dst: Party::at(cluster, dst), family };
         let own_node = |party: Party<'_>| match party {
@@ -121,20 +134,31 @@ impl<'a> Pair<'a> {
             (Party::Node(from), None) => own_node(flow.dst).is_some_and(|node| node == from.name),
             _ => false,
         };
-        let local = |party: Party<'_>| {
-            party.subject().is_some_and(|pod| node.is_none_or(|n| pod.node.as_deref() == Some(n)))
+        let to_node = match flow.dst {
+            Party::Node(to) => node.is_none_or(|node| *to.name == *node),
+            _ => false,
+        };
+        let local = |party: Party<'_>| match party {
+            // No node is the whole cluster's, and isolates no strangers.
+            Party::Address(address) => {
+                node.is_some() && cluster.stranger_on(address).map(|on| &**on) == node
+            }
+            _ => party
+                .subject()
+                .is_some_and(|pod| node.is_none_or(|n| pod.node.as_deref() == Some(n))),
         };
         let asked = [(Direction::Egress, flow.src), (Direction::Ingress, flow.dst)];
         let sides = asked.map(|(direction, subject)| {
             (direction, local(subject).then(|| side(cluster, &flow, direction)))
         });
-        Self { cluster, addresses: (src, dst), flow, sides, from_node }
+        Self { cluster, node, addresses: (src, dst), flow, sides, from_node, to_node }
     }
 
     /// A packet from the one to the other.
     pub fn packet(&self, protocol: Protocol, port: u16) -> Packet {
         let (src, dst) = self.addresses;
-        Packet { src, dst, protocol, port, from_node: self.from_node }
+        let (from_node, to_node) = (self.from_node, self.to_node);
+        Packet { src, dst, protocol, port, from_node, to_node }
     }
 
     /// What the evaluator says of a packet, per direction (egress, ingress); `None`: not local.
@@ -162,6 +186,13 @@ impl<'a> Pair<'a> {
                 }
                 continue;
             };
+            // Whose address somebody was given stands in the tables; nobody else is closed here.
+            let strangers = [SubjectId::STRANGER, SubjectId::CLOSED];
+            let subject = tables.subject_of(packet, *direction);
+            let stranger = subject.is_some_and(|subject| strangers.contains(&subject));
+            if stranger != expected.stranger_on.is_some() {
+                return Err(format!("{packet:?} {direction}: stranger {stranger}: {expected:#?}"));
+            }
             compare(expected, found, packet)
                 .and_then(|()| name_of_rule(expected, found, tables, packet))
                 .map_err(|error| format!("{packet:?} {direction}: {error}"))?;
@@ -175,6 +206,54 @@ impl<'a> Pair<'a> {
         for (direction, expected) in &self.sides {
             let (cluster, flow) = (self.cluster, &self.flow);
             count_setting(cluster, flow, *direction, expected.as_ref(), self.from_node, coverage);
+            self.count_in_ranges(*direction, expected.as_ref(), coverage);
+        }
+    }
+}
+
+impl Pair<'_> {
+    /// Counts who it is that has a local address in the node's pod ranges.
+    fn count_in_ranges(
+        &self,
+        direction: Direction,
+        expected: Option<&Side>,
+        coverage: &mut Coverage,
+    ) {
+        let Some(node) = self.node else { return };
+        let Some(its) = self.cluster.strangers.get(node) else { return };
+        let Strangers { ranges, released, nameless } = its;
+        let (src, dst) = self.addresses;
+        let (address, party) = match direction {
+            Direction::Egress => (src, self.flow.src),
+            Direction::Ingress => (dst, self.flow.dst),
+        };
+        let mut count = |kind| *coverage.entry(kind).or_default() += 1;
+        if nameless.contains(&address) && expected.is_some_and(|it| it.stranger_on.is_some()) {
+            let inside = ranges.contains(address);
+            count(if inside { "nameless, in pod ranges" } else { "nameless, elsewhere" });
+        }
+        if !ranges.contains(address) {
+            return;
+        }
+        let ended = |pod: &Pod| pod.phase == Phase::Terminated && pod.ips.contains(&address);
+        if self.cluster.pods.values().any(ended) && self.cluster.pod_by_ip(address).is_none() {
+            count("pod ranges: a pod that has ended");
+        }
+        let stranger = expected.is_some_and(|side| side.stranger_on.is_some());
+        match (party, direction) {
+            (_, Direction::Egress) if stranger => count("stranger sends"),
+            (_, Direction::Ingress) if stranger => count("stranger is sent to"),
+            (Party::Address(_), _) if released.contains(&address) => count("pod ranges: let go"),
+            (Party::Address(_), Direction::Ingress) if self.from_node => {
+                count("stranger hears its own node");
+            }
+            (Party::Pod(_), _) if expected.is_none() => count("pod ranges: a pod of another node"),
+            (Party::Pod(_), _) if expected.is_some_and(Side::is_isolated) => {
+                count("pod ranges: a pod, isolated");
+            }
+            (Party::Pod(_), _) => count("pod ranges: a pod, open"),
+            (Party::Node(_), _) => count("pod ranges: the node itself"),
+            (Party::Address(_), _) => {}
         }
     }
 }

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use podwall_policy::address::IpBlock;
-use podwall_policy::cluster::Cluster;
+use podwall_policy::address::{AddressRange, AddressSet, IpBlock};
+use podwall_policy::cluster::{Cluster, Strangers};
 use podwall_policy::label::{Labels, METADATA_NAME};
 use podwall_policy::object::{Name, Namespace, Node, Phase, Pod};
 use podwall_policy::policy::{Action, NamespaceScope, Peer, PodScope, Policy, Rule, Tier};
@@ -75,7 +75,51 @@ pub fn cluster(dice: &mut Dice) -> Cluster {
     for _ in 0..dice.between(0, 7) {
         cluster.put_policy(policy(dice, tiers));
     }
+    for name in NODES {
+        if dice.chance(25) {
+            cluster.strangers.insert(name.into(), strangers(dice, name, &cluster));
+        }
+    }
     cluster
+}
+
+/// What a node isolates until it knows whose it is: mostly where its pods are, sometimes with
+/// addresses of other pods and its own.
+pub fn strangers(dice: &mut Dice, node: &str, cluster: &Cluster) -> Strangers {
+    let number = NODES.iter().position(|its| *its == node).unwrap_or_default() + 1;
+    let own = self::node(node).addresses;
+    let mut ranges = AddressSet::empty();
+    for _ in 0..dice.between(0, 3) {
+        let text = match dice.below(8) {
+            0..3 => format!("10.0.{number}.0/{}", dice.between(24, 31)),
+            3..5 => format!("fd00::{number}:0/{}", dice.between(112, 127)),
+            5 => format!("10.0.{number}.{}/32", dice.between(1, 6)),
+            6 => format!("{}/32", own[0]),
+            _ => format!("{}/128", own[1]),
+        };
+        let net: Result<IpNet, _> = text.parse();
+        ranges = net.map_or(ranges.clone(), |net| ranges.union(&AddressSet::from(net)));
+    }
+    let released = dice.some(0, 2, |dice| match in_ranges(dice, &ranges) {
+        Some(address) if dice.chance(80) => address,
+        _ => address(dice, cluster),
+    });
+    // Nobody gives a node's own address to a pod, or one of another node's.
+    let elsewhere = IpAddr::from([10, 0, 30, u8::try_from(number).unwrap_or_default()]);
+    let nameless = dice.some(0, 2, |dice| match in_ranges(dice, &ranges) {
+        Some(address) if dice.chance(50) && !own.contains(&address) => address,
+        _ => elsewhere,
+    });
+    let [released, nameless] = [released, nameless].map(|all| all.into_iter().collect());
+    Strangers { ranges, released, nameless }
+}
+
+/// One of the first addresses of some range, which are those that pods have.
+pub fn in_ranges(dice: &mut Dice, ranges: &AddressSet) -> Option<IpAddr> {
+    let range = ranges.ranges().get(dice.below(ranges.ranges().len()))?;
+    let (first, last) = range.bits();
+    let bits = last.min(first + u128::try_from(dice.below(9)).unwrap_or_default());
+    Some(AddressRange::from_bits(range.family(), bits, bits)?.first())
 }
 
 /// A node with an address of each family, inside the blocks that rules name.
@@ -246,8 +290,19 @@ fn selector(dice: &mut Dice, most: usize) -> Selector {
     Selector { requirements }
 }
 
-/// An address of a pod or node of the cluster, or one outside.
+/// An address of a pod or node of the cluster, one that may be a pod's, or one outside.
 pub fn address(dice: &mut Dice, cluster: &Cluster) -> IpAddr {
+    let strangers: Vec<_> = cluster.strangers.values().collect();
+    if !strangers.is_empty() && dice.chance(30) {
+        let Strangers { ranges, nameless, .. } = *dice.pick(&strangers);
+        let nameless: Vec<IpAddr> = nameless.iter().copied().collect();
+        if !nameless.is_empty() && dice.chance(30) {
+            return *dice.pick(&nameless);
+        }
+        if let Some(address) = in_ranges(dice, ranges) {
+            return address;
+        }
+    }
     let pods = cluster.pods.values().flat_map(|pod| &pod.ips);
     let nodes = cluster.nodes.values().flat_map(|node| &node.addresses);
     let known: Vec<IpAddr> = pods.chain(nodes).copied().collect();

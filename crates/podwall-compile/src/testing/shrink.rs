@@ -1,5 +1,6 @@
 //! What is the smallest cluster that still shows it?
 
+use podwall_policy::address::AddressSet;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::policy::{Direction, Rule};
 
@@ -35,6 +36,30 @@ fn candidates(cluster: &Cluster) -> Vec<Cluster> {
     }
     for key in cluster.nodes.keys() {
         less(&|c| drop(c.nodes.remove(key)));
+    }
+    for (key, strangers) in &cluster.strangers {
+        less(&|c| drop(c.strangers.remove(key)));
+        for address in &strangers.released {
+            less(&|c| {
+                c.strangers.get_mut(key).into_iter().for_each(|its| {
+                    its.released.remove(address);
+                });
+            });
+        }
+        for address in &strangers.nameless {
+            less(&|c| {
+                c.strangers.get_mut(key).into_iter().for_each(|its| {
+                    its.nameless.remove(address);
+                });
+            });
+        }
+        for range in strangers.ranges.ranges() {
+            less(&|c| {
+                if let Some(its) = c.strangers.get_mut(key) {
+                    its.ranges = its.ranges.difference(&AddressSet::from(*range));
+                }
+            });
+        }
     }
     for (key, pod) in &cluster.pods {
         for at in 0..pod.ports.len() {

@@ -11,6 +11,7 @@
 use std::path::Path;
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle};
+use podwall_compile::tables::SubjectId;
 use rustc_hash::FxHashMap;
 
 use crate::Error;
@@ -36,7 +37,13 @@ impl Counts {
         Ok(Self { packets: open("packets")?, names: open("names")? })
     }
 
-    /// Packets of one id over all CPUs.
+    /// The place of an id; none for one beyond the counters. Strangers have the last.
+    fn place(&self, id: u32) -> Option<u32> {
+        let last = self.names.max_entries().checked_sub(1)?;
+        if id == SubjectId::STRANGER.0 { Some(last) } else { (id < last).then_some(id) }
+    }
+
+    /// Packets at one place over all CPUs.
     fn packets(&self, id: u32) -> Result<u64, Error> {
         let values = self.packets.lookup_percpu(&id.to_ne_bytes(), MapFlags::ANY);
         let values = values.map_err(cannot("read"))?.unwrap_or_default();
@@ -64,7 +71,8 @@ impl Counts {
             let id = key.try_into().map(u32::from_ne_bytes);
             let name = value.try_into().map_or(0, u64::from_ne_bytes);
             if let (Ok(id), true) = (id, name != 0) {
-                owners.insert(id, name);
+                let is_last = id + 1 == all;
+                owners.insert(if is_last { SubjectId::STRANGER.0 } else { id }, name);
             }
         }
         Ok(owners)
@@ -74,7 +82,9 @@ impl Counts {
     pub(crate) fn by_name(&self) -> Result<FxHashMap<u64, u64>, Error> {
         let mut out = FxHashMap::default();
         for (id, name) in self.names()? {
-            out.insert(name, self.packets(id)?);
+            if let Some(place) = self.place(id) {
+                out.insert(name, self.packets(place)?);
+            }
         }
         Ok(out)
     }
@@ -99,10 +109,8 @@ impl Counts {
 
     /// Gives one counter to somebody else, at zero; 0: to nobody.
     pub(crate) fn change(&self, id: u32, name: u64) -> Result<(), Error> {
-        if id >= self.names.max_entries() {
-            return Ok(());
-        }
-        let had = self.names.lookup(&id.to_ne_bytes(), MapFlags::ANY).map_err(cannot("read"))?;
+        let Some(place) = self.place(id) else { return Ok(()) };
+        let had = self.names.lookup(&place.to_ne_bytes(), MapFlags::ANY).map_err(cannot("read"))?;
         if had != Some(name.to_ne_bytes().to_vec()) {
             self.set(id, name, 0)?;
         }
@@ -110,17 +118,15 @@ impl Counts {
     }
 
     fn set(&self, id: u32, name: u64, packets: u64) -> Result<(), Error> {
-        if id >= self.names.max_entries() {
-            return Ok(());
-        }
-        self.set_packets(id, packets)?;
-        let (key, value) = (id.to_ne_bytes(), name.to_ne_bytes());
+        let Some(place) = self.place(id) else { return Ok(()) };
+        self.set_packets(place, packets)?;
+        let (key, value) = (place.to_ne_bytes(), name.to_ne_bytes());
         self.names.update(&key, &value, MapFlags::ANY).map_err(cannot("write"))
     }
 
     /// Packets by id.
     pub(crate) fn read(&self, owners: &Owners) -> Result<Vec<(u32, u64)>, Error> {
-        let ids = owners.keys().filter(|id| **id < self.names.max_entries());
-        ids.map(|id| Ok((*id, self.packets(*id)?))).collect()
+        let ids = owners.keys().filter_map(|id| Some((*id, self.place(*id)?)));
+        ids.map(|(id, place)| Ok((id, self.packets(place)?))).collect()
     }
 }

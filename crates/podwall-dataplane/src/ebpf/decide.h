@@ -83,8 +83,44 @@ __noinline int known_of(struct packet *packet, __u32 destination, __u32 copy, st
 		found = find_addresses4(copy, &key);
 		APART(4);
 	}
-	*known = found ? *found : (struct known){ OPEN, OPEN, UNKNOWN, NO_CLASS };
+	*known = found ? *found : (struct known){ UNLISTED, UNLISTED, UNKNOWN, NO_CLASS };
 	return 0;
+}
+
+/* Whether this node's pods get their addresses from where one end is. */
+__noinline int in_pod_ranges(struct packet *packet, __u32 destination, __u64 word)
+{
+	struct control *found;
+	__u32 zero = 0, count, *address;
+
+	found = bpf_map_lookup_elem(&control, &zero);
+	if (!packet || !found)
+		return 0;
+	address = destination ? packet->destination : packet->source;
+	count = packet->is_v6 ? POD_RANGES6(word) : POD_RANGES4(word);
+	for (int i = 0; i < POD_RANGES && i < count; i++) {
+		if (packet->is_v6) {
+			__u32 *net = found->pod_ranges[i].v6[word & 1].address;
+			__u32 *mask = found->pod_ranges[i].v6[word & 1].mask;
+
+			if (!(((address[0] & mask[0]) ^ net[0]) | ((address[1] & mask[1]) ^ net[1]) |
+			      ((address[2] & mask[2]) ^ net[2]) | ((address[3] & mask[3]) ^ net[3])))
+				return 1;
+		} else if ((address[0] & found->pod_ranges[i].v4[word & 1].mask) ==
+			   found->pod_ranges[i].v4[word & 1].address) {
+			return 1;
+		}
+	}
+	return 0;
+}
+
+/* Who isolates an end in its direction: a class, STRANGER, or nobody: OPEN. */
+static __always_inline __u32 subject_of(struct packet *packet, __u32 destination, __u32 listed,
+					__u64 word)
+{
+	if (listed != UNLISTED)
+		return listed;
+	return HAS_POD_RANGES(word) && in_pod_ranges(packet, destination, word) ? STRANGER : OPEN;
 }
 
 __noinline __u32 block_of(struct packet *packet, __u32 ingress, __u32 copy)

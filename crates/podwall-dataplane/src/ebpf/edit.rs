@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use podwall_compile::tables::{Delta, NodeTables, Peer, PeerKey, PortKey, SubjectId, Verdict};
-use podwall_policy::address::{AddressRange, Family};
+use podwall_policy::address::{AddressRange, AddressSet, Family};
 use podwall_policy::policy::Direction;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -52,9 +52,16 @@ impl Entries {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Edit {
     pub(crate) tables: BTreeMap<Table, Entries>,
+    /// The pod ranges, if they change.
+    pub(crate) pod_ranges: Option<AddressSet>,
 }
 
 impl Edit {
+    /// Whether nothing changes.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.pod_ranges.is_none()
+    }
+
     fn of(&mut self, table: Table) -> &mut Entries {
         self.tables.entry(table).or_default()
     }
@@ -121,6 +128,7 @@ impl Model {
     /// The model of full tables, and the entries of all of them.
     pub(crate) fn new(tables: &NodeTables) -> (Self, Edit) {
         let (mut model, mut edit) = (Self::default(), Edit::default());
+        edit.pod_ranges = Some(tables.pod_ranges.clone());
         model.all_rows(tables, &mut edit);
         for ((direction, address), class) in &tables.subjects {
             model.isolate(*direction, *address, Some(*class));
@@ -187,7 +195,7 @@ impl Model {
 
     /// Makes a change in the model; the entries that it means. `before` is what the kernel holds.
     pub(crate) fn change(&mut self, before: &NodeTables, delta: &Delta) -> Edit {
-        let mut edit = Edit::default();
+        let mut edit = Edit { pod_ranges: delta.pod_ranges.clone(), ..Edit::default() };
         let other_kinds = self.change_rows(before, delta, &mut edit);
         self.change_addresses(before, delta, &other_kinds, &mut edit);
         let (gone, come) = (&delta.blocks_removed, delta.blocks_added.iter().copied());
@@ -206,7 +214,7 @@ impl Model {
     }
 
     /// What the kernel should know of an address.
-    fn known(&self, address: &IpAddr, peer: Option<Peer>) -> Option<[u8; 16]> {
+    pub(crate) fn known(&self, address: &IpAddr, peer: Option<Peer>) -> Option<[u8; 16]> {
         let local = self.locals.get(address).copied().unwrap_or_default();
         let kinds =
             |subject: SubjectId| Kinds::of(self.kinds.get(&subject).copied().unwrap_or_default());
@@ -268,7 +276,7 @@ impl Model {
                 Some(bytes) => entries.set_address(address, &bytes),
                 None => layout::put_address(address, &mut entries.gone),
             }
-            if self.locals.get(&address).is_some_and(|local| local.is_open()) {
+            if self.locals.get(&address).is_some_and(|local| local.is_unlisted()) {
                 self.locals.remove(&address);
             }
         }

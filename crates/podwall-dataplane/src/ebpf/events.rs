@@ -11,6 +11,7 @@ use podwall_compile::tables::RuleId;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 
+use super::layout::STRANGER;
 use crate::Error;
 use crate::denied::{Denials, Denied};
 
@@ -65,6 +66,7 @@ fn event(bytes: &[u8]) -> Option<Denied> {
             Ipv6Addr::from(all).into()
         })
     };
+    let subject = bytes.get(20..24)?.try_into().ok().map(u32::from_ne_bytes);
     let rule = bytes.get(16..20)?.try_into().ok().map(u32::from_ne_bytes);
     let rule = rule.filter(|rule| *rule != NO_RULE);
     Some(Denied {
@@ -76,6 +78,7 @@ fn event(bytes: &[u8]) -> Option<Denied> {
         src_port: port(8)?,
         port: port(10)?,
         rule: rule.map(RuleId),
+        stranger: subject == Some(STRANGER),
     })
 }
 

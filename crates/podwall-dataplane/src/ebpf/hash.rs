@@ -170,6 +170,26 @@ pub(crate) fn set<B: Buckets>(
     Ok(true)
 }
 
+/// The value of a key, if it is there.
+pub(crate) fn get<B: Buckets>(
+    table: &B,
+    form: Form,
+    key: &[u8],
+) -> Result<Option<Vec<u8>>, B::Error> {
+    let count = table.count();
+    let home = form.home(key, count);
+    for at in (0..PROBES).map(|probe| (home + probe) % count) {
+        let bucket = table.get(at)?;
+        if let Some(place) = bucket.find(form, key) {
+            return Ok(Some(bucket.entry(form, place).1.to_vec()));
+        }
+        if bucket.went_on(form) == 0 {
+            break;
+        }
+    }
+    Ok(None)
+}
+
 /// Takes a key away, if it is there.
 pub(crate) fn remove<B: Buckets>(table: &mut B, form: Form, key: &[u8]) -> Result<(), B::Error> {
     let count = table.count();

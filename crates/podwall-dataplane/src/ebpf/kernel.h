@@ -50,6 +50,10 @@ struct udphdr {
 	__be16 dest;
 };
 
+struct net_device {
+	int ifindex;
+};
+
 struct nf_hook_state {
 	__u8 hook;
 	__u8 pf;
@@ -74,6 +78,7 @@ enum {
 	NF_INET_POST_ROUTING = 4,
 	NFPROTO_IPV4 = 2,
 	NFPROTO_IPV6 = 10,
+	LOOPBACK_IFINDEX = 1, /* include/net/flow.h */
 	CT_STATE = 7,
 	CT_ESTABLISHED = 0,
 	CT_RELATED = 1,

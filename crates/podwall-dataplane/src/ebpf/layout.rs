@@ -14,14 +14,15 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use podwall_compile::tables::{GroupId, NetId, Peer, PeerId, PeerKey, PortKey, SubjectId, Verdict};
-use podwall_policy::address::{AddressRange, Family};
+use podwall_policy::address::{AddressRange, AddressSet, Family};
 use podwall_policy::port::Protocol;
 
 use super::hash::Form;
 
 /// A change of this layout makes maps that an earlier program cannot read.
-pub(crate) const LAYOUT: u32 = 3;
+pub(crate) const LAYOUT: u32 = 4;
 
 /// A table of which the kernel has two copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -95,7 +96,7 @@ impl Table {
 }
 
 /// Which rows a subject has, as bits beside its class, so that packets look up no
-/// others. A compiler hands out less than 2²⁸ − 1 subject classes.
+/// others. A compiler hands out less than 2²⁸ − 3 subject classes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Kinds(pub(crate) u32);
 
@@ -118,7 +119,11 @@ impl Kinds {
 }
 
 /// A direction of an address that nothing isolates.
-const OPEN: u32 = u32::MAX;
+const OPEN: u32 = SubjectId::OPEN.0;
+/// The same, unless this node's pods get their addresses from there.
+const UNLISTED: u32 = u32::MAX - 1;
+/// A stranger, in events.
+pub(crate) const STRANGER: u32 = (1 << 28) - 3;
 /// Instead of an own class: it is no pod's.
 const UNKNOWN: u32 = u32::MAX;
 
@@ -130,7 +135,7 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn is_open(self) -> bool {
+    pub(crate) fn is_unlisted(self) -> bool {
         self == Self::default()
     }
 }
@@ -141,11 +146,14 @@ pub(crate) fn known(
     peer: Option<Peer>,
     kinds: impl Fn(SubjectId) -> Kinds,
 ) -> Option<[u8; 16]> {
-    if local.is_open() && peer.is_none() {
+    if local.is_unlisted() && peer.is_none() {
         return None;
     }
-    let subject =
-        |side: Option<SubjectId>| side.map_or(OPEN, |subject| subject.0 | kinds(subject).0);
+    let subject = |side: Option<SubjectId>| match side {
+        None => UNLISTED,
+        Some(subject) if subject.is_open() => OPEN,
+        Some(subject) => subject.0 | kinds(subject).0,
+    };
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&pair(subject(local.egress), subject(local.ingress)));
     bytes[8..].copy_from_slice(&match peer {
@@ -197,6 +205,52 @@ pub(crate) fn prefixes(range: AddressRange) -> Vec<Vec<u8>> {
             key
         })
         .collect()
+}
+
+/// How many pod ranges there may be of a family.
+const POD_RANGES: usize = crate::limits::POD_RANGES;
+/// Bytes of one, of both families and copies.
+const POD_RANGE: usize = 2 * 2 * (4 + 16);
+/// Bytes of `control`.
+pub(crate) const CONTROL: usize = 8 + POD_RANGES * POD_RANGE;
+
+/// Where the bytes of a copy's pod ranges are in `control`: IPv4, then IPv6.
+fn pod_range_places(copy: usize) -> impl Iterator<Item = [std::ops::Range<usize>; 2]> {
+    (0..POD_RANGES).map(move |index| {
+        let (v4, v6) = (8 + index * POD_RANGE + copy * 8, 8 + index * POD_RANGE + 16 + copy * 32);
+        [v4..v4 + 8, v6..v6 + 32]
+    })
+}
+
+/// The CIDRs of pod ranges, by family.
+fn pod_nets(ranges: &AddressSet) -> [Vec<IpNet>; 2] {
+    let nets = || ranges.ranges().iter().flat_map(AddressRange::cidrs);
+    Family::BOTH.map(|family| nets().filter(|net| Family::of(net.network()) == family).collect())
+}
+
+/// Puts the pod ranges into a copy's place in `control`: address and mask.
+pub(crate) fn put_pod_ranges(control: &mut [u8; CONTROL], copy: usize, ranges: &AddressSet) {
+    let nets = pod_nets(ranges);
+    for (index, places) in pod_range_places(copy).enumerate() {
+        for (place, nets) in places.into_iter().zip(&nets) {
+            let mut bytes = Vec::with_capacity(place.len());
+            if let Some(net) = nets.get(index) {
+                put_address(net.network(), &mut bytes);
+                put_address(net.netmask(), &mut bytes);
+            }
+            bytes.resize(place.len(), 0);
+            control[place].copy_from_slice(&bytes);
+        }
+    }
+}
+
+/// How many pod ranges there are, in the upper half of the word of `control`.
+pub(crate) const POD_RANGE_COUNTS: u64 = 0xff << 34;
+
+/// The same of these.
+pub(crate) fn pod_range_counts(ranges: &AddressSet) -> u64 {
+    let [v4, v6] = pod_nets(ranges).map(|nets| nets.len().min(POD_RANGES) as u64);
+    v4 << 34 | v6 << 38
 }
 
 pub(crate) fn verdict(verdict: Option<Verdict>) -> [u8; 8] {

@@ -219,6 +219,16 @@ impl Copies {
         }
     }
 
+    /// The value of a key in a copy.
+    pub(crate) fn lookup(&self, copy: usize, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let map = &self.inner[copy];
+        let found = match self.table.form() {
+            Some(form) => hash::get(&Direct(map), form, key),
+            None => map.lookup(key, MapFlags::ANY),
+        };
+        found.map_err(cannot("read", self.table))
+    }
+
     /// All entries of a copy: keys side by side, values side by side.
     pub(crate) fn read(&self, copy: usize) -> Result<(Vec<u8>, Vec<u8>), Error> {
         let map = &self.inner[copy];

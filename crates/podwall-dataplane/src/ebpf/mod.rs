@@ -17,6 +17,7 @@
 mod counts;
 mod edit;
 mod events;
+mod glance;
 mod hash;
 pub(crate) mod layout;
 mod mapped;
@@ -197,6 +198,9 @@ impl Ebpf {
             let control = pinned.control()?;
             let spare = 1 - usize::from(control & 1 == 1);
             let grown = Self::write_copy(&mut pinned.tables, spare, edit, anew)?;
+            if let Some(ranges) = &edit.pod_ranges {
+                pinned.set_pod_ranges(spare, ranges)?;
+            }
             if anew {
                 pinned.install(&Table::ALL, &[spare])?;
             } else if !grown.is_empty() {
@@ -253,7 +257,8 @@ impl Ebpf {
 fn flags(edit: &Edit) -> u64 {
     let has = |table| edit.tables.get(&table).is_some_and(|entries| !entries.keys.is_empty());
     let bit = |table, bit| if has(table) { bit } else { 0 };
-    bit(Table::Blocks4, HAS_BLOCKS4) | bit(Table::Blocks6, HAS_BLOCKS6)
+    let ranges = edit.pod_ranges.as_ref().map_or(0, layout::pod_range_counts);
+    bit(Table::Blocks4, HAS_BLOCKS4) | bit(Table::Blocks6, HAS_BLOCKS6) | ranges
 }
 
 impl Limited for Ebpf {
@@ -293,12 +298,20 @@ impl Limited for Ebpf {
             return Err(Error::NotLoaded);
         };
         let edit = model.change(before, delta);
-        if !edit.tables.is_empty() {
-            let flags = flags(&edit) | pinned.control()? & FLAGS;
+        if !edit.is_empty() {
+            let stay = match edit.pod_ranges {
+                None => FLAGS,
+                Some(_) => FLAGS & !layout::POD_RANGE_COUNTS,
+            };
+            let flags = flags(&edit) | pinned.control()? & stay;
             Self::write(pinned, &edit, flags, false)?;
         }
         self.model = Some(model);
         Ok(())
+    }
+
+    fn look(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        Self::look(self, tables)
     }
 
     fn compare(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
@@ -310,6 +323,7 @@ impl Limited for Ebpf {
             drift.push(Drift::NotThere { what: format!("table inet {}", conntrack::TABLE) });
         }
         let (_, edit) = Model::new(tables);
+        drift.extend(pinned.other_pod_ranges(tables)?);
         for copy in 0..2 {
             for (table, copies) in &pinned.tables {
                 let (key, value) = table.sizes();
@@ -359,6 +373,10 @@ impl DataPlane for Ebpf {
 
     fn verify(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
         limits::verify(self, tables)
+    }
+
+    fn glance(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        limits::glance(self, tables)
     }
 
     fn counters(&mut self) -> Result<Counters, Error> {

@@ -20,11 +20,14 @@ use libbpf_rs::{
 };
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use podwall_compile::tables::NodeTables;
+use podwall_policy::address::AddressSet;
 use rustc_hash::FxHasher;
 
 use super::Config;
 use super::edit::Model;
-use super::layout::{LAYOUT, Table};
+use super::hex;
+use super::layout::{self, CONTROL, LAYOUT, Table};
 use super::maps::Copies;
 use super::needs;
 use crate::namespace::Namespace;
@@ -108,6 +111,11 @@ fn name(config: &Config) -> String {
     format!("{:016x}", hasher.finish())
 }
 
+/// Counters of a kind: the last one is for strangers.
+fn counters(config: &Config) -> u32 {
+    config.counters.saturating_add(1)
+}
+
 impl Pinned {
     /// What an earlier process with the same program left, if all of it is there: four links to one
     /// program, and under our names the very maps that it reads and notes of the right form. Anything
@@ -129,7 +137,7 @@ impl Pinned {
         let is_note = |name: &str| {
             MapHandle::from_pinned_path(directory.join(name)).is_ok_and(|map| {
                 let form = (map.map_type(), map.key_size(), map.value_size(), map.max_entries());
-                form == (MapType::Array, 4, 8, config.counters)
+                form == (MapType::Array, 4, 8, counters(config))
             })
         };
         let is_there =
@@ -154,7 +162,7 @@ impl Pinned {
         for mut map in open.maps_mut() {
             let name = map.name().to_string_lossy().into_owned();
             if name.ends_with("_packets") || name.ends_with("_names") {
-                map.set_max_entries(config.counters).map_err(cannot("size the counters"))?;
+                map.set_max_entries(counters(config)).map_err(cannot("size the counters"))?;
             }
         }
         let object = needs::loading(|| open.load())?;
@@ -233,20 +241,58 @@ impl Pinned {
             .collect()
     }
 
+    /// All of `control`.
+    pub(crate) fn control_bytes(&self) -> Result<[u8; CONTROL], Error> {
+        let bytes = self.control.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY);
+        let bytes = bytes.map_err(cannot("read map control"))?;
+        Ok(bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; CONTROL]))
+    }
+
+    fn set_control(&self, bytes: &[u8; CONTROL]) -> Result<(), Error> {
+        self.control
+            .update(&0_u32.to_ne_bytes(), bytes, MapFlags::ANY)
+            .map_err(cannot("write map control"))
+    }
+
+    /// The word of `control`.
     pub(crate) fn control(&self) -> Result<u64, Error> {
-        let word = self.control.lookup(&0_u32.to_ne_bytes(), MapFlags::ANY);
-        let word = word.map_err(cannot("read map control"))?;
-        Ok(word.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes))
+        let [a, b, c, d, e, f, g, h, ..] = self.control_bytes()?;
+        Ok(u64::from_ne_bytes([a, b, c, d, e, f, g, h]))
+    }
+
+    /// Writes the pod ranges of a copy, which must not be in force. A packet may read `control` at
+    /// the same time: what is in force does not change.
+    pub(crate) fn set_pod_ranges(&self, copy: usize, ranges: &AddressSet) -> Result<(), Error> {
+        let mut bytes = self.control_bytes()?;
+        layout::put_pod_ranges(&mut bytes, copy, ranges);
+        self.set_control(&bytes)
+    }
+
+    /// Where the pod ranges differ from the tables'.
+    pub(crate) fn other_pod_ranges(&self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        let control = self.control_bytes()?;
+        let counts = self.control()? & layout::POD_RANGE_COUNTS;
+        let mut drift = Vec::new();
+        for copy in 0..2 {
+            let mut wanted = control;
+            layout::put_pod_ranges(&mut wanted, copy, &tables.pod_ranges);
+            if wanted != control || counts != layout::pod_range_counts(&tables.pod_ranges) {
+                drift.push(Drift::Different {
+                    entry: format!("pod ranges {:?} (copy {copy})", tables.pod_ranges.ranges()),
+                    found: hex(&control[8..]),
+                });
+            }
+        }
+        Ok(drift)
     }
 
     /// Puts the other copy in force.
     pub(crate) fn turn(&self, flags: u64) -> Result<(), Error> {
         #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
         let number = (self.control()? as u32).wrapping_add(1);
-        let word = (u64::from(number) | flags).to_ne_bytes();
-        self.control
-            .update(&0_u32.to_ne_bytes(), &word, MapFlags::ANY)
-            .map_err(cannot("write map control"))
+        let mut bytes = self.control_bytes()?;
+        bytes[..8].copy_from_slice(&(u64::from(number) | flags).to_ne_bytes());
+        self.set_control(&bytes)
     }
 
     /// Shows copies' new tables to the program. For each the kernel waits until no packet looks at

@@ -1,6 +1,7 @@
 /* How does a packet meet the tables?
  *
  *   reply, ICMP error of a connection, connection that stands ──▶ passes
+ *   source or destination a stranger ▶ dropped, but for what the node itself sends
  *   source isolated for egress ──────▶ rows (subject, peer) ▶ verdict ─┐ both allow:
  *   destination isolated for ingress ▶ rows (subject, peer) ▶ verdict ─┘ passes
  *
@@ -17,15 +18,21 @@
 
 static __always_inline void count(__u32 subject, __u64 verdict)
 {
-	__u32 rule = RULE_OF(verdict);
+	__u32 rule = RULE_OF(verdict), last;
 	__u64 *packets;
 
 	if (rule == NO_RULE && ALLOW_OF(verdict) == 2)
 		return;
-	if (rule == NO_RULE)
+	if (rule == NO_RULE) {
+		last = ((struct bpf_map *)&default_packets)->max_entries - 1;
+		if (subject == STRANGER)
+			subject = last;
+		else if (subject >= last)
+			return;
 		packets = bpf_map_lookup_elem(&default_packets, &subject);
-	else
+	} else {
 		packets = bpf_map_lookup_elem(&rule_packets, &rule);
+	}
 	if (packets)
 		++*packets;
 }
@@ -33,10 +40,16 @@ static __always_inline void count(__u32 subject, __u64 verdict)
 __noinline int report(struct packet *packet, __u32 subject, __u32 rule, __u32 ingress)
 {
 	__u64 now = bpf_ktime_get_boot_ns();
-	__u32 slot = subject & 1023;
+	__u32 slot = subject, *address;
 	struct limit *limit;
 	struct event *event;
 
+	/* One stranger's flood must not hide another. */
+	if (packet && subject == STRANGER) {
+		address = ingress ? packet->destination : packet->source;
+		slot = (address[0] ^ address[1] ^ address[2] ^ address[3]) * 0x9e3779b1 >> 22;
+	}
+	slot &= 1023;
 	limit = bpf_map_lookup_elem(&limits, &slot);
 	if (!limit || !packet)
 		return 0;
@@ -74,6 +87,12 @@ static __always_inline int made_here(const struct bpf_nf_ctx *ctx)
 
 	return !ctx->state->in &&
 	       (skb->mac_header == 0xffff || skb->mac_header == skb->network_header);
+}
+
+/* From this node to itself. */
+static __always_inline int looped(const struct bpf_nf_ctx *ctx)
+{
+	return ctx->state->in && ctx->state->in->ifindex == LOOPBACK_IFINDEX;
 }
 
 static __always_inline int is_itself(const struct packet *packet)
@@ -128,13 +147,16 @@ int podwall(struct bpf_nf_ctx *ctx)
 	__u32 zero = 0, ct = ctx->skb->_nfct & CT_STATE;
 	struct packet packet = {};
 	volatile __u64 *word, *place;
+	struct control *now;
 	__u64 tag;
+	int itself;
 
 	if (ct == CT_ESTABLISHED_REPLY)
 		return NF_ACCEPT;
-	word = bpf_map_lookup_elem(&control, &zero);
-	if (!word)
+	now = bpf_map_lookup_elem(&control, &zero);
+	if (!now)
 		return NF_DROP;
+	word = &now->word;
 	/* To the node itself only egress is asked, so those do not count for others. */
 	if (ct == CT_ESTABLISHED && ctx->state->hook == NF_INET_POST_ROUTING) {
 		place = standing(ctx, *word, &tag);
@@ -146,7 +168,8 @@ int podwall(struct bpf_nf_ctx *ctx)
 	packet.from_node = !packet.to_node && made_here(ctx);
 	if (!read_packet(ctx->skb, &packet))
 		return NF_DROP;
-	if (is_itself(&packet))
+	itself = is_itself(&packet);
+	if (itself && !HAS_POD_RANGES(*word))
 		return NF_ACCEPT;
 	if ((ct == CT_RELATED || ct == CT_RELATED_REPLY) &&
 	    packet.protocol == (packet.is_v6 ? 58 : 1))
@@ -161,8 +184,16 @@ int podwall(struct bpf_nf_ctx *ctx)
 
 		known_of(&packet, 0, before & 1, &from);
 		known_of(&packet, 1, before & 1, &to);
+		from.egress = subject_of(&packet, 0, from.egress, before);
+		if (from.egress == STRANGER && (packet.to_node ? looped(ctx) : packet.from_node))
+			from.egress = OPEN;
 		if (packet.to_node || packet.from_node)
 			to.ingress = OPEN;
+		to.ingress = subject_of(&packet, 1, to.ingress, before);
+		if (itself) {
+			from.egress = from.egress == STRANGER ? STRANGER : OPEN;
+			to.ingress = to.ingress == STRANGER ? STRANGER : OPEN;
+		}
 		egress = ask(&packet, from.egress, &to, 0, before);
 		ingress = ask(&packet, to.ingress, &from, 1, before);
 		barrier();

@@ -16,6 +16,8 @@
 #include "kernel.h"
 
 #define OPEN 0xffffffff     /* a direction that nothing isolates */
+#define UNLISTED 0xfffffffe /* the same, unless this node's pods get their addresses from there */
+#define STRANGER 0x0ffffffd /* instead of a class: such an address that nobody knows */
 #define NO_CLASS 0          /* of a peer: no row names it */
 #define UNKNOWN 0xffffffff  /* instead of a peer's class: blocks may name it */
 #define PEER_ANY 0xffffffff
@@ -33,13 +35,18 @@
 #define HAS_NET (1U << 30)
 #define HAS_ANY (1U << 31)
 
-/* Flags of the tables in force, in the upper half of `control`. */
+/* Flags of the tables in force, in the upper half of the word of `control`. */
 #define HAS_BLOCKS4 (1ULL << 32)
 #define HAS_BLOCKS6 (1ULL << 33)
+/* How many pod ranges there are of each family. */
+#define POD_RANGES4(word) ((__u32)((word) >> 34) & 15)
+#define POD_RANGES6(word) ((__u32)((word) >> 38) & 15)
+#define HAS_POD_RANGES(word) ((word) >> 34 & 255)
+#define POD_RANGES 8
 
 /* Of an address. One lookup answers for both ends of a connection. */
 struct known {
-	__u32 egress; /* class and flags; OPEN: not isolated */
+	__u32 egress; /* class and flags; OPEN, UNLISTED: not isolated */
 	__u32 ingress;
 	__u32 own; /* UNKNOWN: no pod's */
 	__u32 group;
@@ -152,15 +159,28 @@ PREFIXES(blocks6, struct block6);
 PREFIXES(nets4, struct block4);
 PREFIXES(nets6, struct block6);
 
-/* The number of the last change, whose lowest bit is the copy in force, and flags. */
+/* Where this node's pods get their addresses from, for both copies. Beside the word, since no line
+ * of the cache has to be waited for then. */
+struct control {
+	__u64 word; /* the number of the last change, whose lowest bit is the copy in force; flags */
+	struct {
+		struct {
+			__u32 address, mask;
+		} v4[2];
+		struct {
+			__u32 address[4], mask[4];
+		} v6[2];
+	} pod_ranges[POD_RANGES];
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct control);
 } control SEC(".maps");
 
-/* Packets by rule, and packets that no rule allows by subject. */
+/* Packets by rule, and packets that no rule allows by subject; the last of these is for strangers. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);

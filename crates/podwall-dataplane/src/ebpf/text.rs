@@ -8,7 +8,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use podwall_compile::tables::{NodeTables, Peer, PeerId, PortKey};
+use podwall_compile::tables::{NodeTables, Peer, PeerId, PortKey, SubjectId};
 
 /// A longer list is cut: it is for people.
 const SHOWN: usize = 200;
@@ -26,6 +26,10 @@ pub(crate) fn text(tables: &NodeTables) -> String {
         tables.nets.len(),
         tables.verdicts.len()
     );
+    if !tables.pod_ranges.is_empty() {
+        let ranges: Vec<_> = tables.pod_ranges.ranges().iter().map(ToString::to_string).collect();
+        let _ = writeln!(out, "isolated unless they are known: {}", ranges.join(", "));
+    }
     let mut section = |title: &str, lines: Vec<String>| {
         let _ = writeln!(out, "\n{title}");
         for line in lines.iter().take(SHOWN) {
@@ -38,7 +42,12 @@ pub(crate) fn text(tables: &NodeTables) -> String {
     let subjects = tables.subjects.iter();
     section(
         "isolated",
-        subjects.map(|((way, ip), class)| format!("{way} {ip} class {}", class.0)).collect(),
+        subjects
+            .map(|((way, ip), class)| match *class {
+                SubjectId::OPEN => format!("{way} {ip} open"),
+                SubjectId(class) => format!("{way} {ip} class {class}"),
+            })
+            .collect(),
     );
     let mut peers: Vec<_> = tables.peers.iter().collect();
     peers.sort();

@@ -86,6 +86,7 @@ pub(super) fn admit(
     let before = before.unwrap_or(&nothing);
     let mut admitted = NodeTables {
         subjects: wanted.subjects.clone(),
+        pod_ranges: wanted.pod_ranges.clone(),
         rules: wanted.rules.clone(),
         isolated_by: wanted.isolated_by.clone(),
         policies: wanted.policies.clone(),

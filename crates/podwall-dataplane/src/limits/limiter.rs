@@ -19,7 +19,7 @@ use podwall_policy::policy::Direction;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::admit::{Cut, admit, sizes};
-use super::{Fill, Limits, Sizes, Table, TableFill, block_size, verdict_size};
+use super::{Fill, Limits, Sizes, Table, TableFill, block_size, check_pod_ranges, verdict_size};
 use crate::{Drift, Error};
 
 /// What was asked for last and has come into force, and how much of it fitted.
@@ -62,9 +62,10 @@ impl Limiter {
     /// The size of these tables, and what of them fits, if not all does.
     ///
     /// # Errors
-    /// The local addresses do not fit.
+    /// The local addresses do not fit, or the pod ranges.
     fn load(&self, tables: &NodeTables) -> Result<(Sizes, Option<Cut>), Error> {
         let before = self.state.as_ref().map(State::admitted);
+        check_pod_ranges(&tables.pod_ranges)?;
         let size = sizes(tables);
         Ok((size, admit(tables, size, &self.limits, before)?))
     }
@@ -72,9 +73,10 @@ impl Limiter {
     /// What of a change, and of what was left out before, fits.
     ///
     /// # Errors
-    /// Nothing is loaded, or the local addresses do not fit.
+    /// Nothing is loaded, or the local addresses do not fit, or the pod ranges.
     pub(crate) fn change<'a>(&self, delta: &'a Delta) -> Result<(Cow<'a, Delta>, Next), Error> {
         let state = self.state.as_ref().ok_or(Error::NotLoaded)?;
+        delta.pod_ranges.as_ref().map_or(Ok(()), check_pod_ranges)?;
         let size = changed(state, delta);
         if state.cut.is_none() && size.fit(&self.limits) {
             return Ok((Cow::Borrowed(delta), Next(Becomes::Changed(size))));
@@ -208,6 +210,9 @@ pub(crate) trait Limited {
 
     /// As [`DataPlane::verify`](crate::DataPlane::verify).
     fn compare(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error>;
+
+    /// As [`DataPlane::glance`](crate::DataPlane::glance).
+    fn look(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error>;
 }
 
 /// Loads what fits of full tables.
@@ -231,4 +236,13 @@ pub(crate) fn update(plane: &mut impl Limited, delta: &Delta) -> Result<(), Erro
 pub(crate) fn verify(plane: &mut impl Limited, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
     let admitted = plane.limiter().view(tables).into_owned();
     plane.compare(&admitted)
+}
+
+/// The same, at a price that does not grow with the tables.
+pub(crate) fn glance(plane: &mut impl Limited, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+    let cut = plane.limiter().state.as_ref().and_then(|state| state.cut.as_ref());
+    match cut.map(|cut| cut.admitted.clone()) {
+        Some(admitted) => plane.look(&admitted),
+        None => plane.look(tables),
+    }
 }

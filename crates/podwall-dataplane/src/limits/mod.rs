@@ -29,9 +29,9 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use podwall_compile::tables::{PortKey, SubjectId};
-use podwall_policy::address::AddressRange;
+use podwall_policy::address::{AddressRange, AddressSet, Family};
 
-pub(crate) use self::limiter::{Limited, Limiter, replace, update, verify};
+pub(crate) use self::limiter::{Limited, Limiter, glance, replace, update, verify};
 use crate::Error;
 use crate::ebpf::layout::port_prefixes;
 
@@ -42,7 +42,7 @@ use crate::ebpf::layout::port_prefixes;
 /// grow with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// Local addresses that some policy isolates. Default 65,536.
+    /// Local addresses that some policy isolates, and known ones in the pod ranges. Default 65,536.
     pub locals: usize,
     /// Addresses of pods. Default 2,097,152.
     pub peers: usize,
@@ -53,6 +53,10 @@ pub struct Limits {
     /// 30. Default 2,097,152.
     pub verdicts: usize,
 }
+
+/// How many CIDRs the pod ranges of tables may be made of, of each family. A node has one, mostly;
+/// tables with more are refused.
+pub const POD_RANGES: usize = 8;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -205,6 +209,18 @@ impl Sizes {
 /// Entries that a range takes in a table of prefixes.
 fn block_size(range: &AddressRange) -> usize {
     range.cidrs().len()
+}
+
+/// Refuses more pod ranges than there is room for.
+fn check_pod_ranges(ranges: &AddressSet) -> Result<(), Error> {
+    for family in Family::BOTH {
+        let of_family = ranges.ranges().iter().filter(|range| range.family() == family);
+        let wanted = of_family.map(block_size).sum();
+        if wanted > POD_RANGES {
+            return Err(Error::PodRanges { wanted, family, size: POD_RANGES });
+        }
+    }
+    Ok(())
 }
 
 /// Entries that a verdict takes where ports are kept as prefixes.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podwall_compile::tables::{Delta, NodeTables, Packet, SubjectId};
+use podwall_policy::address::{AddressRange, AddressSet};
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 
@@ -57,6 +58,10 @@ impl Limited for Kernel {
     fn compare(&mut self, _: &NodeTables) -> Result<Vec<Drift>, Error> {
         Ok(Vec::new())
     }
+
+    fn look(&mut self, _: &NodeTables) -> Result<Vec<Drift>, Error> {
+        Ok(Vec::new())
+    }
 }
 
 /// Every address, and neighbours, which lie in ranges.
@@ -69,6 +74,8 @@ fn somewhere() -> Vec<IpAddr> {
 /// Everything that is not reported is as in the full tables; nothing is allowed that they deny.
 /// How many (subject, address)es were closed, and how many not.
 fn check(full: &NodeTables, admitted: &NodeTables, fill: &Fill) -> [usize; 2] {
+    assert_eq!(full.pod_ranges, admitted.pod_ranges);
+    assert!(full.subjects.keys().eq(admitted.subjects.keys()));
     let mut count = [0, 0];
     let reported = |address: IpAddr| {
         let ranges = || fill.ranges.iter().filter(|range| range.contains(address));
@@ -76,7 +83,7 @@ fn check(full: &NodeTables, admitted: &NodeTables, fill: &Fill) -> [usize; 2] {
             || !full.peers.contains_key(&address) && ranges().next().is_some()
             || ranges().any(|range| full.nets.contains_key(range))
     };
-    for ((direction, local), subject) in &full.subjects {
+    for ((direction, local), subject) in full.subjects.iter().filter(|(_, s)| !s.is_open()) {
         for remote in somewhere().into_iter().filter(|r| r.is_ipv4() == local.is_ipv4()) {
             if remote == *local {
                 continue;
@@ -89,7 +96,8 @@ fn check(full: &NodeTables, admitted: &NodeTables, fill: &Fill) -> [usize; 2] {
                         Direction::Egress => (*local, remote),
                         Direction::Ingress => (remote, *local),
                     };
-                    let packet = Packet { src, dst, protocol, port, from_node: false };
+                    let (from_node, to_node) = (false, false);
+                    let packet = Packet { src, dst, protocol, port, from_node, to_node };
                     let side = |tables: &NodeTables| match direction {
                         Direction::Egress => tables.decide(&packet).egress,
                         Direction::Ingress => tables.decide(&packet).ingress,
@@ -121,7 +129,7 @@ fn whatever_is_left_out_nothing_is_allowed_that_the_whole_denies() {
     let (mut overflows, mut restored, mut count) = (0, 0, [0, 0]);
     for _ in 0..60 {
         let limits = Limits {
-            locals: 5,
+            locals: 10,
             peers: dice.roll(9),
             blocks: dice.roll(12),
             verdicts: 10 + dice.roll(80),
@@ -206,6 +214,26 @@ fn a_change_with_too_many_local_addresses_is_refused_and_changes_nothing() {
     assert_eq!(kernel.tables, few);
     assert!(!kernel.limiter.fill().overflows());
     update(&mut kernel, &Delta::default()).unwrap();
+}
+
+#[test]
+fn more_pod_ranges_than_there_is_room_for_are_refused_and_change_nothing() {
+    let mut kernel = Kernel::new(Limits::default());
+    let every_other = |count: u8| {
+        let nets = (0..count).map(|n| AddressRange::one(IpAddr::from([10, 0, 0, 2 * n])));
+        let mut set = nets.fold(AddressSet::empty(), |set, one| set.union(&one.into()));
+        set = set.union(&AddressRange::one(ip("fd00::1")).into());
+        NodeTables { pod_ranges: set, ..NodeTables::default() }
+    };
+    let (most, more) = (every_other(8), every_other(9));
+    replace(&mut kernel, &most).unwrap();
+    for refused in [
+        replace(&mut kernel, &more).unwrap_err(),
+        update(&mut kernel, &Delta::between(&most, &more)).unwrap_err(),
+    ] {
+        assert!(matches!(refused, Error::PodRanges { wanted: 9, size: 8, .. }), "{refused}");
+    }
+    assert_eq!(kernel.tables, most);
 }
 
 #[test]

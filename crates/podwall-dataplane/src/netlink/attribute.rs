@@ -63,6 +63,11 @@ impl Writer {
         }
     }
 
+    /// The rest of a header that is longer than an `nfgenmsg`.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.buf.extend_from_slice(bytes);
+    }
+
     /// An attribute. Values are far below the 64 KiB that a length can say; only nests can grow.
     pub(crate) fn put(&mut self, kind: u16, value: &[u8]) {
         let len = (value.len() + 4) as u16;

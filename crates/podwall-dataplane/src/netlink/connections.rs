@@ -77,7 +77,7 @@ impl<'a> Listed<'a> {
         let src = source(original.nest(TUPLE_IP))?;
         let dst = source(reply.nest(TUPLE_IP))?;
         let port = if protocol.has_ports() { port? } else { 0 };
-        Some(Packet { src, dst, protocol, port, from_node: false })
+        Some(Packet { src, dst, protocol, port, from_node: false, to_node: false })
     }
 
     /// What names it.

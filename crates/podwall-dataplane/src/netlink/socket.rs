@@ -40,7 +40,7 @@ const RECEIVE: usize = 64 * 1024;
 const PATIENCE: i64 = 30;
 const RECEIVE_QUEUE: usize = 4 * 1024 * 1024;
 
-/// A netlink socket for netfilter, in the network namespace of the thread that opened it.
+/// A netlink socket, in the network namespace of the thread that opened it.
 pub(crate) struct Socket {
     fd: OwnedFd,
     seq: u32,
@@ -61,15 +61,20 @@ pub(crate) struct Answer {
 }
 
 impl Socket {
+    /// For netfilter.
     pub(crate) fn open() -> Result<Self, Error> {
+        Self::of(SockProtocol::NetlinkNetFilter)
+    }
+
+    /// For interfaces and addresses.
+    pub(crate) fn route() -> Result<Self, Error> {
+        Self::of(SockProtocol::NetlinkRoute)
+    }
+
+    fn of(protocol: SockProtocol) -> Result<Self, Error> {
         let failed = |doing| move |errno: Errno| Error::Socket { doing, source: errno.into() };
-        let fd = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
-        )
-        .map_err(failed("open a netlink socket for netfilter"))?;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
+            .map_err(failed("open a netlink socket"))?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0)).map_err(failed("bind the netlink socket"))?;
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK] {
             flag(&fd, option).map_err(failed("ask netlink for full error messages"))?;
@@ -117,7 +122,7 @@ impl Socket {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
-                    let doing = "send a change of nftables to the kernel";
+                    let doing = "send a message to the kernel";
                     return Err(Error::Socket { doing, source: errno.into() });
                 }
             }
@@ -203,7 +208,7 @@ impl Socket {
                     return Err(Error::Lost("the receive buffer overflowed".into()));
                 }
                 Err(errno) => {
-                    let doing = "read the kernel's answer about nftables";
+                    let doing = "read the kernel's answer";
                     return Err(Error::Socket { doing, source: errno.into() });
                 }
             }

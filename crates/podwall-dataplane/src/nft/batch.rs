@@ -9,7 +9,7 @@
 
 use nix::errno::Errno;
 
-use super::encode::{self, Op, userdata};
+use super::encode::{self, Op, TableFamily, userdata};
 use super::ir::{Chain, Rule};
 use super::set::{Element, SetId};
 use crate::error::Error;
@@ -58,6 +58,8 @@ pub(crate) enum Outcome {
 /// What one message does, to name it when the kernel refuses it.
 enum Sent {
     Step(String),
+    /// Elements that the caller has written.
+    Written(String),
     /// Elements from the list from `first` on; where in the message each starts.
     Elements {
         list: usize,
@@ -68,6 +70,7 @@ enum Sent {
 
 /// A transaction in the making. Borrows the elements that it sends.
 pub(crate) struct Batch<'a> {
+    family: TableFamily,
     table: &'a str,
     writer: Writer,
     first_seq: u32,
@@ -80,6 +83,16 @@ pub(crate) struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// An empty batch; with a generation, it is refused if the ruleset has changed since.
     pub(crate) fn new(table: &'a str, socket: &mut Socket, generation: Option<u32>) -> Self {
+        Self::of(TableFamily::Inet, table, socket, generation)
+    }
+
+    /// The same for a table of any family.
+    pub(crate) fn of(
+        family: TableFamily,
+        table: &'a str,
+        socket: &mut Socket,
+        generation: Option<u32>,
+    ) -> Self {
         let first_seq = socket.next_seq();
         let mut writer = Writer::default();
         let (begin, request) = (encode::BATCH_BEGIN, netlink::NLM_F_REQUEST);
@@ -88,7 +101,7 @@ impl<'a> Batch<'a> {
             writer.u32(encode::BATCH_GENID, generation);
         }
         writer.end();
-        Self { table, writer, first_seq, sent: Vec::new(), lists: Vec::new(), sets: 0 }
+        Self { family, table, writer, first_seq, sent: Vec::new(), lists: Vec::new(), sets: 0 }
     }
 
     fn message(
@@ -101,20 +114,33 @@ impl<'a> Batch<'a> {
         self.sent.push(sent);
         let seq = self.first_seq.wrapping_add(self.sent.len() as u32);
         let flags = netlink::NLM_F_REQUEST | flags;
-        self.writer.begin(op.message(), flags, seq, encode::NFPROTO_INET, 0);
+        self.writer.begin(op.message(), flags, seq, self.family as u8, 0);
         if let Some(sent) = self.sent.last_mut() {
             fill(&mut self.writer, sent);
         }
         self.writer.end();
     }
 
+    /// Adds a message that no step stands for. `what` names it when the kernel refuses it.
+    pub(crate) fn write(
+        &mut self,
+        op: Op,
+        flags: u16,
+        what: String,
+        fill: impl FnOnce(&mut Writer),
+    ) {
+        let elements = matches!(op, Op::NewElement | Op::DelElement);
+        let sent = if elements { Sent::Written(what) } else { Sent::Step(what) };
+        self.message(op, flags, sent, |w, _| fill(w));
+    }
+
     /// Adds a step.
     pub(crate) fn step(&mut self, step: &Step) {
-        let table = self.table;
+        let (table, family) = (self.table, self.family.name());
         let sent = |words: String| Sent::Step(words);
         match step {
             Step::NewTable { comment } => {
-                let words = sent(format!("table inet {table}"));
+                let words = sent(format!("table {family} {table}"));
                 self.message(Op::NewTable, netlink::NLM_F_CREATE, words, |w, _| {
                     w.text(encode::TABLE_NAME, table);
                     w.u32(encode::TABLE_FLAGS, 0);
@@ -123,25 +149,26 @@ impl<'a> Batch<'a> {
                 });
             }
             Step::DelTable => {
-                let words = sent(format!("the deletion of table inet {table}"));
+                let words = sent(format!("the deletion of table {family} {table}"));
                 self.message(Op::DelTable, 0, words, |w, _| w.text(encode::TABLE_NAME, table));
             }
             Step::NewSet(set, size) => {
                 self.sets += 1;
                 let id = self.sets;
-                let words = sent(format!("set {set} of table inet {table}"));
+                let words = sent(format!("set {set} of table {family} {table}"));
                 self.message(Op::NewSet, netlink::NLM_F_CREATE, words, |w, _| {
                     encode::set(w, table, *set, id, *size);
                 });
             }
             Step::NewChain(chain) => {
-                let words = sent(format!("chain {} of table inet {table}", chain.name));
+                let words = sent(format!("chain {} of table {family} {table}", chain.name));
                 self.message(Op::NewChain, netlink::NLM_F_CREATE, words, |w, _| {
                     encode::chain(w, table, chain);
                 });
             }
             Step::Flush(chain) => {
-                let words = sent(format!("the emptying of chain {chain} of table inet {table}"));
+                let words =
+                    sent(format!("the emptying of chain {chain} of table {family} {table}"));
                 self.message(Op::DelRule, 0, words, |w, _| {
                     w.text(encode::RULE_TABLE, table);
                     w.text(encode::RULE_CHAIN, chain);
@@ -241,8 +268,9 @@ impl<'a> Batch<'a> {
         }
         let sent = (index as usize).checked_sub(1).and_then(|i| self.sent.get(i));
         let (what, is_element) = match sent {
-            None => (format!("the change of table inet {}", self.table), false),
+            None => (format!("the change of table {} {}", self.family.name(), self.table), false),
             Some(Sent::Step(words)) => (words.clone(), false),
+            Some(Sent::Written(words)) => (words.clone(), true),
             Some(Sent::Elements { list, first, offsets }) => {
                 (self.name_element(*list, *first, offsets, answer.offset), true)
             }
@@ -268,13 +296,15 @@ impl<'a> Batch<'a> {
         // A range in a tree is two elements; the offset of the second lies behind the first's.
         let index = at.and_then(|at| offsets.partition_point(|o| *o <= at).checked_sub(1));
         let element = |index: usize| elements.get(first + index).map(ToString::to_string);
-        let table = self.table;
+        let (table, family) = (self.table, self.family.name());
         if let Some(element) = index.and_then(element) {
-            return format!("{words}{space}{element} in table inet {table}");
+            return format!("{words}{space}{element} in table {family} {table}");
         }
         let from = element(0).unwrap_or_default();
         let to = element(offsets.len().saturating_sub(1)).unwrap_or_default();
         let count = offsets.len();
-        format!("{words}{space}one of {count} elements from {from} to {to} in table inet {table}")
+        format!(
+            "{words}{space}one of {count} elements from {from} to {to} in table {family} {table}"
+        )
     }
 }

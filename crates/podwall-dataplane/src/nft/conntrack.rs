@@ -60,7 +60,9 @@ fn commit(steps: &[Step]) -> Result<(), Error> {
     match batch.commit(&mut socket)? {
         Outcome::Done => Ok(()),
         Outcome::Conflict(error) => Err(error),
-        Outcome::Stale | Outcome::Full => Err(Error::Busy { table: TABLE.to_owned() }),
+        Outcome::Stale | Outcome::Full => {
+            Err(Error::Busy { family: "inet", table: TABLE.to_owned() })
+        }
         Outcome::TooLarge(capacity) => Err(Error::TooLarge { capacity }),
     }
 }

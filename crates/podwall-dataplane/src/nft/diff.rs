@@ -58,7 +58,7 @@ pub(super) fn changes(model: &NodeTables, delta: &Delta) -> (Vec<Element>, Vec<E
         let own = |there: bool| there.then(|| Element::own(address));
         change(own(set::is_subject(model, address)), own(isolated.contains(&true)));
     }
-    if !delta.subjects.is_empty() {
+    if !delta.subjects.is_empty() || delta.pod_ranges.is_some() {
         let before = set::subject_classes(model);
         let after = set::classes_after(model, delta);
         for class in before.symmetric_difference(&after) {
@@ -91,10 +91,14 @@ pub(super) fn changes(model: &NodeTables, delta: &Delta) -> (Vec<Element>, Vec<E
     (remove, add)
 }
 
+/// The chains that differ.
+pub(super) fn drift_of_rows(rows: &[&str]) -> Vec<Drift> {
+    rows.iter().map(|chain| Drift::OtherProgram { what: format!("chain {chain}") }).collect()
+}
+
 /// Where the kernel's elements and chains differ from the tables, sorted.
 pub(super) fn drift(found: &[Element], rows: &[&str], tables: &NodeTables) -> Vec<Drift> {
-    let mut out: Vec<Drift> =
-        rows.iter().map(|chain| Drift::OtherProgram { what: format!("chain {chain}") }).collect();
+    let mut out = drift_of_rows(rows);
     let mut seen = FxHashSet::with_capacity_and_hasher(found.len(), Default::default());
     for element in found {
         seen.insert((element.set, element.key));

@@ -17,7 +17,7 @@ use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::port::{PortRange, Protocol};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::encode::{self, Op, userdata};
+use super::encode::{self, Op, TableFamily, userdata};
 use super::set::{Data, DataKind, Element, Key, SetId};
 use crate::error::Error;
 use crate::netlink::attribute::{Attributes, Writer};
@@ -52,9 +52,20 @@ fn question(
     flags: u16,
     fill: impl FnOnce(&mut Writer),
 ) -> (Vec<u8>, u32) {
+    question_of(TableFamily::Inet, socket, op, flags, fill)
+}
+
+/// A question about a table of a family, and its number.
+pub(crate) fn question_of(
+    family: TableFamily,
+    socket: &mut Socket,
+    op: Op,
+    flags: u16,
+    fill: impl FnOnce(&mut Writer),
+) -> (Vec<u8>, u32) {
     let seq = socket.next_seq();
     let mut w = Writer::default();
-    w.begin(op.message(), netlink::NLM_F_REQUEST | flags, seq, encode::NFPROTO_INET, 0);
+    w.begin(op.message(), netlink::NLM_F_REQUEST | flags, seq, family as u8, 0);
     fill(&mut w);
     w.end();
     (w.bytes().to_vec(), seq)
@@ -73,9 +84,19 @@ pub(crate) fn generation(socket: &mut Socket) -> Result<u32, Error> {
 
 /// The table; `None`: there is none.
 pub(crate) fn table(socket: &mut Socket, name: &str) -> Result<Option<Table>, Error> {
+    table_of(TableFamily::Inet, socket, name)
+}
+
+/// The table of a family; `None`: there is none.
+pub(crate) fn table_of(
+    family: TableFamily,
+    socket: &mut Socket,
+    name: &str,
+) -> Result<Option<Table>, Error> {
     // With an acknowledgement, so that an end comes behind the answer.
+    let ack = netlink::NLM_F_ACK;
     let (ask, seq) =
-        question(socket, Op::GetTable, netlink::NLM_F_ACK, |w| w.text(encode::TABLE_NAME, name));
+        question_of(family, socket, Op::GetTable, ack, |w| w.text(encode::TABLE_NAME, name));
     let mut table = Table::default();
     let answer = socket.ask(&ask, seq, |m| {
         let attributes = m.attributes();
@@ -86,7 +107,9 @@ pub(crate) fn table(socket: &mut Socket, name: &str) -> Result<Option<Table>, Er
     match answer {
         Ok(()) => Ok(Some(table)),
         Err(Errno::ENOENT) => Ok(None),
-        Err(errno) => Err(refused(format!("the question for table inet {name}"))(errno)),
+        Err(errno) => {
+            Err(refused(format!("the question for table {} {name}", family.name()))(errno))
+        }
     }
 }
 
@@ -132,7 +155,7 @@ pub(crate) fn elements(
             std::thread::sleep(Duration::from_millis(1 << attempt));
         }
     }
-    Err(Error::Busy { table: table.to_owned() })
+    Err(Error::Busy { family: "inet", table: table.to_owned() })
 }
 
 /// One dump, and in how many parts it came.
@@ -178,33 +201,68 @@ pub(crate) fn packets_of(
     wanted: &[(SetId, Key)],
 ) -> Result<FxHashMap<(SetId, Key), u64>, Error> {
     let mut found = FxHashMap::default();
+    let mut take = |element: Element, attributes: Attributes<'_>| {
+        found.insert((element.set, element.key), packets(attributes));
+    };
     for same in wanted.chunk_by(|a, b| a.0 == b.0) {
         for part in same.chunks(AT_ONCE) {
-            let Some((set, _)) = part.first().copied() else { continue };
-            let (ask, seq) = question(socket, Op::GetElement, netlink::NLM_F_ACK, |w| {
-                w.text(encode::ELEMENTS_TABLE, table);
-                w.text(encode::ELEMENTS_SET, set.name());
-                w.nest(encode::ELEMENTS_LIST, |w| {
-                    part.iter().for_each(|(_, key)| encode::element(w, set, *key, None));
-                });
-            });
-            let answer = socket.ask(&ask, seq, |m| {
-                for (_, element) in m.attributes().nest(encode::ELEMENTS_LIST) {
-                    let element = Attributes(element);
-                    if let Some(it) = read(set, element) {
-                        found.insert((set, it.key), packets(element));
-                    }
-                }
-            })?;
-            match answer {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(errno) => {
-                    return Err(refused(format!("the question for elements of {set}"))(errno));
+            some_of(socket, table, part, &mut take)?;
+        }
+    }
+    Ok(found)
+}
+
+/// What some elements, in order of their sets, say. Those that are not there are left out.
+pub(crate) fn data_of(
+    socket: &mut Socket,
+    table: &str,
+    wanted: &[(SetId, Key)],
+) -> Result<FxHashMap<(SetId, Key), Data>, Error> {
+    let mut found = FxHashMap::default();
+    let mut take = |element: Element, _: Attributes<'_>| {
+        found.insert((element.set, element.key), element.data);
+    };
+    for same in wanted.chunk_by(|a, b| a.0 == b.0) {
+        for part in same.chunks(AT_ONCE) {
+            if !some_of(socket, table, part, &mut take)? {
+                // The kernel stops at the first that is not there.
+                for one in part.chunks(1) {
+                    some_of(socket, table, one, &mut take)?;
                 }
             }
         }
     }
     Ok(found)
+}
+
+/// Asks for elements of one set; whether all are there.
+fn some_of(
+    socket: &mut Socket,
+    table: &str,
+    part: &[(SetId, Key)],
+    take: &mut impl FnMut(Element, Attributes<'_>),
+) -> Result<bool, Error> {
+    let Some((set, _)) = part.first().copied() else { return Ok(true) };
+    let (ask, seq) = question(socket, Op::GetElement, netlink::NLM_F_ACK, |w| {
+        w.text(encode::ELEMENTS_TABLE, table);
+        w.text(encode::ELEMENTS_SET, set.name());
+        w.nest(encode::ELEMENTS_LIST, |w| {
+            part.iter().for_each(|(_, key)| encode::element(w, set, *key, None));
+        });
+    });
+    let answer = socket.ask(&ask, seq, |m| {
+        for (_, element) in m.attributes().nest(encode::ELEMENTS_LIST) {
+            let element = Attributes(element);
+            if let Some(it) = read(set, element) {
+                take(it, element);
+            }
+        }
+    })?;
+    match answer {
+        Ok(()) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(refused(format!("the question for elements of {set}"))(errno)),
+    }
 }
 
 /// So many elements one question is for.
@@ -221,7 +279,7 @@ fn flags(element: Attributes<'_>) -> u32 {
     element.u32(encode::ELEM_FLAGS).unwrap_or(0)
 }
 
-fn value(element: Attributes<'_>, kind: u16) -> Option<&[u8]> {
+pub(crate) fn value(element: Attributes<'_>, kind: u16) -> Option<&[u8]> {
     element.nest(kind).get(encode::DATA_VALUE)
 }
 
@@ -241,7 +299,7 @@ fn data(set: SetId, element: Attributes<'_>) -> Data {
             let [found, own, group] = words;
             let otherwise = flags(element) & encode::ELEM_CATCHALL != 0;
             let data = if count == 2 { Data::Class(own) } else { Data::Classes(own, group) };
-            (found == u32::from(!otherwise)).then_some(data)
+            (found == encode::found(otherwise, own)).then_some(data)
         }
         DataKind::Fate => {
             let verdict = element.nest(encode::ELEM_DATA).nest(encode::DATA_VERDICT);

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use podwall_compile::tables::PortKey;
+use podwall_compile::tables::{PortKey, SubjectId};
 use podwall_policy::address::AddressRange;
 
 use super::ir::{Chain, Expr, Fate, Field, Hook, Reg, Rule, Test};
@@ -14,7 +14,25 @@ use super::set::{Data, DataKind, Key, KeyField, SetId};
 use crate::netlink::attribute::Writer;
 use crate::netlink::connections;
 
-pub(crate) const NFPROTO_INET: u8 = 1;
+/// The family of a table (`NFPROTO_…`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum TableFamily {
+    Inet = 1,
+    /// Packets at an interface, before anything else sees them.
+    Netdev = 5,
+}
+
+impl TableFamily {
+    /// As nft(8) calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Netdev => "netdev",
+        }
+    }
+}
+
 pub(crate) const SUBSYSTEM: u16 = 10;
 pub(crate) const BATCH_BEGIN: u16 = 16;
 pub(crate) const BATCH_END: u16 = 17;
@@ -28,6 +46,8 @@ pub(crate) enum Op {
     GetTable = 1,
     DelTable = 2,
     NewChain = 3,
+    GetChain = 4,
+    DelChain = 5,
     NewRule = 6,
     GetRule = 7,
     DelRule = 8,
@@ -96,7 +116,7 @@ pub(crate) mod userdata {
 
     /// A set's notes. nft 1.0.6 ends with a failed assertion when it lists a map of verdicts whose
     /// data is said to have a byte order (`netlink_delinearize_setelem`).
-    pub(super) fn set(comment_text: &str, class_key: bool, classes: bool) -> Vec<u8> {
+    pub(crate) fn set(comment_text: &str, class_key: bool, classes: bool) -> Vec<u8> {
         let mut out = Vec::new();
         let key = if class_key { HOST } else { BIG_ENDIAN };
         let data = if classes { HOST } else { NONE };
@@ -220,12 +240,13 @@ pub(crate) fn rule(w: &mut Writer, table: &str, chain: &str, rule: &Rule) {
 /// Where [`Expr::Is`] puts the field: no rule keeps anything in the last register.
 const SCRATCH: Reg = Reg(15);
 
-fn register(reg: Reg) -> u32 {
+pub(crate) fn register(reg: Reg) -> u32 {
     const REG32_00: u32 = 8;
     REG32_00 + u32::from(reg.0)
 }
 
-fn named(w: &mut Writer, name: &str, fill: impl FnOnce(&mut Writer)) {
+/// One expression of a rule.
+pub(crate) fn named(w: &mut Writer, name: &str, fill: impl FnOnce(&mut Writer)) {
     w.nest(LIST_ELEM, |w| {
         w.text(1, name);
         w.nest(2, fill);
@@ -245,11 +266,16 @@ fn expr(w: &mut Writer, step: &Expr) {
             w.u32(1, register(*reg));
             w.nest(2, |w| w.put(DATA_VALUE, &value.to_ne_bytes()));
         }),
-        Expr::Copy(from, to) => bitwise(w, *from, *to, u32::MAX),
-        Expr::Keep(reg, bits) => bitwise(w, *reg, *reg, *bits),
-        Expr::Map(set, key, to) => lookup(w, *set, *key, Some(register(*to))),
-        Expr::Vmap(set, key) => lookup(w, *set, *key, Some(0)),
-        Expr::In(set, key) => lookup(w, *set, *key, None),
+        Expr::Copy(from, to) => bitwise(w, *from, *to, &u32::MAX.to_ne_bytes()),
+        Expr::Keep(reg, bits) => bitwise(w, *reg, *reg, &bits.to_ne_bytes()),
+        Expr::Inside(reg, net, spoilt) => {
+            bitwise(w, *reg, *spoilt, &octets(net.netmask()));
+            compare(w, *spoilt, 0, &octets(net.network()));
+        }
+        Expr::Map(set, key, to) => lookup(w, *set, *key, Some(register(*to)), 0),
+        Expr::Vmap(set, key) => lookup(w, *set, *key, Some(0), 0),
+        Expr::In(set, key) => lookup(w, *set, *key, None, 0),
+        Expr::NotIn(set, key) => lookup(w, *set, *key, None, LOOKUP_INVERSE),
         Expr::Counter => named(w, "counter", |_| {}),
         Expr::Limit { per_second, burst } => named(w, "limit", |w| {
             w.put(1, &u64::from(*per_second).to_be_bytes());
@@ -267,7 +293,7 @@ fn expr(w: &mut Writer, step: &Expr) {
     }
 }
 
-fn verdict(w: &mut Writer, fate: Fate) {
+pub(crate) fn verdict(w: &mut Writer, fate: Fate) {
     let (code, chain) = match fate {
         Fate::Drop => (0, None),
         Fate::Accept => (CODE_ACCEPT, None),
@@ -285,12 +311,17 @@ fn verdict(w: &mut Writer, fate: Fate) {
     });
 }
 
-fn lookup(w: &mut Writer, set: SetId, key: Reg, to: Option<u32>) {
+const LOOKUP_INVERSE: u32 = 1;
+
+fn lookup(w: &mut Writer, set: SetId, key: Reg, to: Option<u32>, flags: u32) {
     named(w, "lookup", |w| {
         w.text(1, set.name());
         w.u32(2, register(key));
         if let Some(to) = to {
             w.u32(3, to);
+        }
+        if flags != 0 {
+            w.u32(5, flags);
         }
     });
 }
@@ -338,7 +369,7 @@ fn load(w: &mut Writer, field: Field, to: Reg) {
     });
 }
 
-fn compare(w: &mut Writer, reg: Reg, op: u32, value: &[u8]) {
+pub(crate) fn compare(w: &mut Writer, reg: Reg, op: u32, value: &[u8]) {
     named(w, "cmp", |w| {
         w.u32(1, register(reg));
         w.u32(2, op);
@@ -346,13 +377,13 @@ fn compare(w: &mut Writer, reg: Reg, op: u32, value: &[u8]) {
     });
 }
 
-fn bitwise(w: &mut Writer, from: Reg, to: Reg, mask: u32) {
+fn bitwise(w: &mut Writer, from: Reg, to: Reg, mask: &[u8]) {
     named(w, "bitwise", |w| {
         w.u32(1, register(from));
         w.u32(2, register(to));
-        w.u32(3, 4);
-        w.nest(4, |w| w.put(DATA_VALUE, &mask.to_ne_bytes()));
-        w.nest(5, |w| w.put(DATA_VALUE, &0u32.to_ne_bytes()));
+        w.u32(3, mask.len() as u32);
+        w.nest(4, |w| w.put(DATA_VALUE, mask));
+        w.nest(5, |w| w.put(DATA_VALUE, &vec![0; mask.len()]));
     });
 }
 
@@ -374,7 +405,7 @@ fn check(w: &mut Writer, field: Field, test: Test) {
             exact(LE, u32::from(last));
         }
         Test::Bits(bits) => {
-            bitwise(w, SCRATCH, SCRATCH, bits);
+            bitwise(w, SCRATCH, SCRATCH, &bits.to_ne_bytes());
             compare(w, SCRATCH, NE, &0u32.to_ne_bytes());
         }
     }
@@ -383,10 +414,7 @@ fn check(w: &mut Writer, field: Field, test: Test) {
 /// The bytes of a key and, for ranges, of its end: for a tree the first key behind it (`None`: it
 /// reaches to the end of the family), for a concatenation its last key.
 pub(crate) fn key_bytes(set: SetId, key: Key) -> (Vec<u8>, Option<Vec<u8>>) {
-    let address = |address: IpAddr| match address {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    };
+    let address = octets;
     match key {
         Key::Otherwise => (Vec::new(), None),
         Key::Address(a) if matches!(set, SetId::Own(_)) => {
@@ -419,15 +447,28 @@ pub(crate) fn key_bytes(set: SetId, key: Key) -> (Vec<u8>, Option<Vec<u8>>) {
     }
 }
 
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
 /// The first address behind a range.
 fn after(range: &AddressRange) -> Option<IpAddr> {
     let next = range.bits().1.checked_add(1)?;
     Some(AddressRange::from_bits(range.family(), next, next)?.first())
 }
 
-/// What a map of classes holds: 1, or 0 for every other key; the classes.
+/// What a map of classes holds before them: 1, or 0 for every other key and what is open.
+pub(crate) fn found(otherwise: bool, class: u32) -> u32 {
+    u32::from(!otherwise && class != SubjectId::OPEN.0)
+}
+
+/// What a map of classes holds.
 fn class_words(key: Key, classes: &[u32]) -> Vec<u8> {
-    let found = u32::from(key != Key::Otherwise);
+    let class = classes.first().copied().unwrap_or_default();
+    let found = found(key == Key::Otherwise, class);
     [&[found], classes].concat().into_iter().flat_map(u32::to_ne_bytes).collect()
 }
 

@@ -12,6 +12,7 @@
 
 use std::fmt;
 
+use ipnet::IpNet;
 use podwall_policy::address::Family;
 
 use super::set::SetId;
@@ -172,12 +173,17 @@ pub(crate) enum Expr {
     Copy(Reg, Reg),
     /// Leaves only these bits in the register.
     Keep(Reg, u32),
+    /// Goes on if the address that starts at the first register lies in the net; spoils as many
+    /// registers from the second on.
+    Inside(Reg, IpNet, Reg),
     /// Looks the key that starts at a register up; goes on with the value if it is there.
     Map(SetId, Reg, Reg),
     /// Looks the key up and does what the entry says.
     Vmap(SetId, Reg),
     /// Goes on if the key is in the set.
     In(SetId, Reg),
+    /// Goes on if it is not.
+    NotIn(SetId, Reg),
     Counter,
     /// Goes on at most so many times a second.
     Limit {
@@ -226,9 +232,11 @@ impl fmt::Display for Expr {
             Self::Put(reg, value) => write!(f, "{value:#x} → {reg}"),
             Self::Copy(from, to) => write!(f, "{from} → {to}"),
             Self::Keep(reg, bits) => write!(f, "{reg} & {bits:#x}"),
+            Self::Inside(reg, net, _) => write!(f, "{reg} in {net}"),
             Self::Map(set, key, to) => write!(f, "{} map @{set} → {to}", registers(*set, *key)),
             Self::Vmap(set, key) => write!(f, "{} vmap @{set}", registers(*set, *key)),
             Self::In(set, key) => write!(f, "{} @{set}", registers(*set, *key)),
+            Self::NotIn(set, key) => write!(f, "{} != @{set}", registers(*set, *key)),
             Self::Counter => f.write_str("counter"),
             Self::Limit { per_second, burst } => {
                 write!(f, "limit rate {per_second}/second burst {burst} packets")

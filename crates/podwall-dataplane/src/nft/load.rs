@@ -30,23 +30,32 @@ pub(super) enum Found {
     },
 }
 
+/// What is in the kernel but for what is in the sets.
+pub(super) enum Frame {
+    Nothing,
+    /// Ours, but to be made anew.
+    Unfit(Vec<Drift>),
+    /// Ours, with the chains of rows that differ.
+    Ours(Vec<&'static str>),
+}
+
 impl Nftables {
     fn comment(program: &Program) -> String {
-        format!("{OURS}layout 4 program {:016x}", program.fingerprint())
+        format!("{OURS}layout 5 program {:016x}", program.fingerprint())
     }
 
-    /// Reads our table.
-    pub(super) fn read(&mut self, program: &Program) -> Result<Found, Error> {
+    /// Reads our table and its rules, but not what is in its sets.
+    pub(super) fn frame(&mut self, program: &Program) -> Result<Frame, Error> {
         let name = self.config.table.clone();
-        let Some(table) = dump::table(&mut self.socket, &name)? else { return Ok(Found::Nothing) };
+        let Some(table) = dump::table(&mut self.socket, &name)? else { return Ok(Frame::Nothing) };
         if !table.comment.starts_with(OURS) {
-            return Err(Error::Foreign { table: name });
+            return Err(Error::Foreign { family: "inet", table: name });
         }
         let other = |what: String| Drift::OtherProgram { what };
         let mut unfit = Vec::new();
         if table.comment != Self::comment(program) {
             unfit.push(other(format!("table inet {name} ({})", table.comment)));
-            return Ok(Found::Unfit(unfit));
+            return Ok(Frame::Unfit(unfit));
         }
         if table.dormant {
             unfit.push(other(format!("table inet {name} is dormant and so")));
@@ -62,6 +71,19 @@ impl Nftables {
                 }
             }
         }
+        Ok(if unfit.is_empty() { Frame::Ours(rows) } else { Frame::Unfit(unfit) })
+    }
+
+    /// Reads our table.
+    pub(super) fn read(&mut self, program: &Program) -> Result<Found, Error> {
+        let rows = match self.frame(program)? {
+            Frame::Nothing => return Ok(Found::Nothing),
+            Frame::Unfit(drift) => return Ok(Found::Unfit(drift)),
+            Frame::Ours(rows) => rows,
+        };
+        let name = self.config.table.clone();
+        let other = |what: String| Drift::OtherProgram { what };
+        let mut unfit = Vec::new();
         let (mut elements, mut packets) = (Vec::new(), Packets::default());
         for set in SetId::ALL {
             match dump::elements(&mut self.socket, &name, set)? {
@@ -107,7 +129,9 @@ impl Nftables {
         match self.commit(steps, remove, add, None)? {
             Outcome::Done => Ok(()),
             Outcome::Conflict(error) => Err(error),
-            Outcome::Stale | Outcome::Full => Err(Error::Busy { table: self.config.table.clone() }),
+            Outcome::Stale | Outcome::Full => {
+                Err(Error::Busy { family: "inet", table: self.config.table.clone() })
+            }
             Outcome::TooLarge(capacity) => Err(Error::TooLarge { capacity }),
         }
     }
@@ -119,7 +143,7 @@ impl Nftables {
         before: Option<&NodeTables>,
     ) -> Result<(), Error> {
         let shape = Shape::of(tables);
-        let program = Program::new(shape, self.config.log);
+        let program = Program::new(shape, &tables.pod_ranges, self.config.log);
         self.model = None;
         let mut outgrown = false;
         for attempt in 0..=PATIENCE {
@@ -176,7 +200,7 @@ impl Nftables {
             self.model = Some(model_of(tables));
             return Ok(());
         }
-        Err(Error::Busy { table: self.config.table.clone() })
+        Err(Error::Busy { family: "inet", table: self.config.table.clone() })
     }
 
     /// The steps that make the table with everything but its elements.

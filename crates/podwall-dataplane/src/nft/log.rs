@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 
-use super::dump;
+use super::{dump, program};
 use crate::Error;
 use crate::denied::{Denials, Denied};
 use crate::namespace::Namespace;
@@ -85,11 +85,15 @@ fn denied(message: &Message<'_>) -> Option<Denied> {
         return None;
     }
     let prefix = message.attributes().get(PREFIX)?;
-    let direction = match prefix {
-        prefix if prefix.starts_with(b"podwall egress") => Direction::Egress,
-        prefix if prefix.starts_with(b"podwall ingress") => Direction::Ingress,
-        _ => return None,
+    let said = |direction, stranger| {
+        let begins = prefix.starts_with(program::prefix(direction, stranger).as_bytes());
+        begins.then_some((direction, stranger))
     };
+    // The longer prefixes begin with the shorter ones.
+    let mut all = [true, false].into_iter().flat_map(|stranger| {
+        Direction::BOTH.into_iter().filter_map(move |direction| said(direction, stranger))
+    });
+    let (direction, stranger) = all.next()?;
     let packet = message.attributes().get(PAYLOAD)?;
     let (src, dst, protocol, behind) = match packet.first()? >> 4 {
         4 => v4(packet)?,
@@ -102,7 +106,7 @@ fn denied(message: &Message<'_>) -> Option<Denied> {
     let (src_port, port) =
         if protocol.has_ports() { (port(0).unwrap_or(0), port(2).unwrap_or(0)) } else { (0, 0) };
     let when = SystemTime::now();
-    Some(Denied { when, direction, src, dst, protocol, src_port, port, rule: None })
+    Some(Denied { when, direction, src, dst, protocol, src_port, port, rule: None, stranger })
 }
 
 /// Addresses, protocol, and where its header is; none in a later fragment.

@@ -41,13 +41,14 @@
 //! - br_netfilter calls the postrouting hook without an incoming interface ([`program`]).
 //! - A log prefix is a constant of its rule; the subject class cannot stand in it.
 
-mod batch;
+pub(crate) mod batch;
 pub(crate) mod conntrack;
 mod counts;
 mod diff;
-mod dump;
-mod encode;
-mod ir;
+pub(crate) mod dump;
+pub(crate) mod encode;
+mod glance;
+pub(crate) mod ir;
 mod load;
 mod log;
 mod program;
@@ -135,18 +136,7 @@ impl Nftables {
     /// # Errors
     /// The kernel is too old, the configuration cannot be, or there is no netlink.
     pub fn open(config: Config) -> Result<Self, Error> {
-        let name = config.table.as_str();
-        let fits = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
-        if name.is_empty()
-            || name.len() > 64
-            || !name.chars().all(fits)
-            || !name.starts_with(|c: char| c.is_ascii_alphabetic())
-        {
-            return Err(Error::Config(format!(
-                "table name {name:?} cannot be: a letter, then letters, digits, `_` and `-`, \
-                 at most 64"
-            )));
-        }
+        check_name(&config.table)?;
         if config.log.is_some_and(|log| log.per_second == 0) {
             return Err(Error::Config("a log limit of 0 packets a second logs nothing".into()));
         }
@@ -207,9 +197,10 @@ impl Limited for Nftables {
         }
         let shape = self.shape.with(Shape::added(delta));
         let mut steps = Vec::new();
-        if shape != self.shape {
-            let old = Program::new(self.shape, self.config.log);
-            let new = Program::new(shape, self.config.log);
+        let ranges = delta.pod_ranges.as_ref().unwrap_or(&model.pod_ranges);
+        if shape != self.shape || *ranges != model.pod_ranges {
+            let old = Program::new(self.shape, &model.pod_ranges, self.config.log);
+            let new = Program::new(shape, ranges, self.config.log);
             let differs = |name: &str| {
                 let find = |program: &Program| program.rows().find(|c| c.name == name).cloned();
                 find(&old) != find(&new)
@@ -252,8 +243,13 @@ impl Limited for Nftables {
         }
     }
 
+    fn look(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        Self::look(self, tables)
+    }
+
     fn compare(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
-        let program = Program::new(self.shape.with(Shape::of(tables)), self.config.log);
+        let shape = self.shape.with(Shape::of(tables));
+        let program = Program::new(shape, &tables.pod_ranges, self.config.log);
         for _ in 0..PATIENCE {
             let before = dump::generation(&mut self.socket)?;
             let found = self.read(&program)?;
@@ -272,7 +268,7 @@ impl Limited for Nftables {
                 });
             }
         }
-        Err(Error::Busy { table: self.config.table.clone() })
+        Err(Error::Busy { family: "inet", table: self.config.table.clone() })
     }
 }
 
@@ -301,6 +297,10 @@ impl DataPlane for Nftables {
         limits::verify(self, tables)
     }
 
+    fn glance(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
+        limits::glance(self, tables)
+    }
+
     fn counters(&mut self) -> Result<Counters, Error> {
         self.read_counters()
     }
@@ -320,7 +320,8 @@ impl DataPlane for Nftables {
 
     /// The rules, and the sets without their elements.
     fn text(&self, tables: &NodeTables) -> String {
-        Program::new(Shape::of(&self.limiter.view(tables)), self.config.log).to_string()
+        let tables = self.limiter.view(tables);
+        Program::new(Shape::of(&tables), &tables.pod_ranges, self.config.log).to_string()
     }
 
     fn remove(&mut self) -> Result<(), Error> {
@@ -332,7 +333,7 @@ impl DataPlane for Nftables {
         match dump::table(&mut self.socket, &name)? {
             None => return Ok(()),
             Some(table) if !table.comment.starts_with(OURS) => {
-                return Err(Error::Foreign { table: name });
+                return Err(Error::Foreign { family: "inet", table: name });
             }
             Some(_) => {}
         }
@@ -345,6 +346,22 @@ impl DataPlane for Nftables {
             | Outcome::TooLarge(_) => Ok(()),
         }
     }
+}
+
+/// Whether a table can have the name.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    if name.is_empty()
+        || name.len() > 64
+        || !name.chars().all(fits)
+        || !name.starts_with(|c: char| c.is_ascii_alphabetic())
+    {
+        return Err(Error::Config(format!(
+            "table name {name:?} cannot be: a letter, then letters, digits, `_` and `-`, \
+             at most 64"
+        )));
+    }
+    Ok(())
 }
 
 fn check_kernel() -> Result<(), Error> {

@@ -12,14 +12,18 @@
 //!                             continue: the next lookup; behind the last: goto egress_unmatched
 //!                next rule: local address @egress4: goto egress_denied
 //!
+//!                last rules:  local address in a pod range, and not in @self4: goto egress_stranger
+//!
 //!  egress_unmatched   self4 passes ▶ count ▶ goto egress_dropped: report, drop
 //!  egress_denied      self4 passes ▶ goto egress_dropped
+//!  egress_stranger    this node itself passes ▶ goto egress_strange: count, report, drop
 //! ```
 //!
 //! The chains whose names end in `_rows` leave out what has no entries ([`Shape`]); with nothing
 //! isolated they are empty, base chains included. A packet of a pod that nothing isolates costs two
 //! lookups that miss per direction where others are isolated, three where there are small ranges,
-//! too; a reply costs none.
+//! too; a reply costs none. Where strangers are isolated it costs a comparison more, and a lookup if
+//! it is one of this node's pods.
 //!
 //! - To pass is to `return`, not to `accept`, which would end the base chain: passing egress must
 //!   not skip ingress. So one base chain does for both.
@@ -36,7 +40,11 @@
 //!   connection has one, in the reply direction it is established, or an ICMP error (or a reset
 //!   that this node made, `nf_ct_attach`) that answers the other side. Packets in the original
 //!   direction are looked up every time, so that a connection that is newly denied stops at once.
-//! - "Made by this node" is: no incoming interface *and* no link-layer header. The interface alone
+//! - Who is known in a pod range has an entry in both directions, so that `self4` says who is not; a
+//!   map cannot be asked the other way round. It comes after the comparison, which most addresses
+//!   fail.
+//! - "Made by this node" is: no incoming interface *and* no link-layer header; to itself, the
+//!   loopback interface, whose number is 1 (`LOOPBACK_IFINDEX` in the kernel's net/flow.h). The interface alone
 //!   does not say it: br_netfilter calls the postrouting hook without one for packets that it
 //!   bridges between two pods (`br_nf_post_routing` in net/bridge/br_netfilter_hooks.c).
 //! - Neighbour discovery passes with hop limit 255 only, which no routed packet can have
@@ -46,8 +54,8 @@
 
 use std::fmt;
 
-use podwall_compile::tables::{Delta, NodeTables, PeerKey, PortKey, VerdictKey};
-use podwall_policy::address::Family;
+use podwall_compile::tables::{Delta, NodeTables, PeerKey, PortKey, SubjectId, VerdictKey};
+use podwall_policy::address::{AddressRange, AddressSet, Family};
 use podwall_policy::policy::Direction;
 
 use super::Log;
@@ -71,6 +79,9 @@ const SAVED_SUBJECT: Reg = Reg(6);
 const SAVED_GROUP: Reg = Reg(14);
 /// An address; an IPv6 address fills this and the next three.
 const ADDRESS: Reg = Reg(8);
+
+/// The index of the loopback interface, in every network namespace.
+const LOOPBACK: u32 = 1;
 
 // IP protocols.
 const ICMP: u32 = 1;
@@ -136,10 +147,9 @@ impl Shape {
         let rows = tables.verdicts.keys().map(Self::row);
         let blocks = tables.blocks.keys().map(|range| Self::block(range.family()));
         let nets = tables.nets.keys().map(|range| Self::net(range.family()));
-        let subjects = tables
-            .subjects
-            .keys()
-            .map(|(direction, address)| Self::subject(*direction, Family::of(*address)));
+        let subjects = tables.subjects.iter().filter(|(_, class)| !class.is_open());
+        let subjects = subjects
+            .map(|((direction, address), _)| Self::subject(*direction, Family::of(*address)));
         rows.chain(blocks).chain(nets).chain(subjects).fold(Self::default(), Self::with)
     }
 
@@ -149,7 +159,8 @@ impl Shape {
             delta.verdicts.iter().filter(|(_, v)| v.is_some()).map(|(key, _)| Self::row(key));
         let blocks = delta.blocks_added.iter().map(|(range, _)| Self::block(range.family()));
         let nets = delta.nets_added.iter().map(|(range, _)| Self::net(range.family()));
-        let subjects = delta.subjects.iter().filter(|(_, class)| class.is_some());
+        let isolates = |class: Option<SubjectId>| class.is_some_and(|class| !class.is_open());
+        let subjects = delta.subjects.iter().filter(|(_, class)| isolates(*class));
         let subjects = subjects
             .map(|((direction, address), _)| Self::subject(*direction, Family::of(*address)));
         rows.chain(blocks).chain(nets).chain(subjects).fold(Self::default(), Self::with)
@@ -173,7 +184,7 @@ impl Shape {
     }
 }
 
-/// The chains of the table. Those whose name ends in `_rows` depend on the shape.
+/// The chains of the table. Those whose name ends in `_rows` depend on the shape and pod ranges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Program {
     /// In the order in which they are made; a rule may jump to any of them.
@@ -181,21 +192,28 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    pub(crate) fn new(shape: Shape, log: Option<Log>) -> Self {
+    pub(crate) fn new(shape: Shape, pod_ranges: &AddressSet, log: Option<Log>) -> Self {
         let mut chains = Vec::new();
         for direction in Direction::BOTH {
-            let Names { dropped, denied, unmatched, ports, portless } = Names::of(direction);
-            chains.push(chain(dropped, drops(direction, log)));
+            let names = Names::of(direction);
+            let Names { dropped, denied, unmatched, strange, stranger, ports, portless } = names;
+            chains.push(chain(strange, drops(direction, log, true)));
+            chains.push(chain(stranger, not_from_node(direction, strange)));
+            chains.push(chain(dropped, drops(direction, log, false)));
             chains.push(chain(denied, itself().into_iter().chain([on(dropped)]).collect()));
             let counts = Family::BOTH.map(|family| count(direction, family));
             let steps = itself().into_iter().chain(counts).chain([on(dropped)]);
             chains.push(chain(unmatched, steps.collect()));
-            chains.push(chain(ports, rows(shape, direction, true)));
-            chains.push(chain(portless, rows(shape, direction, false)));
+            for (name, has_ports) in [(ports, true), (portless, false)] {
+                let rules = rows(shape, direction, has_ports).into_iter();
+                chains.push(chain(name, rules.chain(strangers(pod_ranges, direction)).collect()));
+            }
         }
         // A chain with nothing to look up has no rules.
-        let isolated =
-            |direction| Family::BOTH.into_iter().any(|f| shape.has_subjects(direction, f));
+        let isolated = |direction| {
+            let subjects = Family::BOTH.into_iter().any(|f| shape.has_subjects(direction, f));
+            subjects || !pod_ranges.is_empty()
+        };
         let (egress, ingress) = (Direction::Egress, Direction::Ingress);
         let both = |of: fn(Direction) -> &'static str| {
             let mut rules = Vec::new();
@@ -355,6 +373,9 @@ struct Names {
     denied: &'static str,
     /// No verdict.
     unmatched: &'static str,
+    /// From, or to, an address that nobody knows: denied; the same, unless by the node itself.
+    strange: &'static str,
+    stranger: &'static str,
     /// The lookups for protocols with ports, and for the others.
     ports: &'static str,
     portless: &'static str,
@@ -367,6 +388,8 @@ impl Names {
                 dropped: "egress_dropped",
                 denied: "egress_denied",
                 unmatched: "egress_unmatched",
+                strange: "egress_strange",
+                stranger: "egress_stranger",
                 ports: "egress_rows",
                 portless: "egress_portless_rows",
             },
@@ -374,6 +397,8 @@ impl Names {
                 dropped: "ingress_dropped",
                 denied: "ingress_denied",
                 unmatched: "ingress_unmatched",
+                strange: "ingress_strange",
+                stranger: "ingress_stranger",
                 ports: "ingress_rows",
                 portless: "ingress_portless_rows",
             },
@@ -405,11 +430,24 @@ fn count(direction: Direction, family: Family) -> Rule {
     Rule { comment: "count".to_owned(), steps: steps.concat() }
 }
 
-fn drops(direction: Direction, log: Option<Log>) -> Vec<Rule> {
+/// What begins a reported packet's prefix.
+pub(crate) fn prefix(direction: Direction, stranger: bool) -> &'static str {
+    match (direction, stranger) {
+        (Direction::Egress, false) => "podwall egress ",
+        (Direction::Egress, true) => "podwall egress stranger ",
+        (Direction::Ingress, false) => "podwall ingress ",
+        (Direction::Ingress, true) => "podwall ingress stranger ",
+    }
+}
+
+fn drops(direction: Direction, log: Option<Log>, stranger: bool) -> Vec<Rule> {
     let mut rules = Vec::new();
+    if stranger {
+        let class = Expr::Put(SUBJECT, SubjectId::STRANGER.0);
+        rules.push(rule("count", [class, Expr::In(SetId::Unmatched, SUBJECT)]));
+    }
     if let Some(Log { group, per_second, burst }) = log {
-        let way = if direction == Direction::Egress { "egress" } else { "ingress" };
-        let prefix = format!("podwall {way} ");
+        let prefix = prefix(direction, stranger).to_owned();
         let steps = [Expr::Limit { per_second, burst }, Expr::Log { group, prefix }];
         rules.push(rule("report", steps));
     }
@@ -463,6 +501,40 @@ fn rows(shape: Shape, direction: Direction, ports: bool) -> Vec<Rule> {
         rules.push(Rule { comment: "a verdict denies".to_owned(), steps });
     }
     rules
+}
+
+/// Whoever has a local address in the pod ranges and is not known. Behind the rules for those that
+/// are isolated: who is isolated is known.
+fn strangers(pod_ranges: &AddressSet, direction: Direction) -> impl Iterator<Item = Rule> {
+    let nets = pod_ranges.ranges().iter().flat_map(AddressRange::cidrs);
+    nets.map(move |net| {
+        let family = Family::of(net.network());
+        let (local, _) = sides(direction, family);
+        let words = if family == Family::V4 { 1 } else { 4 };
+        let steps = vec![
+            nfproto(family),
+            Expr::Load(local, ADDRESS),
+            Expr::Inside(ADDRESS, net, SUBJECT),
+            Expr::Load(local, Reg(ADDRESS.0 + words)),
+            Expr::NotIn(SetId::Own(family), ADDRESS),
+            goto(Names::of(direction).stranger),
+        ];
+        Rule { comment: format!("strangers in {net}"), steps }
+    })
+}
+
+/// What passes of a stranger: what the node itself sends, which may be from an address in the pod
+/// ranges. To a stranger it never gets here.
+fn not_from_node(direction: Direction, strange: &'static str) -> Vec<Rule> {
+    if direction == Direction::Ingress {
+        return vec![on(strange)];
+    }
+    let itself = [Expr::Is(Field::Iif, Test::Eq(LOOPBACK)), Expr::Fate(Fate::Return)];
+    vec![
+        rule("this node to itself", itself),
+        rule("routed", [Expr::Is(Field::Iif, Test::Ne(0)), goto(strange)]),
+        rule("bridged", [Expr::Is(Field::LinkByte, Test::AtLeast(0)), goto(strange)]),
+    ]
 }
 
 /// The peers that a rule is for.

@@ -20,7 +20,8 @@
 //! passes, `break` denies, `continue` is what is said of every other key: the rule goes on with its
 //! next lookup.
 //! Classes are numbers in the machine's byte order (nft's type `mark`), so that `nft list` shows
-//! them as they are; before each stands 1, or 0 for what is said of every other key.
+//! them as they are; before each stands 1, or 0 for what is said of every other key and of a local
+//! address that is known and open: rules take it for one that they did not find.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -293,6 +294,7 @@ impl fmt::Display for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("(present)"),
+            Self::Class(class) if *class == SubjectId::OPEN.0 => f.write_str("open"),
             Self::Class(class) => match PeerKey::of_number(*class) {
                 PeerKey::Own(PeerId(class)) => write!(f, "class {class}"),
                 other => write!(f, "{other}"),
@@ -401,9 +403,11 @@ pub(crate) fn is_subject(tables: &NodeTables, address: IpAddr) -> bool {
         .any(|direction| tables.subjects.contains_key(&(*direction, address)))
 }
 
-/// The classes that local addresses have.
+/// The classes that local addresses have and packets are counted for, that of strangers included.
 pub(crate) fn subject_classes(tables: &NodeTables) -> BTreeSet<SubjectId> {
-    tables.subjects.values().copied().collect()
+    let of_ranges = (!tables.pod_ranges.is_empty()).then_some(SubjectId::STRANGER);
+    let classes = tables.subjects.values().copied().filter(|class| !class.is_open());
+    classes.chain(of_ranges).collect()
 }
 
 /// The same after a change.
@@ -411,7 +415,9 @@ pub(crate) fn classes_after(model: &NodeTables, delta: &Delta) -> BTreeSet<Subje
     let changed: FxHashSet<_> = delta.subjects.iter().map(|(at, _)| at).collect();
     let stay = model.subjects.iter().filter(|(at, _)| !changed.contains(at));
     let come = delta.subjects.iter().filter_map(|(_, class)| *class);
-    stay.map(|(_, class)| *class).chain(come).collect()
+    let classes = stay.map(|(_, class)| *class).chain(come).filter(|class| !class.is_open());
+    let ranges = delta.pod_ranges.as_ref().unwrap_or(&model.pod_ranges);
+    classes.chain((!ranges.is_empty()).then_some(SubjectId::STRANGER)).collect()
 }
 
 /// Every element that the tables ask for.
@@ -483,8 +489,12 @@ pub(crate) fn wanted(tables: &NodeTables, set: SetId, key: Key) -> Option<Data> 
         (SetId::Peer(_), Key::Address(address)) => tables.peers.get(&address).copied().map(classes),
         (SetId::Block(_), Key::Range(range)) => tables.blocks.get(&range).copied().map(block),
         (SetId::Net(_), Key::Range(range)) => tables.nets.get(&range).copied().map(net),
+        (SetId::Unmatched, Key::Class(SubjectId::STRANGER)) => {
+            (!tables.pod_ranges.is_empty()).then_some(Data::Nothing)
+        }
         (SetId::Unmatched, Key::Class(class)) => {
-            tables.subjects.values().any(|it| *it == class).then_some(Data::Nothing)
+            let has = tables.subjects.values().any(|it| *it == class);
+            (has && !class.is_open()).then_some(Data::Nothing)
         }
         (_, Key::Row(row)) => {
             let allow = tables.verdicts.get(&row)?.allow;

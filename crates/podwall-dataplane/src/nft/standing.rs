@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::libc;
-use podwall_compile::tables::{Delta, NodeTables, Packet, Verdict, VerdictKey};
+use podwall_compile::tables::{Delta, NodeTables, Packet, SubjectId, Verdict, VerdictKey};
 
 use super::Nftables;
 use super::batch::Outcome;
@@ -83,7 +83,7 @@ enum Work {
 /// A list of connections that is coming in.
 struct Walk {
     list: connections::List,
-    /// The node's own addresses: what it sends asks no ingress policy.
+    /// The node's own addresses: what it sends, or gets, asks no ingress policy.
     own: HashSet<IpAddr>,
     denied: Vec<Connection>,
 }
@@ -113,13 +113,20 @@ impl Standing {
 /// Whether a change may deny what the tables allowed.
 ///
 /// A new row can do so only by denying. A new address of a pod takes part in all that its ranges
-/// had before ([`NodeTables::peers`]), and in more; but its class may be denied something.
+/// had before ([`NodeTables::peers`]), and in more; but its class may be denied something. In the
+/// pod ranges an address without an entry is closed, so there it is an entry's going that closes.
 pub(super) fn may_close(model: &NodeTables, denies: bool, delta: &Delta) -> bool {
+    let ranges = delta.pod_ranges.as_ref().unwrap_or(&model.pod_ranges);
+    let closing_subject = |((_, address), class): &((_, IpAddr), Option<SubjectId>)| match class {
+        Some(class) => !class.is_open(),
+        None => ranges.contains(*address),
+    };
     let closing_row = |(key, after): &(VerdictKey, Option<Verdict>)| match after {
         Some(verdict) => !verdict.allow,
         None => denies || model.verdicts.contains_key(key),
     };
-    delta.subjects.iter().any(|(_, class)| class.is_some())
+    delta.subjects.iter().any(closing_subject)
+        || delta.pod_ranges.as_ref().is_some_and(|new| !new.is_within(&model.pod_ranges))
         || delta
             .peers
             .iter()
@@ -139,7 +146,7 @@ impl Nftables {
     /// See [`crate::DataPlane::settle`].
     pub(super) fn stand(&mut self) -> Result<Option<Duration>, Error> {
         let Some(model) = &self.model else { return Ok(None) };
-        if self.standing.on || model.subjects.is_empty() {
+        if self.standing.on || (model.subjects.is_empty() && model.pod_ranges.is_empty()) {
             return Ok(None);
         }
         let start = Instant::now();
@@ -209,8 +216,8 @@ impl Walk {
         let (own, denied) = (&self.own, &mut self.denied);
         let mut look = |listed: Listed<'_>| {
             let allowed = |packet: Packet| {
-                let from_node = own.contains(&packet.src);
-                tables.decide(&Packet { from_node, ..packet }).passes()
+                let (from_node, to_node) = (own.contains(&packet.src), own.contains(&packet.dst));
+                tables.decide(&Packet { from_node, to_node, ..packet }).passes()
             };
             // What cannot be read is revoked: its packets are judged, as every packet was.
             if !listed.is_fixed() && !listed.packet().is_some_and(allowed) {
@@ -282,6 +289,7 @@ mod tests {
     use podwall_compile::testing::change::Change;
     use podwall_compile::testing::dice::Dice;
     use podwall_compile::testing::random;
+    use podwall_policy::policy::Direction;
     use podwall_policy::port::Protocol;
 
     use super::*;
@@ -296,13 +304,22 @@ mod tests {
             protocol: *dice.pick(&protocols),
             port: *dice.pick(&ports),
             from_node: dice.chance(10),
+            to_node: dice.chance(10),
         };
         (0..300).map(draw).filter(|packet| packet.src.is_ipv4() == packet.dst.is_ipv4()).collect()
+    }
+
+    /// Whether a stranger sends, or is sent to.
+    fn is_strange(tables: &NodeTables, packet: &Packet) -> bool {
+        let is = |direction| tables.subject_of(packet, direction) == Some(SubjectId::STRANGER);
+        is(Direction::Egress) || is(Direction::Ingress)
     }
 
     #[test]
     fn a_change_that_is_said_to_open_only_closes_nothing() {
         let (mut opened, mut closed, mut said) = (0, 0, 0);
+        // Of those that closed: by being known no longer, by other pod ranges.
+        let (mut forgotten, mut ranged, mut met) = (0, 0, 0);
         for seed in 0..400 {
             let mut dice = Dice::seeded(seed);
             let mut cluster = random::cluster(&mut dice);
@@ -326,8 +343,18 @@ mod tests {
                         (true, false) => {
                             assert!(may, "seed {seed}: {packet:?} by {change:?}: {delta:?}");
                             closed += 1;
+                            if is_strange(after, &packet) {
+                                let counter = match delta.pod_ranges {
+                                    None => &mut forgotten,
+                                    Some(_) => &mut ranged,
+                                };
+                                *counter += 1;
+                            }
                         }
-                        (false, true) if !may => opened += 1,
+                        (false, true) if !may => {
+                            opened += 1;
+                            met += usize::from(is_strange(&before, &packet));
+                        }
                         _ => {}
                     }
                 }
@@ -335,5 +362,6 @@ mod tests {
         }
         // Neither side goes without saying.
         assert!(opened > 50 && closed > 50 && said < 4000, "{opened} {closed} {said}");
+        assert!(forgotten > 50 && ranged > 50 && met > 50, "{forgotten} {ranged} {met}");
     }
 }

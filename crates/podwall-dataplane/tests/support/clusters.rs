@@ -24,6 +24,10 @@ const WIDE_PODS: usize = 60;
 pub fn start(dice: &mut Dice, wide: bool) -> Cluster {
     let mut cluster = random::cluster(dice);
     cluster.put_node(random::node(NODE));
+    if dice.chance(80) {
+        let strangers = random::strangers(dice, NODE, &cluster);
+        cluster.strangers.insert(NODE.into(), strangers);
+    }
     let pods: Vec<Pod> = cluster.pods.values().cloned().collect();
     for mut pod in pods {
         fit(dice, &mut pod);
@@ -62,6 +66,15 @@ pub fn change(dice: &mut Dice, cluster: &Cluster, wide: bool) -> Change {
             _ => Change::PutPolicy(wide_policy(dice)),
         };
     }
+    if dice.chance(15)
+        && let Some(before) = cluster.strangers.get(NODE)
+    {
+        let mut strangers = random::strangers(dice, NODE, cluster);
+        if dice.chance(70) {
+            strangers.ranges = before.ranges.clone();
+        }
+        return Change::Strangers(NODE.into(), strangers);
+    }
     match Change::random(dice, cluster) {
         Change::PutPod(mut pod) => {
             fit(dice, &mut pod);
@@ -75,9 +88,13 @@ pub fn change(dice: &mut Dice, cluster: &Cluster, wide: bool) -> Change {
     }
 }
 
-/// More rules that name ports only, for more than a peer or two.
+/// More rules that name ports only, for more than a peer or two; more large blocks beside pods.
 fn more_names(dice: &mut Dice, policy: &mut Policy) {
     for rule in policy.ingress.iter_mut().chain(&mut policy.egress).flatten() {
+        if dice.chance(10) && !rule.peers.is_empty() {
+            let all: Option<ipnet::IpNet> = dice.pick(&["10.0.0.0/8", "::/0"]).parse().ok();
+            rule.peers.extend(all.map(|net| Peer::Block(IpBlock::new(net, None))));
+        }
         if dice.chance(40) && !rule.ports.is_empty() {
             for port in &mut rule.ports {
                 port.protocol = *dice.pick(&[Protocol::TCP, Protocol::TCP, Protocol::UDP]);
@@ -95,6 +112,10 @@ fn more_names(dice: &mut Dice, policy: &mut Policy) {
 fn fit(dice: &mut Dice, pod: &mut Pod) {
     if dice.chance(50) && !pod.host_network {
         pod.node = Some(NODE.into());
+    }
+    // One that was given an address of another node.
+    if dice.chance(15) && !pod.host_network {
+        pod.node = Some(random::NODES[1].into());
     }
     if pod.host_network {
         let node = pod.node.as_deref().unwrap_or(NODE);

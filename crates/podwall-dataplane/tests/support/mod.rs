@@ -18,6 +18,8 @@
 #![expect(unsafe_code, reason = "raw sockets of protocols that nix does not name")]
 
 pub mod clusters;
+pub mod frames;
+pub mod hub;
 pub mod random;
 pub mod wire;
 pub mod yaml;
@@ -399,15 +401,28 @@ impl World {
         let mark = [&b"podwall!"[..], &token.to_be_bytes()].concat();
         let source = self.endpoints[from].address(family);
         let bytes = transport(source, address, protocol, token as u16 | 0x8000, port, &mark);
-        let raw = |endpoint: usize| {
-            let all = &self.endpoints[endpoint].raw;
-            &all.iter().find(|(f, p, _)| (*f, *p) == (family, protocol)).unwrap().2
-        };
-        send_raw(raw(from), &bytes, address);
+        send_raw(self.raw(from, family, protocol), &bytes, address);
+        self.arrived(from, to, family, protocol, &mark)
+    }
+
+    fn raw(&self, endpoint: usize, family: Family, protocol: u8) -> &OwnedFd {
+        let all = &self.endpoints[endpoint].raw;
+        &all.iter().find(|(f, p, _)| (*f, *p) == (family, protocol)).unwrap().2
+    }
+
+    /// Whether a packet with a mark, which `from` has sent just now, has come to `to`.
+    pub fn arrived(
+        &self,
+        from: usize,
+        to: usize,
+        family: Family,
+        protocol: u8,
+        mark: &[u8],
+    ) -> bool {
         self.fence(from, to, 0);
         let mut buffer = [0; 2048];
         let mut found = false;
-        while let Some(len) = receive_raw(raw(to), &mut buffer) {
+        while let Some(len) = receive_raw(self.raw(to, family, protocol), &mut buffer) {
             found |= buffer[..len].windows(mark.len()).any(|window| window == mark);
         }
         found
@@ -433,6 +448,7 @@ impl World {
             protocol,
             port: if protocol.has_ports() { port } else { 0 },
             from_node: from == 0,
+            to_node: to == 0,
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use podwall_compile::tables::{
     GroupId, NetId, NodeTables, Peer, PeerId, PeerKey, PortKey, RuleId, SubjectId, Verdict,
     VerdictKey,
 };
-use podwall_policy::address::{AddressRange, Family};
+use podwall_policy::address::{AddressRange, AddressSet, Family};
 use podwall_policy::object::Name;
 use podwall_policy::policy::{Direction, RuleRef, Tier};
 use podwall_policy::port::{PortRange, Protocol};
@@ -97,7 +98,32 @@ pub fn tables(dice: &mut Dice, local: &[IpAddr], all: &[IpAddr]) -> NodeTables {
         }
     }
     name_rules(dice, &mut tables);
+    strangers(dice, all, &mut tables);
     tables
+}
+
+/// Pod ranges in which some addresses are known: in both directions, as it always is.
+fn strangers(dice: &mut Dice, all: &[IpAddr], tables: &mut NodeTables) {
+    for address in all {
+        if dice.chance(8) {
+            let lengths =
+                if address.is_ipv4() { [16, 24, 28, 31, 32] } else { [32, 64, 112, 127, 128] };
+            let net = IpNet::new(*address, dice.pick(&lengths)).unwrap().trunc();
+            tables.pod_ranges = tables.pod_ranges.union(&AddressSet::from(net));
+        }
+    }
+    let inside: Vec<IpAddr> =
+        all.iter().copied().filter(|address| tables.pod_ranges.contains(*address)).collect();
+    for address in inside {
+        let stranger = dice.chance(50);
+        for direction in Direction::BOTH {
+            if stranger {
+                tables.subjects.remove(&(direction, address));
+            } else {
+                tables.subjects.entry((direction, address)).or_insert(SubjectId::OPEN);
+            }
+        }
+    }
 }
 
 /// Gives verdicts rules: the same one to several, to some none, and now and then another rule the

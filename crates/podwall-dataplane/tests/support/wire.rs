@@ -212,6 +212,7 @@ impl Wire {
                 protocol: podwall_policy::port::Protocol::UDP,
                 port: 9,
                 from_node: false,
+                to_node: false,
             };
             self.send_one(&Shot { packet, fragmented: false, extended: false }, fence);
             let mut seen = false;
@@ -360,7 +361,7 @@ fn v6(
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "0x0003")]
-const ETH_P_ALL: u16 = libc::ETH_P_ALL as u16;
+pub const ETH_P_ALL: u16 = libc::ETH_P_ALL as u16;
 
 fn socket(domain: i32, kind: i32, protocol: i32) -> OwnedFd {
     // SAFETY: takes numbers only; the result is checked and owned by nobody else.
@@ -376,7 +377,7 @@ fn raw(family: Family, protocol: i32) -> OwnedFd {
 }
 
 /// Frames of one interface; protocol 0 receives none.
-fn frames(interface: &str, protocol: u16) -> OwnedFd {
+pub fn frames(interface: &str, protocol: u16) -> OwnedFd {
     let fd = socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
     let index = nix::net::if_::if_nametoindex(interface).unwrap();
     // SAFETY: numbers only, for which zero is a value.
@@ -400,6 +401,6 @@ fn option(fd: &OwnedFd, level: i32, name: i32, value: i32) {
 }
 
 /// Nothing is lost for want of room.
-fn much_room(fd: &OwnedFd) {
+pub fn much_room(fd: &OwnedFd) {
     option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20);
 }

@@ -27,6 +27,11 @@ fn write(cluster: &Cluster, out: &mut String) -> std::fmt::Result {
     for (name, node) in &cluster.nodes {
         writeln!(out, "- {{name: {name}, addresses: {}}}", list(&node.addresses))?;
     }
+    writeln!(out, "isolated unless they are known:")?;
+    for (name, strangers) in &cluster.strangers {
+        let (ranges, released) = (strangers.ranges.ranges(), &strangers.released);
+        writeln!(out, "- {{node: {name}, {}, but {}}}", list(ranges), list(released))?;
+    }
     writeln!(out, "pods:")?;
     for (name, pod) in &cluster.pods {
         let ports = pod.ports.iter().map(|port| {

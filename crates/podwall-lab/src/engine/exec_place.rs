@@ -29,6 +29,9 @@ impl Engine {
             pod: key.to_string(),
             reason: match pod.phase {
                 Phase::Terminated => "it has ended".to_owned(),
+                Phase::Alive if self.store.mirrors() && pod.ips.is_empty() => {
+                    "it has no network yet; `kubectl describe pod` says why".to_owned()
+                }
                 Phase::Alive => match &pod.node {
                     Some(node) => format!("it wants node {node}, which the lab does not have"),
                     None => "no node of the lab has the labels of its nodeSelector".to_owned(),

@@ -15,7 +15,8 @@ use std::time::Duration;
 use podwall_compile::compiler::NodeCompiler;
 use podwall_compile::tables::{Delta, NodeTables};
 use podwall_dataplane::{
-    Choice, Chosen, Config, Counters, DataPlane, Denials, Fill, Limits, Log, ebpf,
+    self as dataplane, Choice, Chosen, Config, Counters, DataPlane, Denials, Fill, Limits, Log,
+    ebpf,
 };
 use podwall_policy::cluster::Cluster;
 use podwall_policy::policy::Tier;
@@ -130,19 +131,11 @@ impl NodeFirewall {
     /// Writes a change, or everything where the kernel may hold something else.
     fn write(&mut self, delta: &Delta) -> Result<(), podwall_dataplane::Error> {
         let Some(plane) = &mut self.plane else { return Ok(()) };
-        let tables = self.compiler.tables();
-        // Until the kernel has said yes, nobody knows what it holds: then the next write, or this
-        // one's second try, is of the whole.
-        let known = std::mem::replace(&mut self.loaded, false);
-        if !known {
-            plane.replace(tables)?;
-        } else if !delta.is_empty() {
-            plane.update(delta).or_else(|error| {
-                eprintln!("node {}: {error}; writing its whole tables", self.node);
-                plane.replace(tables)
-            })?;
+        let refused =
+            dataplane::follow(&mut **plane, &mut self.loaded, self.compiler.tables(), delta)?;
+        if let Some(error) = refused {
+            eprintln!("node {}: {error}; its whole tables were written", self.node);
         }
-        self.loaded = true;
         Ok(())
     }
 

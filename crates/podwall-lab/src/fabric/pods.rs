@@ -15,7 +15,7 @@ use podwall_policy::address::Family;
 
 use super::{
     AddressOf, BRIDGE, Fabric, FabricError, GATEWAY_MAC, NodeNet, PodPlug, address_of_family,
-    gateway, link_error, mac_of, node_file, veth_name,
+    gateway, link_error, mac_of, node_file, settle, veth_name,
 };
 use crate::link::{Batch, End, LinkError, Links, Mac, Route};
 use crate::netns::NetNs;
@@ -55,7 +55,7 @@ impl Fabric {
     pub fn plug_pod(&mut self, plug: &PodPlug) -> Result<(), FabricError> {
         let place = format!("pod {}", plug.id);
         let ns = self.ensure_ns(&format!("pod-{}", plug.id))?;
-        self.settle(&ns, &place, false)?;
+        settle(&ns, &place, self.families, None)?;
         let links = Links::of(&ns).map_err(link_error(&place))?;
         let node = self.node_net(&plug.node)?;
         if links.find("eth0").map_err(link_error(&place))?.is_none() {

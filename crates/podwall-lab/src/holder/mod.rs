@@ -36,6 +36,7 @@ pub(crate) use process::default_signal;
 use process::{
     IgnoreTerminal, end_like, exit_now, fork_alone, fork_single, ignore_signal, lock_labs, wait_for,
 };
+pub use process::{apart, follow_parent};
 use record::Record;
 use terminal::Terminal;
 
@@ -103,6 +104,15 @@ pub struct StartOptions {
     /// End the lab, and remove its directory, when the thread that starts it ends: for a
     /// demonstration or a test that must leave nothing behind, not even when it is killed.
     pub die_with_parent: bool,
+}
+
+/// Which network a process of the lab has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Network {
+    /// The fabric.
+    Labs,
+    /// That of whoever started it.
+    Callers,
 }
 
 /// A running lab: its namespaces and the way into them.
@@ -262,12 +272,18 @@ impl Holder {
     /// # Errors
     /// The kernel refuses processes with several threads (`EINVAL`).
     pub fn enter(&self) -> Result<(), HolderError> {
+        self.enter_with(Network::Labs)
+    }
+
+    fn enter_with(&self, network: Network) -> Result<(), HolderError> {
         let failed = |source| HolderError::Enter { dir: self.dir.clone(), source };
         let mut flags = CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWPID
-            | CloneFlags::CLONE_NEWNET
             | CloneFlags::CLONE_NEWUTS
             | CloneFlags::CLONE_NEWIPC;
+        if network == Network::Labs {
+            flags |= CloneFlags::CLONE_NEWNET;
+        }
         let user = |who: &str| fs::metadata(format!("/proc/{who}/ns/user")).map(|m| m.ino());
         let net = |who: &str| fs::metadata(format!("/proc/{who}/ns/net")).map(|m| m.ino());
         // Never build a lab in the host's network, whatever went wrong before.
@@ -289,18 +305,19 @@ impl Holder {
     /// [`HolderError::Fork`] if this process has several threads, [`HolderError::Enter`] if the
     /// lab has ended.
     pub fn run(&self, work: impl FnOnce() -> i32) -> Result<ExitStatus, HolderError> {
-        self.run_on(None, work)
+        self.run_on(None, Network::Labs, work)
     }
 
     /// [`Self::run`] for a program of a user: while it runs, the terminal is its own, if the caller
     /// has one and is in its foreground. When the program is stopped (Ctrl-Z), so is the caller.
     pub fn run_in_foreground(&self, work: impl FnOnce() -> i32) -> Result<ExitStatus, HolderError> {
-        self.run_on(Terminal::of_caller(), work)
+        self.run_on(Terminal::of_caller(), Network::Labs, work)
     }
 
     fn run_on(
         &self,
         terminal: Option<Terminal>,
+        network: Network,
         work: impl FnOnce() -> i32,
     ) -> Result<ExitStatus, HolderError> {
         let new_pipe =
@@ -313,7 +330,7 @@ impl Holder {
             ForkResult::Parent { child } => child,
             ForkResult::Child => {
                 drop(read);
-                self.relay(caller, write, relay_lives, terminal.as_ref(), work)
+                self.relay(caller, write, relay_lives, terminal.as_ref(), network, work)
             }
         };
         drop((write, relay_lives));
@@ -340,6 +357,7 @@ impl Holder {
         report: OwnedFd,
         relay_lives: (OwnedFd, OwnedFd),
         terminal: Option<&Terminal>,
+        network: Network,
         work: impl FnOnce() -> i32,
     ) -> ! {
         if let Some(terminal) = terminal {
@@ -347,7 +365,7 @@ impl Holder {
         }
         let (lives, life) = relay_lives;
         let enter = || -> io::Result<ForkResult> {
-            self.enter().map_err(|error| match error {
+            self.enter_with(network).map_err(|error| match error {
                 HolderError::Enter { source, .. } => source,
                 other => io::Error::other(other),
             })?;
@@ -400,8 +418,28 @@ impl Holder {
         keep: &[BorrowedFd<'_>],
         work: impl FnOnce() -> i32,
     ) -> Result<(), HolderError> {
+        self.detach_with(Network::Labs, keep, work)
+    }
+
+    /// [`Self::detach`] for a process that has the *caller's* network, for what it has to talk to
+    /// there, and all else of the lab. It must do nothing to a network before it has entered one of
+    /// the lab's.
+    pub fn detach_in_callers_network(
+        &self,
+        keep: &[BorrowedFd<'_>],
+        work: impl FnOnce() -> i32,
+    ) -> Result<(), HolderError> {
+        self.detach_with(Network::Callers, keep, work)
+    }
+
+    fn detach_with(
+        &self,
+        network: Network,
+        keep: &[BorrowedFd<'_>],
+        work: impl FnOnce() -> i32,
+    ) -> Result<(), HolderError> {
         let keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
-        let status = self.run(|| {
+        let status = self.run_on(None, network, || {
             // One more fork inside: an orphan goes to the init of its *parent's* pid namespace.
             match fork_single() {
                 Ok(ForkResult::Parent { .. }) => 0,

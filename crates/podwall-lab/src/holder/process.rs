@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
@@ -150,6 +150,44 @@ pub(super) fn release_descriptors(keep: &[RawFd]) -> io::Result<()> {
     // `null` is closed here too; its destructor must not close the number a second time.
     std::mem::forget(null);
     close_range(from, u32::MAX)
+}
+
+/// Runs `work` in a process of its own and gives what it returned: for libraries that leave threads or
+/// descriptors behind, which a process that is to fork must not have. Empty if it panicked.
+///
+/// # Errors
+/// It cannot be forked, as [`super::HolderError::Fork`] says.
+pub fn apart(work: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u8>> {
+    let (mut read, write) = io::pipe()?;
+    match fork_single()? {
+        ForkResult::Child => {
+            drop(read);
+            exit_now(super::guarded(|| i32::from((&write).write_all(&work()).is_err())))
+        }
+        ForkResult::Parent { child } => {
+            drop(write);
+            let mut said = Vec::new();
+            let got = read.read_to_end(&mut said);
+            waitpid(child, None)?;
+            got.map(|_| said)
+        }
+    }
+}
+
+/// Has a program end (`SIGKILL`) with the *thread* that starts it, however that ends.
+#[expect(unsafe_code, reason = "what runs between fork and exec must be async-signal-safe")]
+pub fn follow_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let parent = Pid::this();
+    let follow = move || {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // Not told of a parent that has ended before.
+        if Pid::parent() == parent { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    };
+    // SAFETY: two system calls; no memory is allocated and no lock is taken.
+    unsafe {
+        command.pre_exec(follow);
+    }
 }
 
 /// Closes descriptors `first` to `last`.

@@ -13,6 +13,9 @@ impl Store {
     pub fn shown(&self, key: &Key) -> Option<Value> {
         let stored = self.objects.get(key)?;
         let mut raw = stored.object.raw.clone();
+        if self.mirrors() {
+            return Some(raw);
+        }
         let name = Name::new(key.namespace.as_str(), key.name.as_str());
         if raw.get("metadata").is_none_or(|m| !m.is_object()) {
             raw["metadata"] = json!({});
@@ -107,9 +110,35 @@ pub fn timestamp(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
+/// What [`timestamp`] writes, back in seconds since 1970.
+pub(super) fn seconds(text: &str) -> Option<u64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let numbers = |text: &str, by: char| -> Option<[u64; 3]> {
+        let parts: Option<Vec<u64>> = text.split(by).map(|part| part.parse().ok()).collect();
+        parts?.try_into().ok()
+    };
+    let [year, month, day] = numbers(date, '-')?;
+    let [hour, minute, second] = numbers(time, ':')?;
+    // Days of a civil date, the other way round.
+    let year = if month > 2 { year } else { year.checked_sub(1)? };
+    let month = (month + 9) % 12;
+    let (era, of_era) = (year / 400, year % 400);
+    let of_year = (153 * month + 2) / 5 + day.checked_sub(1)?;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year;
+    Some(days.checked_sub(719_468)? * 86_400 + hour * 3_600 + minute * 60 + second)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::timestamp;
+    use super::{seconds, timestamp};
+
+    #[test]
+    fn timestamps_are_read_back() {
+        for number in [0, 951_782_400, 951_868_800, 1_795_219_199] {
+            assert_eq!(seconds(&timestamp(number)), Some(number));
+        }
+        assert_eq!(seconds("yesterday"), None);
+    }
 
     #[test]
     fn timestamps_are_rfc_3339() {

@@ -35,6 +35,7 @@ fn config(network: NetworkMode, families: Families) -> LabConfig {
         enforce: false,
         dataplane: String::new(),
         limits: String::new(),
+        mirrors: None,
     }
 }
 

@@ -64,6 +64,7 @@ fn open(inside: &Path) -> Engine {
         // What stands in the way here is a table of nftables.
         dataplane: "nftables".to_owned(),
         limits: String::new(),
+        mirrors: None,
     };
     Engine::open(&config, inside).expect("open")
 }

@@ -1,7 +1,7 @@
 //! Cases 39 to 50, as far as they are questions of meaning.
 
-use podwall_policy::address::Family;
-use podwall_policy::cluster::Cluster;
+use podwall_policy::address::{AddressSet, Family};
+use podwall_policy::cluster::{Cluster, Strangers};
 use podwall_policy::evaluate::Exempt;
 use podwall_policy::flow::{Flow, Party};
 use podwall_policy::policy::Direction;
@@ -27,6 +27,35 @@ fn case_37_a_pod_without_an_address_is_isolated_already() {
     yes!(cluster; "demo/web" -> "demo/db" tcp(5432));
     let side = evaluations(&cluster, "demo/web", "demo/db").remove(0).ingress;
     assert!(side.is_isolated());
+}
+
+/// A new pod's address is known only after its containers run.
+#[test]
+fn case_37_an_address_that_nobody_knows_yet_is_isolated_where_its_node_says_so() {
+    let mut cluster = db();
+    cluster.put_node(mk_node("n1", &["10.1.0.254"]));
+    let free = cluster.clone();
+    yes!(free; "10.1.0.9" -> "demo/web" tcp(80), "demo/web" -> "10.1.0.9" tcp(80));
+    let net: ipnet::IpNet = "10.1.0.0/24".parse().unwrap();
+    let strangers = Strangers { ranges: AddressSet::from(net), ..Strangers::default() };
+    cluster.strangers.insert("n1".into(), strangers);
+    no!(cluster; "10.1.0.9" -> "demo/web" tcp(80), "demo/web" -> "10.1.0.9" tcp(80),
+        "10.1.0.9" -> "10.1.0.9" tcp(80), "10.1.0.9" -> "198.51.100.9" PING);
+    yes!(cluster; "node/n1" -> "10.1.0.9" tcp(80), "10.1.0.254" -> "10.1.0.9" tcp(80),
+        "demo/web" -> "demo/db" tcp(5432), "10.1.0.2" -> "198.51.100.9" tcp(80));
+    let side = evaluations(&cluster, "demo/web", "10.1.0.9").remove(0).ingress;
+    assert_eq!(side.stranger_on.as_deref(), Some("n1"));
+    assert!(side.rules.is_empty() && !side.is_isolated());
+    // As soon as a pod has it, it is the pod's, wherever that runs; when it ends nobody's.
+    let known = with(&cluster, mk_pod("demo/new", "app=new", &["10.1.0.9"]).on("n2"));
+    yes!(known; "10.1.0.9" -> "demo/web" tcp(80), "demo/web" -> "10.1.0.9" tcp(80));
+    let ended = with(&cluster, mk_pod("demo/new", "app=new", &["10.1.0.9"]).terminated());
+    no!(ended; "10.1.0.9" -> "demo/web" tcp(80));
+    // Let go after a time.
+    let strangers = cluster.strangers.values_mut();
+    strangers.for_each(|its| its.released = ["10.1.0.9".parse().unwrap()].into());
+    yes!(cluster; "10.1.0.9" -> "demo/web" tcp(80));
+    no!(cluster; "10.1.0.10" -> "demo/web" tcp(80));
 }
 
 #[test]

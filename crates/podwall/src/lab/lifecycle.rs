@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use podwall_kubelet::Settings;
 use podwall_lab::client::{self, Client, Found};
 use podwall_lab::exec;
 use podwall_lab::holder::{Holder, StartOptions};
@@ -16,7 +17,7 @@ use podwall_lab::worker::CONFIG_FILE;
 use podwall_manifest::Object;
 
 use super::args::{Exec, IpFamily, Network, Up};
-use super::{kinds, line, manifests, print_changes, read};
+use super::{kinds, line, manifests, nodes, print_changes, read};
 
 /// Makes a lab, or applies manifests to one that runs.
 pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
@@ -27,27 +28,38 @@ pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
     let made = !matches!(found, Found::Lab(_));
     let holder = match found {
         Found::Lab(holder) => {
+            nodes::check_same(&dir, args)?;
             if dir.join(CONFIG_FILE).exists() {
                 eprintln!("lab {name} is up already; its nodes and network stay as they are");
             } else {
                 eprintln!("lab {name} was cut off while it was made; it is finished now");
-                configure(&holder, &config(name, &objects, args))?;
+                let mut config = config(name, &objects, args);
+                let settings = nodes::plan(&mut config, args)?;
+                settings.as_ref().map_or(Ok(()), Settings::write)?;
+                configure(&holder, &config)?;
             }
             holder
         }
         Found::Rests | Found::Nothing => {
-            start(name, &config(name, &objects, args), StartOptions::default())?
+            let mut config = config(name, &objects, args);
+            let settings = nodes::plan(&mut config, args)?;
+            let holder = Holder::start(&dir, StartOptions::default())?;
+            // Before the other one: a lab with that is complete.
+            settings.as_ref().map_or(Ok(()), Settings::write)?;
+            configure(&holder, &config)?;
+            holder
         }
     };
-    let mut client = match Client::connect_or_start(name, &holder) {
+    let (mut client, kubelet) = match nodes::connect_ready(name, &holder) {
         // A lab that cannot work (no nft, say) is not left behind by the command that made it.
         Err(error) if made => {
+            let _ = podwall_kubelet::stop(&holder);
             let log = fs::read_to_string(holder.dir().join("worker.log")).unwrap_or_default();
             holder.stop()?;
             let reason = log.lines().rev().find_map(|line| line.strip_prefix("worker ends: "));
             match reason {
                 Some(reason) => bail!("lab {name} cannot be made, and was removed again: {reason}"),
-                None => return Err(error.into()),
+                None => return Err(error),
             }
         }
         connected => connected?,
@@ -61,7 +73,11 @@ pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
     let pods: Vec<Shown> = client.call(&Request::Get {
         query: Query { kind: "Pod".to_owned(), namespace: None, name: None, selector: None },
     })?;
-    let enforced = if hello.config.enforce { "policies are enforced" } else { "firewall off" };
+    let enforced = match (&kubelet, hello.config.enforce) {
+        (Some(reply), _) if !reply.agents.is_empty() => "agents enforce policies",
+        (_, true) => "policies are enforced",
+        (_, false) => "firewall off",
+    };
     line(&format!(
         "lab {name} is up: {} nodes, {} pods, {enforced}",
         hello.config.nodes.len(),
@@ -70,6 +86,7 @@ pub(crate) fn up(name: &str, args: &Up) -> Result<ExitCode> {
     for words in dataplanes(&hello.dataplanes) {
         line(&words)?;
     }
+    kubelet.iter().try_for_each(nodes::tell)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -104,6 +121,7 @@ fn config(name: &str, objects: &[Object], args: &Up) -> LabConfig {
         enforce: !args.no_enforce,
         dataplane: args.dataplane.to_string(),
         limits: args.limits.to_string(),
+        mirrors: None,
     }
 }
 
@@ -147,6 +165,7 @@ pub(crate) fn down(name: &str, all: bool) -> Result<ExitCode> {
         let dir = client::lab_dir(name)?;
         match client::find_or_clear(&dir)? {
             Found::Lab(holder) => {
+                nodes::leave(name, &holder);
                 holder.stop()?;
                 line(&format!("lab {name} removed"))?;
             }
@@ -205,7 +224,7 @@ pub(crate) fn list() -> Result<ExitCode> {
 /// Runs a program in a pod; its exit code is ours.
 pub(crate) fn exec(lab: &str, args: &Exec) -> Result<ExitCode> {
     let dir = client::lab_dir(lab)?;
-    let mut client = Client::connect(lab)?;
+    let mut client = nodes::connect(lab)?;
     let (namespace, pod) = pod_of(&mut client, &args.pod, &args.namespace)?;
     let place: ExecPlace = client.call(&Request::Exec { namespace, pod })?;
     // Hung up before anything forks.
