@@ -8,10 +8,11 @@
 
 use kube::api::{Api, ListParams};
 use kube::{Client, Resource};
+use podwall_dataplane::guard::Guard;
 use podwall_dataplane::{Choice, Ebpf, Namespace, Nftables, bridge};
 use serde::de::DeserializeOwned;
 
-use crate::objects::{SlimNamespace, SlimPod, SlimPolicy, Watched};
+use crate::objects::{SlimNamespace, SlimNode, SlimPod, SlimPolicy, Watched};
 use crate::watch::causes;
 
 /// One thing that was looked at.
@@ -28,7 +29,11 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(what: impl Into<String>, optional: bool, found: Result<String, String>) -> Self {
+    pub(crate) fn new(
+        what: impl Into<String>,
+        optional: bool,
+        found: Result<String, String>,
+    ) -> Self {
         let ok = found.is_ok();
         let words = found.unwrap_or_else(|words| words);
         Self { what: what.into(), ok, optional, words }
@@ -60,6 +65,9 @@ pub fn node(choice: Choice, netns: Option<&Namespace>) -> Vec<Finding> {
         Err(error) => Err(format!("{error} (of no matter where pods are not on a bridge)")),
     };
     findings.push(Finding::new("bridges", true, bridged));
+    let guarded =
+        within(Guard::check).map(|()| "forged source addresses can be dropped".to_owned());
+    findings.push(Finding::new("guard", true, guarded.map_err(|error| error.to_string())));
     findings
 }
 
@@ -73,6 +81,7 @@ pub async fn server(client: &Client) -> Vec<Finding> {
         findings.push(listed::<SlimNamespace>(client).await);
         findings.push(listed::<SlimPod>(client).await);
         findings.push(listed::<SlimPolicy>(client).await);
+        findings.push(listed::<SlimNode>(client).await);
     }
     findings
 }

@@ -1,40 +1,28 @@
 //! What does the cluster look like now, and what of it does the compiler not know yet?
 //!
 //! ```text
-//!   watches ── Said ──▶ Index: per kind, keys that are known │ what has changed, latest only
-//!                         └─ batch ──▶ NodeCompiler          (pods of this node first)
+//!   watches ─── Said ──▶ Known (a kind each) ─┐
+//!   runtime ─── CNI ───▶ Attachments ─────────┴─ batch ──▶ NodeCompiler   (pods of this node first)
 //! ```
 //!
-//! Only the latest state of an object counts, so its result does not depend on how often it was
-//! told, in which order, or what was missed. A list of all (a watch that starts anew) replaces what
-//! was known: who is not in it is gone. Policies and namespaces of such a list wait until it is
-//! complete, since half of it could allow what neither the old nor the new whole does; pods only
-//! come, and go when it is complete.
+//! Policies and namespaces of a list wait until it is complete, since half of it could allow what
+//! neither the old nor the new whole does; pods only come, and go when it is complete.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ipnet::IpNet;
 use podwall_compile::compiler::NodeCompiler;
+use podwall_local::Sandbox;
 use podwall_policy::object::{Name, Pod};
 use podwall_policy::policy::Tier;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
-use crate::objects::{Kind, Read, SlimNamespace, SlimPod, SlimPolicy, Unusable, Watched};
-
-/// What a watch says of its kind.
-#[derive(Debug)]
-pub(crate) enum Said<W: Watched> {
-    /// A list of all objects begins.
-    ListBegins,
-    /// One of the list.
-    Listed(W::Key, Read<W::Object>),
-    /// The list is complete.
-    ListEnds,
-    /// An object came or changed.
-    Put(W::Key, Read<W::Object>),
-    /// An object is gone.
-    Gone(W::Key),
-}
+use crate::attachments::Attachments;
+use crate::known::{Known, Said};
+use crate::objects::{Kind, PodObject, SlimNamespace, SlimNode, SlimPod, SlimPolicy, Unusable};
 
 /// What any watch says.
 #[derive(Debug)]
@@ -45,126 +33,53 @@ pub(crate) enum Event {
     Pod(Said<SlimPod>),
     /// Of policies.
     Policy(Said<SlimPolicy>),
+    /// Of this node.
+    Node(Said<SlimNode>),
 }
 
-/// What is known of one kind. Owned by the index.
-struct Known<W: Watched> {
-    /// All objects of which the compiler was told, or will be with the next batches.
-    keys: FxHashSet<W::Key>,
-    /// What the compiler is to be told; `None`: it is gone.
-    pending: FxHashMap<W::Key, Option<W::Object>>,
-    /// A list that is not complete.
-    list: Option<List<W>>,
-    /// Whether there was a complete list.
-    synced: bool,
-    /// What cannot be used, and why.
-    unusable: FxHashMap<W::Key, Unusable>,
-}
-
-/// A list that is coming in.
-struct List<W: Watched> {
-    seen: FxHashSet<W::Key>,
-    /// Objects that wait for its end, where they do.
-    waiting: Vec<(W::Key, Read<W::Object>)>,
-}
-
-impl<W: Watched> Default for List<W> {
-    fn default() -> Self {
-        Self { seen: FxHashSet::default(), waiting: Vec::new() }
+impl Event {
+    /// Of which kind it is.
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Namespace(_) => Kind::Namespace,
+            Self::Pod(_) => Kind::Pod,
+            Self::Policy(_) => Kind::NetworkPolicy,
+            Self::Node(_) => Kind::Node,
+        }
     }
 }
 
-/// The cluster as the watches tell it. Owned by the thread that writes to the kernel.
+/// The cluster as the watches tell it, and what the container runtime says of this node's pods.
+/// Owned by the thread that writes to the kernel.
 pub(crate) struct Index {
     node: Arc<str>,
     namespaces: Known<SlimNamespace>,
     pods: Known<SlimPod>,
     policies: Known<SlimPolicy>,
+    nodes: Known<SlimNode>,
+    /// The pods of this node, as the API server states them and as the compiler was told of them.
+    local: FxHashMap<Name, PodObject>,
+    attachments: Attachments,
+    /// The ranges that the node's pods have their addresses from.
+    ranges: Vec<IpNet>,
     /// When the oldest of what is pending was told.
     since: Option<Instant>,
-}
-
-// === impl Known ===
-
-impl<W: Watched> Known<W> {
-    fn new() -> Self {
-        Self {
-            keys: FxHashSet::default(),
-            pending: FxHashMap::default(),
-            list: None,
-            synced: false,
-            unusable: FxHashMap::default(),
-        }
-    }
-
-    /// Takes note; `waits`: what a list holds counts only once it is complete.
-    fn hear(&mut self, said: Said<W>, waits: bool) {
-        match said {
-            Said::ListBegins => self.list = Some(List::default()),
-            Said::Listed(key, read) => match &mut self.list {
-                Some(list) => {
-                    list.seen.insert(key.clone());
-                    if waits {
-                        list.waiting.push((key, read));
-                    } else {
-                        self.put(key, read);
-                    }
-                }
-                None => self.put(key, read),
-            },
-            Said::ListEnds => {
-                let Some(List { seen, waiting }) = self.list.take() else { return };
-                for (key, read) in waiting {
-                    self.put(key, read);
-                }
-                let known = self.keys.iter().chain(self.unusable.keys());
-                let gone: FxHashSet<W::Key> =
-                    known.filter(|key| !seen.contains(key)).cloned().collect();
-                for key in gone {
-                    self.put(key, Read::nothing());
-                }
-                self.synced = true;
-            }
-            Said::Put(key, read) => self.put(key, read),
-            Said::Gone(key) => self.put(key, Read::nothing()),
-        }
-    }
-
-    fn put(&mut self, key: W::Key, Read { object, wrong }: Read<W::Object>) {
-        let kind = W::KIND;
-        match wrong {
-            Some(wrong) => {
-                if self.unusable.get(&key) != Some(&wrong) {
-                    tracing::warn!(%kind, object = wrong.name, reason = wrong.reason, "unusable");
-                    self.unusable.insert(key.clone(), wrong);
-                }
-            }
-            None => {
-                if let Some(wrong) = self.unusable.remove(&key) {
-                    tracing::info!(%kind, object = wrong.name, "usable again, or gone");
-                }
-            }
-        }
-        let known = match &object {
-            Some(_) => !self.keys.insert(key.clone()),
-            None => self.keys.remove(&key),
-        };
-        if object.is_some() || known {
-            self.pending.insert(key, object);
-        }
-    }
 }
 
 // === impl Index ===
 
 impl Index {
     /// Of a node: its pods go first.
-    pub(crate) fn new(node: Arc<str>) -> Self {
+    pub(crate) fn new(node: Arc<str>, attachments: Attachments) -> Self {
         Self {
             node,
             namespaces: Known::new(),
             pods: Known::new(),
             policies: Known::new(),
+            nodes: Known::new(),
+            local: FxHashMap::default(),
+            attachments,
+            ranges: Vec::new(),
             since: None,
         }
     }
@@ -175,37 +90,111 @@ impl Index {
             Event::Namespace(said) => self.namespaces.hear(said, true),
             Event::Pod(said) => self.pods.hear(said, false),
             Event::Policy(said) => self.policies.hear(said, true),
+            Event::Node(said) => self.nodes.hear(said, false),
         }
+        self.note(when);
+    }
+
+    fn note(&mut self, when: Instant) {
         if self.is_pending() {
             self.since.get_or_insert(when);
         }
     }
 
+    /// Takes note of what the container runtime says: `change` gives the pods that it concerns.
+    pub(crate) fn attachments_change<E>(
+        &mut self,
+        when: Instant,
+        change: impl FnOnce(&mut Attachments) -> Result<BTreeSet<Name>, E>,
+    ) -> Result<(), E> {
+        for name in change(&mut self.attachments)? {
+            if let Some(object) = self.local.get(&name) {
+                self.pods.pending.entry(name).or_insert_with(|| Some(object.clone()));
+            }
+        }
+        self.since.get_or_insert(when);
+        Ok(())
+    }
+
+    /// What the container runtime has said.
+    pub(crate) fn attachments(&self) -> &Attachments {
+        &self.attachments
+    }
+
     /// Whether each kind was listed to the end once: before, nobody knows what should hold.
     pub(crate) fn is_synced(&self) -> bool {
-        self.namespaces.synced && self.pods.synced && self.policies.synced
+        self.missing().next().is_none()
+    }
+
+    /// The kinds that were not listed to the end yet.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = Kind> {
+        let synced = [
+            (Kind::Namespace, self.namespaces.synced),
+            (Kind::Pod, self.pods.synced),
+            (Kind::NetworkPolicy, self.policies.synced),
+            (Kind::Node, self.nodes.synced),
+        ];
+        synced.into_iter().filter(|(_, synced)| !synced).map(|(kind, _)| kind)
     }
 
     /// Whether the compiler has to be told something.
     pub(crate) fn is_pending(&self) -> bool {
         !(self.namespaces.pending.is_empty()
             && self.pods.pending.is_empty()
-            && self.policies.pending.is_empty())
+            && self.policies.pending.is_empty()
+            && self.nodes.pending.is_empty())
     }
 
     /// How many objects are known of each kind.
-    pub(crate) fn counts(&self) -> [(Kind, usize); 3] {
+    pub(crate) fn counts(&self) -> [(Kind, usize); 4] {
         [
             (Kind::Namespace, self.namespaces.keys.len()),
             (Kind::Pod, self.pods.keys.len()),
             (Kind::NetworkPolicy, self.policies.keys.len()),
+            (Kind::Node, self.nodes.keys.len()),
         ]
     }
 
     /// What cannot be used, and why.
     pub(crate) fn unusable(&self) -> impl Iterator<Item = &Unusable> {
         let (namespaces, pods) = (self.namespaces.unusable.values(), self.pods.unusable.values());
-        namespaces.chain(pods).chain(self.policies.unusable.values())
+        let (policies, nodes) = (self.policies.unusable.values(), self.nodes.unusable.values());
+        namespaces.chain(pods).chain(policies).chain(nodes)
+    }
+
+    /// A pod of this node of which the compiler was told.
+    pub(crate) fn local(&self, name: &Name) -> Option<&PodObject> {
+        self.local.get(name)
+    }
+
+    /// The pods of this node of which the compiler was told.
+    pub(crate) fn locals(&self) -> impl Iterator<Item = &PodObject> {
+        self.local.values()
+    }
+
+    /// Whether the compiler was told of the pod that has this interface.
+    pub(crate) fn knows(&self, sandbox: &Sandbox) -> bool {
+        let Some(it) = self.attachments.get(sandbox) else { return false };
+        let name = Name::new(it.namespace.as_str(), it.pod.as_str());
+        let object = self.local.get(&name).filter(|object| object.pod.is_subject());
+        object.is_some_and(|object| self.attachments.is_of(sandbox, object))
+    }
+
+    /// Whether an address is one of a pod of this node.
+    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
+        self.attachments.live().any(|it| it.addresses.contains(&address))
+            || self.local.values().any(|object| object.pod.ips.contains(&address))
+    }
+
+    /// Addresses that were given to pods of which the API server has said nothing yet.
+    pub(crate) fn nameless(&self) -> BTreeSet<IpAddr> {
+        let live = self.attachments.live().filter(|it| !self.knows(&it.sandbox));
+        live.flat_map(|it| it.addresses.iter().copied()).collect()
+    }
+
+    /// The ranges that the node's pods have their addresses from.
+    pub(crate) fn ranges(&self) -> &[IpNet] {
+        &self.ranges
     }
 
     /// Tells the compiler what it does not know yet, of pods of other nodes at most so many: a pod
@@ -225,29 +214,56 @@ impl Index {
                 None => compiler.remove_policy(Tier::NetworkPolicy, &name),
             }
         }
-        let tell = |compiler: &mut NodeCompiler, name: Name, pod: Option<Pod>| match pod {
-            Some(pod) => compiler.put_pod(&pod),
-            None => compiler.remove_pod(&name),
-        };
+        for (name, ranges) in self.nodes.pending.drain() {
+            if name == self.node {
+                self.ranges = ranges.unwrap_or_default();
+            }
+        }
         if self.pods.pending.len() <= bulk {
-            self.pods.pending.drain().for_each(|(name, pod)| tell(compiler, name, pod));
+            for (name, object) in std::mem::take(&mut self.pods.pending) {
+                self.tell(compiler, &name, object);
+            }
             return Some(since);
         }
-        let ours = |pod: &Option<Pod>| {
-            pod.as_ref().is_some_and(|pod| pod.node.as_deref() == Some(&*self.node))
-        };
-        let first = self.pods.pending.iter().filter(|(_, pod)| ours(pod));
-        let others = self.pods.pending.iter().filter(|(_, pod)| !ours(pod)).take(bulk);
-        let names: Vec<Name> = first.chain(others).map(|(name, _)| name.clone()).collect();
+        let first = self.pods.pending.iter().filter(|(_, object)| self.is_ours(object.as_ref()));
+        let others = self.pods.pending.iter().filter(|(_, object)| !self.is_ours(object.as_ref()));
+        let names: Vec<Name> =
+            first.chain(others.take(bulk)).map(|(name, _)| name.clone()).collect();
         for name in names {
-            if let Some(pod) = self.pods.pending.remove(&name) {
-                tell(compiler, name, pod);
+            if let Some(object) = self.pods.pending.remove(&name) {
+                self.tell(compiler, &name, object);
             }
         }
         if self.is_pending() {
             self.since = Some(since);
         }
         Some(since)
+    }
+
+    fn is_ours(&self, object: Option<&PodObject>) -> bool {
+        object.is_some_and(|it| it.pod.node.as_deref() == Some(&*self.node))
+    }
+
+    fn tell(&mut self, compiler: &mut NodeCompiler, name: &Name, object: Option<PodObject>) {
+        let ours = self.is_ours(object.as_ref());
+        if ours || self.local.contains_key(name) {
+            self.attachments.note(name, object.as_ref().filter(|_| ours));
+        }
+        match object {
+            Some(object) if ours => {
+                let ips = self.attachments.addresses(&object);
+                compiler.put_pod(&Pod { ips, ..object.pod.clone() });
+                self.local.insert(name.clone(), object);
+            }
+            Some(object) => {
+                compiler.put_pod(&object.pod);
+                self.local.remove(name);
+            }
+            None => {
+                compiler.remove_pod(name);
+                self.local.remove(name);
+            }
+        }
     }
 }
 
@@ -261,6 +277,8 @@ mod tests {
     use podwall_policy::policy::Policy;
     use podwall_policy::selector::Selector;
 
+    use crate::objects::Read;
+
     use super::*;
 
     const NODE: &str = "n1";
@@ -269,8 +287,12 @@ mod tests {
         Read { object: Some(object), wrong: None }
     }
 
+    fn mk_object(pod: &Pod) -> PodObject {
+        PodObject { pod: pod.clone(), mirrors: None }
+    }
+
     fn put_pod(pod: &Pod) -> Event {
-        Event::Pod(Said::Put(pod.name.clone(), ok(pod.clone())))
+        Event::Pod(Said::Put(pod.name.clone(), ok(mk_object(pod))))
     }
 
     fn put_policy(policy: &Policy) -> Event {
@@ -282,6 +304,7 @@ mod tests {
         cluster.policies.retain(|(tier, _), _| *tier == Tier::NetworkPolicy);
         cluster.nodes.clear();
         cluster.services.clear();
+        cluster.strangers.clear();
     }
 
     /// What the watches say of a cluster when they start.
@@ -290,6 +313,7 @@ mod tests {
             Event::Namespace(Said::ListBegins),
             Event::Pod(Said::ListBegins),
             Event::Policy(Said::ListBegins),
+            Event::Node(Said::ListBegins),
         ];
         events.extend(
             cluster
@@ -302,7 +326,7 @@ mod tests {
             cluster
                 .pods
                 .values()
-                .map(|it| Event::Pod(Said::Listed(it.name.clone(), ok(it.clone())))),
+                .map(|it| Event::Pod(Said::Listed(it.name.clone(), ok(mk_object(it))))),
         );
         events.extend(
             cluster
@@ -313,6 +337,7 @@ mod tests {
         events.extend([
             Event::Namespace(Said::ListEnds),
             Event::Pod(Said::ListEnds),
+            Event::Node(Said::ListEnds),
             Event::Policy(Said::ListEnds),
         ]);
         events
@@ -326,7 +351,8 @@ mod tests {
     impl Heard {
         fn new() -> Self {
             let node: Arc<str> = NODE.into();
-            Self { index: Index::new(Arc::clone(&node)), compiler: NodeCompiler::new(Some(node)) }
+            let index = Index::new(Arc::clone(&node), Attachments::default());
+            Self { index, compiler: NodeCompiler::new(Some(node)) }
         }
 
         fn hear(&mut self, events: impl IntoIterator<Item = Event>) {
@@ -357,6 +383,7 @@ mod tests {
                     protocol: *dice.pick(&[Protocol::TCP, Protocol::UDP, Protocol::ICMP]),
                     port: *dice.pick(&ports),
                     from_node: dice.chance(5),
+                    to_node: dice.chance(5),
                 };
                 if packet.src.is_ipv4() == packet.dst.is_ipv4() {
                     let passes = whole.decide(&packet).passes();
@@ -465,6 +492,7 @@ mod tests {
         let wrong = |reason: &str| Unusable {
             kind: Kind::Pod,
             name: "shop/a".into(),
+            uid: None,
             reason: reason.into(),
         };
         let bad = || Read { object: None, wrong: Some(wrong("no address")) };

@@ -7,18 +7,21 @@
 //! Names and units follow Prometheus' conventions: base units, `_total` for what only grows.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 
+use podwall_policy::policy::Direction;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::names::Counted;
 use crate::objects::Kind;
-use crate::state::Snapshot;
+use crate::state::{Snapshot, State};
 
 /// The content type of the text.
 pub(crate) const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -45,7 +48,8 @@ struct OfTable {
 }
 
 /// One reading, as text.
-pub(crate) fn text(now: &Snapshot, latency: &Histogram) -> Result<String, fmt::Error> {
+pub(crate) fn text(state: &State, counted: &Counted) -> Result<String, fmt::Error> {
+    let now = &state.snapshot();
     let mut registry = Registry::with_prefix("podwall");
     let labels = vec![
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -61,7 +65,7 @@ pub(crate) fn text(now: &Snapshot, latency: &Histogram) -> Result<String, fmt::E
     registry.register(
         "synced",
         "1 when namespaces, pods and policies were listed to the end once",
-        gauge(usize::from(now.synced)),
+        gauge(usize::from(now.is_synced())),
     );
     registry.register(
         "enforced",
@@ -84,8 +88,15 @@ pub(crate) fn text(now: &Snapshot, latency: &Histogram) -> Result<String, fmt::E
     registry.register(
         "policy_ready_seconds",
         "From an event of the API server to the kernel that enforces it",
-        latency.clone(),
+        state.latencies.clone(),
     );
+    registry.register(
+        "cni_attach_seconds",
+        "From a question of the CNI plugin to its answer",
+        state.attaching.clone(),
+    );
+    sources(&mut registry, now);
+    decided(&mut registry, counted);
     registry.register("changes", "Changes that the kernel took", ConstCounter::new(now.changes));
     registry.register(
         "kernel_errors",
@@ -115,4 +126,100 @@ pub(crate) fn text(now: &Snapshot, latency: &Histogram) -> Result<String, fmt::E
     let mut out = String::new();
     encode(&mut out, &registry)?;
     Ok(out)
+}
+
+/// What the numbers come from.
+fn sources(registry: &mut Registry, now: &Snapshot) {
+    let gauge = |value: usize| {
+        let gauge: Gauge = Gauge::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge
+    };
+    let (heard, failures) =
+        (Family::<OfKind, Gauge<f64, AtomicU64>>::default(), Family::<OfKind, Counter>::default());
+    for kind in Kind::ALL {
+        if let Some(ago) = now.heard(kind) {
+            heard.get_or_create(&OfKind { kind }).set(ago.as_secs_f64());
+        }
+        let count = now.watch_failures.get(&kind).copied().unwrap_or_default();
+        failures.get_or_create(&OfKind { kind }).inc_by(count);
+    }
+    registry.register("watch_silence_seconds", "Since the API server was last heard of", heard);
+    registry.register("watch_failures", "Watches that failed and started anew", failures);
+    registry.register(
+        "drifts",
+        "Times the kernel differed and was put right",
+        ConstCounter::new(now.drifts),
+    );
+    registry.register(
+        "subject_classes",
+        "Classes of isolated pods",
+        gauge(now.compiled.subject_classes),
+    );
+    registry.register("peer_classes", "Classes of peers", gauge(now.compiled.peer_classes));
+    registry.register(
+        "attachments",
+        "Interfaces that the CNI plugin attached",
+        gauge(now.attachments),
+    );
+    let [isolated, released] = now.strangers;
+    registry.register(
+        "strangers_isolated",
+        "Addresses in the pod ranges that no pod is known to have and that are isolated",
+        gauge(isolated),
+    );
+    registry.register("strangers_released", "Those that were let go after a time", gauge(released));
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfRule {
+    direction: &'static str,
+    namespace: String,
+    policy: String,
+    rule: u32,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfPolicies {
+    direction: &'static str,
+    policies: String,
+}
+
+fn word(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "egress",
+        Direction::Ingress => "ingress",
+    }
+}
+
+/// What rules and defaults have decided. What has decided nothing is left out: rules that no packet
+/// meets would be most of all numbers.
+fn decided(registry: &mut Registry, counted: &Counted) {
+    let (rules, denied) =
+        (Family::<OfRule, Counter>::default(), Family::<OfPolicies, Counter>::default());
+    for (rule, count) in &counted.rules {
+        let of = OfRule {
+            direction: word(rule.direction),
+            namespace: rule.policy.namespace.to_string(),
+            policy: rule.policy.name.to_string(),
+            rule: rule.number,
+        };
+        rules.get_or_create(&of).inc_by(*count);
+    }
+    for (direction, policies, count) in &counted.denied {
+        let policies: Vec<String> = policies.iter().map(ToString::to_string).collect();
+        let of = OfPolicies { direction: word(*direction), policies: policies.join(",") };
+        denied.get_or_create(&of).inc_by(*count);
+    }
+    registry.register("allowed_packets", "Packets that a rule allowed", rules);
+    registry.register(
+        "denied_packets",
+        "Packets that no rule allowed, by the policies that isolate",
+        denied,
+    );
+    registry.register(
+        "forged_packets",
+        "Packets with a source address that is not their pod's",
+        ConstCounter::new(counted.forged),
+    );
 }

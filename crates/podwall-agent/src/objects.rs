@@ -13,6 +13,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 use kube::api::ObjectMeta;
@@ -33,6 +34,8 @@ pub struct Unusable {
     pub kind: Kind,
     /// `NAMESPACE/NAME`, or a name.
     pub name: String,
+    /// Its UID, where it has one.
+    pub uid: Option<Arc<str>>,
     /// What is wrong.
     pub reason: String,
 }
@@ -46,11 +49,13 @@ pub enum Kind {
     Pod,
     /// NetworkPolicies.
     NetworkPolicy,
+    /// Nodes: the agent's own alone.
+    Node,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Namespace, Self::Pod, Self::NetworkPolicy];
+    pub const ALL: [Self; 4] = [Self::Namespace, Self::Pod, Self::NetworkPolicy, Self::Node];
 }
 
 impl fmt::Display for Kind {
@@ -59,6 +64,7 @@ impl fmt::Display for Kind {
             Self::Namespace => "Namespace",
             Self::Pod => "Pod",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::Node => "Node",
         })
     }
 }
@@ -131,6 +137,23 @@ pub(crate) struct SlimPolicy {
     spec: Value,
 }
 
+/// `v1` Node: its pods' addresses are all that counts.
+#[derive(Clone, Debug, Deserialize, kube::Resource)]
+#[resource(inherit = "core::Node")]
+pub(crate) struct SlimNode {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: NodeSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct NodeSpec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<String>,
+    #[serde(default, rename = "podCIDRs")]
+    pod_cidrs: Vec<String>,
+}
+
 fn labels(metadata: &ObjectMeta) -> Labels {
     let all = metadata.labels.iter().flatten();
     all.map(|(key, value)| (key.as_str(), value.as_str())).collect()
@@ -187,9 +210,25 @@ impl<T> From<Result<T, Unusable>> for Read<T> {
     }
 }
 
-fn unusable(kind: Kind, metadata: &ObjectMeta, reason: impl Into<String>) -> Unusable {
-    Unusable { kind, name: called(metadata), reason: reason.into() }
+/// What is wrong with an object.
+pub(crate) fn unusable(kind: Kind, metadata: &ObjectMeta, reason: impl Into<String>) -> Unusable {
+    let uid = metadata.uid.as_deref().map(Arc::from);
+    Unusable { kind, name: called(metadata), uid, reason: reason.into() }
 }
+
+/// A pod, and what else tells that a container runtime speaks of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PodObject {
+    /// What policies see.
+    pub(crate) pod: Pod,
+    /// The UID that the kubelet and the runtime know it by, where that is not the object's: the
+    /// kubelet's own pods are read from files, and the API server has copies of them.
+    pub(crate) mirrors: Option<Arc<str>>,
+}
+
+/// Of the copy of a pod that a kubelet has read from a file, the UID of that
+/// (`pkg/kubelet/types/pod_update.go`).
+const MIRROR: &str = "kubernetes.io/config.mirror";
 
 impl Watched for SlimNamespace {
     const KIND: Kind = Kind::Namespace;
@@ -210,14 +249,16 @@ impl Watched for SlimNamespace {
 impl Watched for SlimPod {
     const KIND: Kind = Kind::Pod;
     type Key = Name;
-    type Object = Pod;
+    type Object = PodObject;
 
     fn key(metadata: &ObjectMeta) -> Option<Name> {
         name(metadata)
     }
 
-    fn read(self) -> Read<Pod> {
-        self.pod().into()
+    fn read(self) -> Read<PodObject> {
+        let annotations = self.metadata.annotations.as_ref();
+        let mirrors = annotations.and_then(|all| all.get(MIRROR)).map(|uid| Arc::from(&**uid));
+        self.pod().map(|pod| PodObject { pod, mirrors }).into()
     }
 }
 
@@ -261,6 +302,29 @@ impl SlimPod {
             ports,
             ..Pod::new(name.namespace, name.name, Labels::default())
         })
+    }
+}
+
+impl Watched for SlimNode {
+    const KIND: Kind = Kind::Node;
+    type Key = Arc<str>;
+    type Object = Vec<IpNet>;
+
+    fn key(metadata: &ObjectMeta) -> Option<Arc<str>> {
+        metadata.name.as_deref().map(Arc::from)
+    }
+
+    /// The ranges of its pods' addresses; none on clusters that do not give a node any.
+    fn read(self) -> Read<Vec<IpNet>> {
+        let NodeSpec { pod_cidr, pod_cidrs } = &self.spec;
+        let stated = pod_cidrs.iter().chain(pod_cidr.iter().filter(|_| pod_cidrs.is_empty()));
+        let range = |text: &String| {
+            text.parse().map_err(|_| {
+                let reason = format!("{text:?} in podCIDRs is no range of addresses");
+                unusable(Self::KIND, &self.metadata, reason)
+            })
+        };
+        stated.filter(|text| !text.is_empty()).map(range).collect::<Result<_, _>>().into()
     }
 }
 
@@ -341,7 +405,7 @@ mod tests {
         serde_json::from_value::<W>(value).unwrap().read()
     }
 
-    fn pod(spec: &Value, status: &Value) -> Read<Pod> {
+    fn pod(spec: &Value, status: &Value) -> Read<PodObject> {
         read::<SlimPod>(json!({
             "metadata": { "namespace": "shop", "name": "a", "uid": "1-2", "labels": { "app": "web" },
                           "managedFields": [{ "manager": "kubelet" }] },
@@ -362,7 +426,8 @@ mod tests {
                     "podIPs": [{ "ip": "10.0.0.1" }, { "ip": "fd00::1" }] }),
         );
         assert_eq!(read.wrong, None);
-        let pod = read.object.unwrap();
+        let PodObject { pod, mirrors } = read.object.unwrap();
+        assert_eq!(mirrors, None);
         assert_eq!(pod.name.to_string(), "shop/a");
         assert_eq!(pod.uid.as_deref(), Some("1-2"));
         assert_eq!(pod.node.as_deref(), Some("n1"));
@@ -380,15 +445,41 @@ mod tests {
     fn an_ended_pod_and_one_of_the_host_network_are_told_apart_from_others() {
         let phase = |phase: &str| pod(&json!({}), &json!({ "phase": phase, "podIP": "10.0.0.1" }));
         for ended in ["Succeeded", "Failed"] {
-            assert!(!phase(ended).object.unwrap().is_subject(), "{ended}");
+            assert!(!phase(ended).object.unwrap().pod.is_subject(), "{ended}");
         }
         for alive in ["Pending", "Running", "Unknown"] {
-            assert!(phase(alive).object.unwrap().is_subject(), "{alive}");
+            assert!(phase(alive).object.unwrap().pod.is_subject(), "{alive}");
         }
-        assert!(!pod(&json!({ "hostNetwork": true }), &json!({})).object.unwrap().is_subject());
+        assert!(!pod(&json!({ "hostNetwork": true }), &json!({})).object.unwrap().pod.is_subject());
         // A server without podIPs, and a pod without any address yet.
-        assert_eq!(phase("Running").object.unwrap().ips.len(), 1);
-        assert!(pod(&json!({}), &json!({})).object.unwrap().ips.is_empty());
+        assert_eq!(phase("Running").object.unwrap().pod.ips.len(), 1);
+        assert!(pod(&json!({}), &json!({})).object.unwrap().pod.ips.is_empty());
+    }
+
+    #[test]
+    fn a_copy_of_a_pod_from_a_file_is_known_by_the_uid_of_that() {
+        let read = read::<SlimPod>(json!({ "metadata": {
+            "namespace": "kube-system", "name": "etcd-n1", "uid": "of-the-copy",
+            "annotations": { "kubernetes.io/config.mirror": "of-the-file" } } }));
+        assert_eq!(read.object.unwrap().mirrors.as_deref(), Some("of-the-file"));
+    }
+
+    #[test]
+    fn a_node_has_ranges_for_its_pods() {
+        let node =
+            |spec: Value| read::<SlimNode>(json!({ "metadata": { "name": "n1" }, "spec": spec }));
+        let text = |spec: Value| {
+            node(spec).object.unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let both = json!({ "podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00::/64"] });
+        assert_eq!(text(both), ["10.1.0.0/24", "fd00::/64"]);
+        assert_eq!(text(json!({ "podCIDR": "10.1.0.0/24" })), ["10.1.0.0/24"]);
+        assert!(text(json!({})).is_empty());
+        let wrong = node(json!({ "podCIDR": "10.1.0.0/64" })).wrong.unwrap().to_string();
+        assert_eq!(
+            wrong,
+            "Node n1 cannot be read: \"10.1.0.0/64\" in podCIDRs is no range of addresses"
+        );
     }
 
     #[test]

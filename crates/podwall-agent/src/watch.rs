@@ -18,35 +18,43 @@ use kube::runtime::watcher::{self, watcher};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 
-use crate::index::{Event, Said};
-use crate::objects::{Read, SlimNamespace, SlimPod, SlimPolicy, Unusable, Watched, called};
-
-/// What is told, and when it came.
-pub(crate) type Told = (Event, Instant);
+use crate::index::Event;
+use crate::known::Said;
+use crate::objects::{
+    Read, SlimNamespace, SlimNode, SlimPod, SlimPolicy, Watched, called, unusable,
+};
+use crate::told::Told;
 
 /// Seconds after which a watch is asked anew. Some load balancers drop a connection on which nothing
 /// came for four minutes, without a word.
 const TIMEOUT: u32 = 200;
 
-/// Watches all kinds and tells what it hears, until nobody listens any more.
-pub(crate) async fn all(client: Client, tell: Sender<Told>) {
+/// Watches all kinds, of nodes the one, and tells what it hears, until nobody listens any more.
+pub(crate) async fn all(client: Client, node: &str, tell: Sender<Told>) {
+    let every = watcher::Config::default().timeout(TIMEOUT);
+    let ours = every.clone().fields(&format!("metadata.name={node}"));
+    let (every, ours) = (&every, &ours);
     tokio::join!(
-        one::<SlimNamespace>(client.clone(), tell.clone(), Event::Namespace),
-        one::<SlimPod>(client.clone(), tell.clone(), Event::Pod),
-        one::<SlimPolicy>(client, tell, Event::Policy),
+        one::<SlimNamespace>(client.clone(), every, tell.clone(), Event::Namespace),
+        one::<SlimPod>(client.clone(), every, tell.clone(), Event::Pod),
+        one::<SlimPolicy>(client.clone(), every, tell.clone(), Event::Policy),
+        one::<SlimNode>(client, ours, tell, Event::Node),
     );
 }
 
 /// Watches one kind.
-async fn one<W>(client: Client, tell: Sender<Told>, event: fn(Said<W>) -> Event)
-where
+async fn one<W>(
+    client: Client,
+    config: &watcher::Config,
+    tell: Sender<Told>,
+    event: fn(Said<W>) -> Event,
+) where
     W: Watched + Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     W: Send + Sync + 'static,
 {
     let kind = W::KIND;
     let api: Api<DeserializeGuard<W>> = Api::all(client);
-    let config = watcher::Config::default().timeout(TIMEOUT);
-    let mut events = watcher(api, config).default_backoff().boxed();
+    let mut events = watcher(api, config.clone()).default_backoff().boxed();
     while let Some(next) = events.next().await {
         let said = match next {
             Ok(watcher::Event::Init) => Some(Said::ListBegins),
@@ -56,11 +64,14 @@ where
             Ok(watcher::Event::Delete(object)) => W::key(object.meta()).map(Said::Gone),
             Err(error) => {
                 tracing::warn!(%kind, error = causes(&error), "the watch starts anew");
+                if tell.send(Told::Failed(kind)).is_err() {
+                    return;
+                }
                 None
             }
         };
         if let Some(said) = said
-            && tell.send((event(said), Instant::now())).is_err()
+            && tell.send(Told::Heard(event(said), Instant::now())).is_err()
         {
             return;
         }
@@ -74,16 +85,14 @@ fn read<W>(
 where
     W: Watched + Resource<DynamicType = ()>,
 {
-    let key = W::key(object.meta());
-    let name = called(object.meta());
+    let meta = object.meta().clone();
+    let key = W::key(&meta);
     let read = match object.0 {
         Ok(object) => object.read(),
-        Err(error) => {
-            Err(Unusable { kind: W::KIND, name: name.clone(), reason: error.error }).into()
-        }
+        Err(error) => Err(unusable(W::KIND, &meta, error.error)).into(),
     };
     if key.is_none() {
-        tracing::warn!(kind = %W::KIND, name, "an object without a name");
+        tracing::warn!(kind = %W::KIND, name = called(&meta), "an object without a name");
     }
     key.map(|key| said(key, read))
 }
@@ -202,7 +211,15 @@ mod tests {
 
     /// What is said of pods, as words.
     fn words(told: &Receiver<Told>) -> Vec<String> {
-        let word = |(event, _): Told| match event {
+        let word = |told: Told| match told {
+            Told::Heard(event, _) => of_pods(event),
+            _ => None,
+        };
+        told.try_iter().filter_map(word).collect()
+    }
+
+    fn of_pods(event: Event) -> Option<String> {
+        match event {
             Event::Pod(Said::ListBegins) => Some("begins".to_owned()),
             Event::Pod(Said::ListEnds) => Some("ends".to_owned()),
             Event::Pod(Said::Listed(name, read)) => {
@@ -215,8 +232,7 @@ mod tests {
             }
             Event::Pod(Said::Gone(name)) => Some(format!("gone {name}")),
             _ => None,
-        };
-        told.try_iter().filter_map(word).collect()
+        }
     }
 
     async fn until(told: &Receiver<Told>, last: &str) -> Vec<String> {
@@ -237,7 +253,8 @@ mod tests {
         let pods = vec![mk_pod("a", 80), mk_pod("b", "eighty"), mk_pod("c", 81)];
         server.lists.lock().unwrap().insert("pods", pods);
         let (tell, told) = channel();
-        let watching = tokio::spawn(all(server.client(), tell));
+        let client = server.client();
+        let watching = tokio::spawn(async move { all(client, "n1", tell).await });
         assert_eq!(
             until(&told, "ends").await,
             ["begins", "listed shop/a", "unusable shop/b", "listed shop/c", "ends"]
@@ -253,7 +270,7 @@ mod tests {
         assert_eq!(heard, ["unusable shop/d", "put shop/a", "gone shop/c"]);
         let mut listed = server.listed.lock().unwrap().clone();
         listed.sort();
-        assert_eq!(listed, ["namespaces", "networkpolicies", "pods"]);
+        assert_eq!(listed, ["namespaces", "networkpolicies", "nodes", "pods"]);
         watching.abort();
     }
 
@@ -261,7 +278,8 @@ mod tests {
     async fn a_watch_that_is_too_old_lists_anew() {
         let server = Server::default();
         let (tell, told) = channel();
-        let watching = tokio::spawn(all(server.client(), tell));
+        let client = server.client();
+        let watching = tokio::spawn(async move { all(client, "n1", tell).await });
         assert_eq!(until(&told, "ends").await, ["begins", "ends"]);
         server.lists.lock().unwrap().insert("pods", vec![mk_pod("a", 80)]);
         let expired = json!({ "type": "ERROR", "object": {
@@ -277,7 +295,8 @@ mod tests {
     async fn kinds_do_not_wait_for_each_other() {
         let server = Server::default();
         let (tell, told) = channel();
-        let watching = tokio::spawn(all(server.client(), tell));
+        let client = server.client();
+        let watching = tokio::spawn(async move { all(client, "n1", tell).await });
         until(&told, "ends").await;
         for (kind, plural) in [(Kind::Namespace, "namespaces"), (Kind::Pod, "pods")] {
             let object = json!({ "kind": kind.to_string(), "apiVersion": "v1",
