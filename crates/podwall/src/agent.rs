@@ -5,15 +5,18 @@
 //! ```
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use podwall_agent::check::{self, Finding};
-use podwall_agent::{Agent, AgentError, Config, causes, http};
+use podwall_agent::{Agent, Config, Isolation, Socket, causes, removal, time};
 use podwall_dataplane::{Choice, Limits, Namespace};
+use podwall_local::Notes;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,7 +45,7 @@ pub(crate) struct AgentArgs {
         long,
         env = "NODE_NAME",
         value_name = "NAME",
-        required_unless_present = "check",
+        required_unless_present_any = ["check", "remove"],
         default_value = "",
         hide_default_value = true
     )]
@@ -65,12 +68,35 @@ pub(crate) struct AgentArgs {
     /// How much the tables may hold: locals=N, peers=N, blocks=N, verdicts=N, with commas.
     #[arg(long, env = "PODWALL_LIMITS", default_value_t = Limits::default(), hide_default_value = true, value_name = "TABLE=N,…")]
     limits: Limits,
+    /// Where `podwall status`, `podwall flows` and the CNI plugin ask; for root only.
+    #[arg(long, default_value = podwall_local::SOCKET, value_name = "FILE")]
+    socket: PathBuf,
+    /// Where it is kept which pods the CNI plugin has attached, for the next agent.
+    #[arg(long, default_value = "/run/podwall/attachments", value_name = "DIR")]
+    keep: PathBuf,
+    /// How long an address of this node's pod ranges is isolated that no pod is known to have: a
+    /// time as 60s, forever, or off.
+    #[arg(long, default_value = "60s", value_name = "TIME")]
+    isolate_unknown: Isolation,
+    /// Let pods send with source addresses that are not theirs.
+    #[arg(long)]
+    allow_forged: bool,
+    /// How often the kernel is held against the model.
+    #[arg(long, default_value = "60s", value_name = "TIME", value_parser = time)]
+    verify_every: Duration,
     /// Where /metrics, /healthz and /readyz are served.
     #[arg(long, default_value = "0.0.0.0:9760", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
     /// Say what this node and the API server offer and what is missing, and end.
     #[arg(long)]
     check: bool,
+    /// Take what agents left out of this node's kernel and off its disk, and end: when none is to run
+    /// here any more. Nothing is enforced afterwards.
+    #[arg(long, conflicts_with = "check")]
+    remove: bool,
+    /// With --remove: stay afterwards until told to end, as the pods of a DaemonSet do.
+    #[arg(long, requires = "remove")]
+    stay: bool,
     /// How the log is written.
     #[arg(long, default_value = "text", value_name = "FORMAT")]
     log: LogFormat,
@@ -90,18 +116,29 @@ pub(crate) fn run(args: &AgentArgs) -> Result<ExitCode, Failure> {
     if args.check {
         return check(args);
     }
+    if args.remove {
+        return remove(args);
+    }
     start_log(args.log);
+    let socket = Socket::bind(&args.socket).with_context(|| {
+        format!("cannot listen at {}; --socket names another", args.socket.display())
+    })?;
     let config = Config {
         node: args.node.as_str().into(),
         netns: args.netns.clone(),
         choice: args.dataplane,
         pins: args.pins.clone(),
         limits: args.limits,
+        kept: Some(args.keep.clone()),
+        notes: Some(Notes::beside(&args.socket)),
+        isolation: args.isolate_unknown,
+        verify_every: args.verify_every,
+        guard: !args.allow_forged,
     };
     let agent = Agent::start(config).map_err(anyhow::Error::from)?;
     let (dataplane, instead) = agent.dataplane();
     tracing::info!(node = args.node, dataplane, instead, "the agent starts");
-    Ok(runtime()?.block_on(work(args, agent))?)
+    Ok(runtime()?.block_on(work(args, agent, socket))?)
 }
 
 fn runtime() -> Result<Runtime> {
@@ -129,7 +166,17 @@ fn check(args: &AgentArgs) -> Result<ExitCode, Failure> {
             words: causes(error.as_ref()),
         }),
     }
-    for Finding { what, ok, optional, words } in &findings {
+    show(&findings)?;
+    let works = findings.iter().all(|finding| finding.ok || finding.optional);
+    print(&match enforces {
+        Some(with) if works => format!("an agent on this node would enforce with {with}\n"),
+        _ => "an agent could not work here\n".to_owned(),
+    })?;
+    Ok(ExitCode::from(u8::from(!works)))
+}
+
+fn show(findings: &[Finding]) -> Result<(), Failure> {
+    for Finding { what, ok, optional, words } in findings {
         let sign = match (ok, optional) {
             (true, _) => "ok",
             (false, true) => "--",
@@ -137,12 +184,35 @@ fn check(args: &AgentArgs) -> Result<ExitCode, Failure> {
         };
         print(&format!("{sign}  {what:<15} {words}\n"))?;
     }
-    let works = findings.iter().all(|finding| finding.ok || finding.optional);
-    print(&match enforces {
-        Some(with) if works => format!("an agent on this node would enforce with {with}\n"),
-        _ => "an agent could not work here\n".to_owned(),
-    })?;
-    Ok(ExitCode::from(u8::from(!works)))
+    Ok(())
+}
+
+/// Takes away what agents left; code 1 if something stays.
+fn remove(args: &AgentArgs) -> Result<ExitCode, Failure> {
+    if UnixStream::connect(&args.socket).is_ok() {
+        let words = format!("an agent runs here: it listens at {}", args.socket.display());
+        return Err(Failure::new(words).hint("end it first; it would write everything again"));
+    }
+    let netns = args.netns.as_deref().map(Namespace::named).transpose();
+    let netns = netns.map_err(anyhow::Error::from)?;
+    let notes = Notes::beside(&args.socket);
+    let findings = removal::remove(netns.as_ref(), &args.pins, &args.keep, &notes);
+    show(&findings)?;
+    let gone = findings.iter().all(|finding| finding.ok || finding.optional);
+    if gone && args.stay {
+        runtime()?.block_on(told_to_end())?;
+    }
+    Ok(ExitCode::from(u8::from(!gone)))
+}
+
+async fn told_to_end() -> Result<()> {
+    let mut ends = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut interrupts = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    tokio::select! {
+        _ = ends.recv() => {}
+        _ = interrupts.recv() => {}
+    }
+    Ok(())
 }
 
 fn start_log(format: LogFormat) {
@@ -157,7 +227,7 @@ fn start_log(format: LogFormat) {
     }
 }
 
-async fn work(args: &AgentArgs, agent: Agent) -> Result<ExitCode> {
+async fn work(args: &AgentArgs, agent: Agent, socket: Socket) -> Result<ExitCode> {
     let mut ends = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     let mut interrupts = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let client = kube::Client::try_from(cluster(args).await?)
@@ -165,13 +235,8 @@ async fn work(args: &AgentArgs, agent: Agent) -> Result<ExitCode> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("cannot serve metrics on {}; --listen takes another", args.listen)
     })?;
-    let state = agent.state();
     tokio::select! {
-        ended = agent.watch(client) => Err(ended.into()),
-        served = http::serve(listener, state) => {
-            served.context("metrics cannot be served any more")?;
-            Err(AgentError::Ended.into())
-        }
+        ended = agent.work(client, listener, socket) => Err(ended.into()),
         _ = ends.recv() => Ok(end()),
         _ = interrupts.recv() => Ok(end()),
     }

@@ -29,6 +29,8 @@ Podwall answers who can reach whom under Kubernetes NetworkPolicies, and why.
   podwall lab                a cluster on this machine, to try policies on packets
   podwall demo               what policies do to real packets, in a few seconds
   podwall agent              follow a cluster and enforce its policies on this node
+  podwall status [POD]       how this node's agent is, what is in force for a pod
+  podwall flows              packets that this node denies, as they come
 
 Objects come from files: podwall can web db --port 3306 -f manifests/
 or from a running lab:   podwall can web db --port 3306 --lab NAME
@@ -91,6 +93,8 @@ pub(crate) enum Command {
     Explain(Explain),
     Matrix(Matrix),
     Agent(crate::agent::AgentArgs),
+    Status(crate::node::StatusArgs),
+    Flows(crate::node::FlowsArgs),
     /// A cluster of network namespaces on this machine: real policies, real packets
     Lab(crate::lab::args::LabArgs),
     /// Show in a few seconds what policies do to real packets

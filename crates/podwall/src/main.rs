@@ -11,7 +11,9 @@ mod agent;
 mod cli;
 mod commands;
 mod demo;
+mod flows;
 mod lab;
+mod node;
 mod output;
 mod source;
 

@@ -26,6 +26,8 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Matrix(matrix) => matrix::run(matrix),
         Command::Lab(args) => crate::lab::run(args).map_err(Failure::from),
         Command::Agent(args) => crate::agent::run(args),
+        Command::Status(args) => crate::node::status(args),
+        Command::Flows(args) => crate::node::flows(args),
         Command::Demo => crate::demo::run().map_err(Failure::from),
         Command::DemoTraffic { target } => crate::demo::traffic(target).map_err(Failure::from),
         Command::Schema(schema) => pages::schema(schema),

@@ -45,7 +45,7 @@ pub(crate) enum Verb {
     Probe(Probe),
     /// Follow denied packets as they come: who, whom, and by which policies
     #[command(after_long_help = FLOWS_EXAMPLES)]
-    Flows(Flows),
+    Flows(crate::flows::Flows),
     /// Count packets: how many each rule allowed, and how many no rule allows
     #[command(after_long_help = COUNTERS_EXAMPLES)]
     Counters(Counters),
@@ -62,6 +62,7 @@ Examples:
   podwall lab up -f app.yaml                    three nodes, pods on point-to-point routes
   podwall lab up --network bridge --nodes 2     pods of a node on one Linux bridge
   podwall lab up --lab two --ip-family v6       a second lab, IPv6 only
+  podwall lab up --kubeconfig ~/.kube/config    be the nodes of a cluster; then kubectl apply
 
 Works as root and, where the kernel allows user namespaces, as an ordinary user.
 No images are pulled: every declared container port is served by the lab itself
@@ -167,6 +168,39 @@ pub(crate) struct Up {
     /// How much a node's tables may hold: locals=N, peers=N, blocks=N, verdicts=N, with commas
     #[arg(long, env = "PODWALL_LIMITS", default_value_t = Limits::default(), hide_default_value = true, value_name = "TABLE=N,…")]
     pub limits: Limits,
+    #[command(flatten)]
+    pub cluster: OfCluster,
+}
+
+// How a lab is the nodes of a cluster.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Nodes of a cluster")]
+pub(crate) struct OfCluster {
+    /// Be the nodes of this cluster: run the pods that kubectl makes there, with real CNI plugins and
+    /// an agent on each node
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "no_enforce"])]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub context: Option<String>,
+    /// Where CNI plugins are, in order
+    #[arg(long, value_name = "DIR[:DIR]", requires = "kubeconfig", default_values_os_t = podwall_kubelet::PLUGINS.map(PathBuf::from), value_delimiter = ':')]
+    pub cni_bin: Vec<PathBuf>,
+    /// A .conflist or .conf in place of the lab's own: bridge or ptp with host-local, then podwall-cni
+    #[arg(long, value_name = "FILE", requires = "kubeconfig")]
+    pub cni_conf: Option<PathBuf>,
+    /// No agents: nothing is enforced
+    #[arg(long, requires = "kubeconfig")]
+    pub no_agents: bool,
+    /// The agents' kubeconfig, where they are to have other rights
+    #[arg(long, value_name = "FILE", requires = "kubeconfig")]
+    pub agent_kubeconfig: Option<PathBuf>,
+    /// Another argument of each agent; repeatable
+    #[arg(long, value_name = "ARG", requires = "kubeconfig", allow_hyphen_values = true)]
+    pub agent_arg: Vec<String>,
+    /// Leave it to the cluster's own controllers to bind pods to nodes and to end namespaces
+    #[arg(long, requires = "kubeconfig")]
+    pub no_controllers: bool,
 }
 
 #[derive(Debug, Args)]
@@ -362,30 +396,6 @@ pub(crate) struct Probe {
     /// The family to use where pods have both; dual tries each
     #[arg(long, value_enum)]
     pub ip_family: Option<IpFamily>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Flows {
-    /// Only packets from or to this pod
-    #[arg(value_name = "POD")]
-    pub pod: Option<String>,
-    /// Namespace of a pod without one
-    #[arg(short = 'n', long, default_value = "default", value_name = "NS")]
-    pub namespace: String,
-    /// End after so many
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
-    /// How to print
-    #[arg(short = 'o', long, value_enum, default_value_t = FlowsOutput::Text)]
-    pub output: FlowsOutput,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum FlowsOutput {
-    /// A line for people
-    Text,
-    /// A JSON object a line
-    Json,
 }
 
 #[derive(Debug, Args)]
