@@ -111,13 +111,14 @@ async fn one(
 ) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    let mut limited = (&mut stream).take(LONGEST);
+    timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await??;
+    // Not before the question is read: who is closed upon while he asks hears no reason.
     if peer != 0 && peer != us {
         let refusal = invalid(format!("the agent answers root only, not the user {peer}"));
         return say(&mut stream, &Answer::<Value>::Error(refusal)).await;
     }
-    let mut line = Vec::new();
-    let mut limited = (&mut stream).take(LONGEST);
-    timeout(PATIENCE, limited.read_until(b'\n', &mut line)).await??;
     let request: Request = match serde_json::from_slice(&line) {
         Ok(request) => request,
         Err(error) => {

@@ -17,10 +17,21 @@ use crate::sample::{self, SAMPLE};
 use crate::{Drift, Error};
 
 impl Ebpf {
+    /// What decides packets: this process' program, or another of the same form.
+    pub(super) fn in_force<'a>(&'a self, found: &'a mut Option<Pinned>) -> Option<&'a Pinned> {
+        match &self.pinned {
+            Some(ours) if ours.is_in_force() => Some(ours),
+            _ => {
+                *found = Pinned::find(&self.config);
+                found.as_ref()
+            }
+        }
+    }
+
     /// What can be seen of a difference without reading whole tables.
     pub(super) fn look(&self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
-        let found = Pinned::find(&self.config);
-        let (Some(pinned), Some(model)) = (found, &self.model) else {
+        let mut found = None;
+        let (Some(pinned), Some(model)) = (self.in_force(&mut found), &self.model) else {
             return Ok(vec![Drift::NotThere { what: "the eBPF program".to_owned() }]);
         };
         let mut drift = pinned.missing_links();
@@ -32,7 +43,7 @@ impl Ebpf {
         let locals = sample::of(tables.subjects.len(), SAMPLE, locals);
         let others = sample::of(tables.peers.len(), SAMPLE, tables.peers.keys().copied());
         for address in locals.into_iter().chain(others) {
-            drift.extend(entry(&pinned, model, tables, address)?);
+            drift.extend(entry(pinned, model, tables, address)?);
         }
         drift.sort();
         drift.dedup();

@@ -315,7 +315,8 @@ impl Limited for Ebpf {
     }
 
     fn compare(&mut self, tables: &NodeTables) -> Result<Vec<Drift>, Error> {
-        let Some(pinned) = Pinned::find(&self.config) else {
+        let mut found = None;
+        let Some(pinned) = self.in_force(&mut found) else {
             return Ok(vec![Drift::NotThere { what: "the eBPF program".to_owned() }]);
         };
         let mut drift = pinned.missing_links();

@@ -64,6 +64,8 @@ pub(crate) struct Pinned {
     control: MapHandle,
     /// Only until it is attached.
     object: Option<Object>,
+    /// The program's number, once it is attached.
+    program: Option<u32>,
 }
 
 fn cannot(doing: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Error {
@@ -146,7 +148,7 @@ impl Pinned {
             return None;
         }
         let control = open("control")?;
-        Some(Self { tables, control, object: None, directory })
+        Some(Self { tables, control, object: None, program: Some(program), directory })
     }
 
     fn link_paths(directory: &Path) -> impl Iterator<Item = PathBuf> {
@@ -179,7 +181,7 @@ impl Pinned {
         }
         let control = handle("control")?;
         let directory = config.pins.join(name(config));
-        let new = Self { directory, tables, control, object: Some(object) };
+        let new = Self { directory, tables, control, object: Some(object), program: None };
         new.install(&Table::ALL, &[0, 1])?;
         Ok(new)
     }
@@ -220,7 +222,16 @@ impl Pinned {
                 }
             }
             Ok(())
-        })
+        })?;
+        self.program = Self::link_paths(&self.directory).find_map(|path| program_of(&path));
+        Ok(())
+    }
+
+    /// Whether all links that are pinned lead to this program. Unlike [`Self::find`] that takes no
+    /// CAP_SYS_ADMIN, which the kernel wants of who asks for programs and maps by their numbers.
+    pub(crate) fn is_in_force(&self) -> bool {
+        let ours = |path: PathBuf| self.program.is_some() && program_of(&path) == self.program;
+        Self::link_paths(&self.directory).all(ours)
     }
 
     /// Where the ring buffer of events is.

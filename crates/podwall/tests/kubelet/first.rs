@@ -11,7 +11,6 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::net::UdpSocket;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -21,6 +20,7 @@ use podwall_cluster::mk_policy;
 use podwall_lab::netns::NetNs;
 use serde_json::{Value, json};
 
+use super::socket::plugins;
 use super::{Nodes, mk_pod};
 
 const PORT: u16 = 9000;
@@ -117,22 +117,11 @@ fn a_pod_sends_before_its_network_is_said_to_be_made() {
 /// heard.
 #[test]
 fn not_one_first_packet_passes_that_a_policy_forbids() {
-    let beside = Path::new(env!("CARGO_BIN_EXE_podwall")).parent().unwrap().to_owned();
-    if !Nodes::are_possible() {
-        return;
-    }
-    if !beside.join("podwall-cni").is_file() {
-        let words = "there is no podwall-cni beside the program: cargo build -p podwall-cni";
-        assert!(env::var_os("PODWALL_REQUIRE_CLUSTER").is_none(), "{words}");
-        eprintln!("SKIPPED: {words}");
-        return;
-    }
+    let Some(bin) = plugins().filter(|_| Nodes::are_possible()) else { return };
     let wanted = env::var("PODWALL_FIRST").ok().and_then(|it| it.parse::<usize>().ok());
     let wanted = wanted.unwrap_or(24);
-    let bin = [beside, "/usr/lib/cni".into(), "/opt/cni/bin".into()];
-    let bin: Vec<String> = bin.iter().map(|dir: &PathBuf| dir.display().to_string()).collect();
     let args = ["--nodes", "2", "--network", "bridge", "--ip-family", "v4", "--cni-bin"];
-    let nodes = Nodes::up("kubf", &[&args[..], &[&bin.join(":")]].concat());
+    let nodes = Nodes::up("kubf", &[&args[..], &[&bin]].concat());
     let deny = json!({"podSelector": {"matchLabels": {"app": "bad"}}, "policyTypes": ["Egress"]});
     nodes.cluster.create(&mk_policy("default", "bad-sends-nothing", &deny));
     let allow = json!({"podSelector": {"matchLabels": {"app": "sink"}},

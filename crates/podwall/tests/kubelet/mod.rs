@@ -7,6 +7,7 @@
 
 mod churn;
 mod first;
+mod socket;
 
 use std::fs;
 use std::path::{Path, PathBuf};
