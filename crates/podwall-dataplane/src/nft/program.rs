@@ -52,10 +52,12 @@
 //! - A pod found in the hash never falls through to the small ranges: its class covers them. Where
 //!   there are small ranges, pods and others have a rule each.
 
+mod strangers;
+
 use std::fmt;
 
 use podwall_compile::tables::{Delta, NodeTables, PeerKey, PortKey, SubjectId, VerdictKey};
-use podwall_policy::address::{AddressRange, AddressSet, Family};
+use podwall_policy::address::{AddressSet, Family};
 use podwall_policy::policy::Direction;
 
 use super::Log;
@@ -79,9 +81,6 @@ const SAVED_SUBJECT: Reg = Reg(6);
 const SAVED_GROUP: Reg = Reg(14);
 /// An address; an IPv6 address fills this and the next three.
 const ADDRESS: Reg = Reg(8);
-
-/// The index of the loopback interface, in every network namespace.
-const LOOPBACK: u32 = 1;
 
 // IP protocols.
 const ICMP: u32 = 1;
@@ -198,7 +197,7 @@ impl Program {
             let names = Names::of(direction);
             let Names { dropped, denied, unmatched, strange, stranger, ports, portless } = names;
             chains.push(chain(strange, drops(direction, log, true)));
-            chains.push(chain(stranger, not_from_node(direction, strange)));
+            chains.push(chain(stranger, strangers::denied(direction, strange)));
             chains.push(chain(dropped, drops(direction, log, false)));
             chains.push(chain(denied, itself().into_iter().chain([on(dropped)]).collect()));
             let counts = Family::BOTH.map(|family| count(direction, family));
@@ -206,7 +205,10 @@ impl Program {
             chains.push(chain(unmatched, steps.collect()));
             for (name, has_ports) in [(ports, true), (portless, false)] {
                 let rules = rows(shape, direction, has_ports).into_iter();
-                chains.push(chain(name, rules.chain(strangers(pod_ranges, direction)).collect()));
+                chains.push(chain(
+                    name,
+                    rules.chain(strangers::rows(pod_ranges, direction)).collect(),
+                ));
             }
         }
         // A chain with nothing to look up has no rules.
@@ -501,40 +503,6 @@ fn rows(shape: Shape, direction: Direction, ports: bool) -> Vec<Rule> {
         rules.push(Rule { comment: "a verdict denies".to_owned(), steps });
     }
     rules
-}
-
-/// Whoever has a local address in the pod ranges and is not known. Behind the rules for those that
-/// are isolated: who is isolated is known.
-fn strangers(pod_ranges: &AddressSet, direction: Direction) -> impl Iterator<Item = Rule> {
-    let nets = pod_ranges.ranges().iter().flat_map(AddressRange::cidrs);
-    nets.map(move |net| {
-        let family = Family::of(net.network());
-        let (local, _) = sides(direction, family);
-        let words = if family == Family::V4 { 1 } else { 4 };
-        let steps = vec![
-            nfproto(family),
-            Expr::Load(local, ADDRESS),
-            Expr::Inside(ADDRESS, net, SUBJECT),
-            Expr::Load(local, Reg(ADDRESS.0 + words)),
-            Expr::NotIn(SetId::Own(family), ADDRESS),
-            goto(Names::of(direction).stranger),
-        ];
-        Rule { comment: format!("strangers in {net}"), steps }
-    })
-}
-
-/// What passes of a stranger: what the node itself sends, which may be from an address in the pod
-/// ranges. To a stranger it never gets here.
-fn not_from_node(direction: Direction, strange: &'static str) -> Vec<Rule> {
-    if direction == Direction::Ingress {
-        return vec![on(strange)];
-    }
-    let itself = [Expr::Is(Field::Iif, Test::Eq(LOOPBACK)), Expr::Fate(Fate::Return)];
-    vec![
-        rule("this node to itself", itself),
-        rule("routed", [Expr::Is(Field::Iif, Test::Ne(0)), goto(strange)]),
-        rule("bridged", [Expr::Is(Field::LinkByte, Test::AtLeast(0)), goto(strange)]),
-    ]
 }
 
 /// The peers that a rule is for.
