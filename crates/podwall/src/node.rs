@@ -148,7 +148,7 @@ fn word(good: bool, yes: &str, no: &str) -> String {
 }
 
 fn line(out: &mut String, name: &str, value: impl std::fmt::Display) {
-    let _ = writeln!(out, "  {name:<15}{value}");
+    let _ = writeln!(out, "  {name:<17}{value}");
 }
 
 fn agent(now: &Status) -> String {
@@ -183,7 +183,10 @@ fn agent(now: &Status) -> String {
     line(
         out_,
         "changes",
-        format!("{} taken, {} refused, {} drifts put right", now.changes, now.failures, now.drifts),
+        format!(
+            "{} taken, {} refused; the kernel differed and was put right {} times",
+            now.changes, now.failures, now.drifts
+        ),
     );
     line(
         out_,
@@ -199,7 +202,8 @@ fn agent(now: &Status) -> String {
         line(out_, "let go", format!("{}: no pod has claimed them in time", list.join(", ")));
     }
     for it in &now.unusable {
-        line(out_, &word(false, "", "unusable"), format!("{} {}: {}", it.kind, it.name, it.reason));
+        let words = format!("{BAD}{} {}{BAD:#}: {}", it.kind, it.name, it.reason);
+        line(out_, "unusable", words);
     }
     out
 }
