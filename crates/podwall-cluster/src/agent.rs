@@ -182,10 +182,17 @@ impl Agent {
         self.process.signal(signal);
     }
 
-    /// Asks it to end, and says how it did.
-    pub fn terminate(mut self) -> ExitStatus {
-        self.process.signal(Signal::SIGTERM);
-        self.process.wait()
+    /// Waits until it ends by itself, and says how it did.
+    #[track_caller]
+    pub fn ended(mut self) -> ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.ended() {
+                return status;
+            }
+            assert!(Instant::now() < end, "it goes on\n--- log\n{}", tail(&self.log));
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Kills it without a word (`SIGKILL`).

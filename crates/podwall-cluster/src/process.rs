@@ -63,11 +63,6 @@ impl Started {
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().expect("our own child")
     }
-
-    /// Waits for its end.
-    pub fn wait(&mut self) -> ExitStatus {
-        self.0.wait().expect("our own child")
-    }
 }
 
 impl Drop for Started {

@@ -214,7 +214,7 @@ fn what_agents_left_goes_when_it_is_asked_for() {
     let remover = |node: &str| world.agent(node).arg("--remove", "--stay").start();
     let early = remover("n1");
     early.until("an agent's rules are left alone", |it| it.log().contains("an agent runs here"));
-    assert_eq!(early.terminate().code(), Some(2));
+    assert_eq!(early.ended().code(), Some(2));
     world.agree("while agents run", &PORTS);
 
     agents.into_iter().for_each(Agent::kill);
