@@ -18,7 +18,7 @@ use podwall_compile::compiler::NodeCompiler;
 use podwall_local::Sandbox;
 use podwall_policy::object::{Name, Pod};
 use podwall_policy::policy::Tier;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::attachments::Attachments;
 use crate::known::{Known, Said};
@@ -62,6 +62,8 @@ pub(crate) struct Index {
     attachments: Attachments,
     /// The ranges that the node's pods have their addresses from.
     ranges: Vec<IpNet>,
+    /// Whether the compiler may have to be told anew who is a stranger.
+    strangers_changed: bool,
     /// When the oldest of what is pending was told.
     since: Option<Instant>,
 }
@@ -80,6 +82,7 @@ impl Index {
             local: FxHashMap::default(),
             attachments,
             ranges: Vec::new(),
+            strangers_changed: true,
             since: None,
         }
     }
@@ -112,7 +115,8 @@ impl Index {
                 self.pods.pending.entry(name).or_insert_with(|| Some(object.clone()));
             }
         }
-        self.since.get_or_insert(when);
+        self.strangers_changed = true;
+        self.note(when);
         Ok(())
     }
 
@@ -142,7 +146,18 @@ impl Index {
         !(self.namespaces.pending.is_empty()
             && self.pods.pending.is_empty()
             && self.policies.pending.is_empty()
-            && self.nodes.pending.is_empty())
+            && self.nodes.pending.is_empty()
+            && !self.strangers_changed)
+    }
+
+    /// Somebody is a stranger no more, or is one now.
+    pub(crate) fn strangers_change(&mut self) {
+        self.strangers_changed = true;
+    }
+
+    /// Whether the compiler has to be told who is a stranger; whoever asks tells it.
+    pub(crate) fn take_strangers_changed(&mut self) -> bool {
+        std::mem::take(&mut self.strangers_changed)
     }
 
     /// How many objects are known of each kind.
@@ -180,10 +195,10 @@ impl Index {
         object.is_some_and(|object| self.attachments.is_of(sandbox, object))
     }
 
-    /// Whether an address is one of a pod of this node.
-    pub(crate) fn has_address(&self, address: IpAddr) -> bool {
-        self.attachments.live().any(|it| it.addresses.contains(&address))
-            || self.local.values().any(|object| object.pod.ips.contains(&address))
+    /// The addresses of this node's pods, by all that is said.
+    pub(crate) fn addresses(&self) -> FxHashSet<IpAddr> {
+        let given = self.attachments.live().flat_map(|it| &it.addresses);
+        given.chain(self.local.values().flat_map(|object| &object.pod.ips)).copied().collect()
     }
 
     /// Addresses that were given to pods of which the API server has said nothing yet.
@@ -217,6 +232,7 @@ impl Index {
         for (name, ranges) in self.nodes.pending.drain() {
             if name == self.node {
                 self.ranges = ranges.unwrap_or_default();
+                self.strangers_changed = true;
             }
         }
         if self.pods.pending.len() <= bulk {
@@ -234,7 +250,7 @@ impl Index {
                 self.tell(compiler, &name, object);
             }
         }
-        if self.is_pending() {
+        if !self.pods.pending.is_empty() {
             self.since = Some(since);
         }
         Some(since)
@@ -248,6 +264,7 @@ impl Index {
         let ours = self.is_ours(object.as_ref());
         if ours || self.local.contains_key(name) {
             self.attachments.note(name, object.as_ref().filter(|_| ours));
+            self.strangers_changed = true;
         }
         match object {
             Some(object) if ours => {
@@ -361,6 +378,7 @@ mod tests {
 
         fn follow(&mut self, bulk: usize) {
             while self.index.batch(&mut self.compiler, bulk).is_some() {
+                self.index.take_strangers_changed();
                 self.compiler.commit();
             }
         }

@@ -148,14 +148,17 @@ impl Writer {
             addresses,
             "no pod has claimed these addresses in time: not isolated any more"
         );
-        self.strangers_changed = true;
+        self.index.strangers_change();
     }
 
-    /// Tells the compiler who is a stranger.
+    /// Tells the compiler who is a stranger, if that may have changed.
     pub(crate) fn tell_strangers(&mut self) {
-        self.strangers_changed = false;
+        if !self.index.take_strangers_changed() {
+            return;
+        }
         let index = &self.index;
-        self.strangers.forget(|address| index.has_address(address));
+        let known = index.addresses();
+        self.strangers.forget(|address| known.contains(&address));
         let ranges = index.ranges().iter().filter(|_| self.strangers.is_on());
         let ranges = ranges.copied().map(AddressSet::from);
         let ranges = ranges.fold(AddressSet::empty(), |all, range| all.union(&range));

@@ -54,8 +54,6 @@ pub(crate) struct Writer {
     verify: Instant,
     verify_every: Duration,
     pub(crate) strangers: Strangers,
-    /// Whether the kernel has to hear of them.
-    pub(crate) strangers_changed: bool,
     /// Questions that wait.
     pub(crate) desk: Desk,
     /// Who follows dropped packets.
@@ -108,7 +106,6 @@ impl Writer {
             verify: Instant::now() + verify_every,
             verify_every,
             strangers,
-            strangers_changed: false,
             desk: Desk::default(),
             flows,
             complaints,
@@ -163,7 +160,7 @@ impl Writer {
     /// Whether something is to be written now.
     fn is_due(&self) -> bool {
         self.index.is_synced()
-            && (self.index.is_pending() || self.strangers_changed || !self.loaded)
+            && (self.index.is_pending() || !self.loaded)
             && self.retry.is_none_or(|at| at <= Instant::now())
     }
 
@@ -232,30 +229,28 @@ impl Writer {
     /// what can be seen without listing them.
     pub(crate) fn verify(&mut self, full: bool) -> Result<Vec<String>, Error> {
         self.verify = Instant::now() + self.verify_every;
-        let forged = self.links.verify(self.index.attachments().live());
-        let forged = forged.inspect_err(|error| {
-            tracing::warn!(%error, "the guard of source addresses cannot be held against the model");
-        })?;
         let tables = self.compiler.tables();
-        let found = if full { self.plane.verify(tables) } else { self.plane.glance(tables) };
-        let drift = found.inspect_err(|error| {
+        let entries = if full { self.plane.verify(tables) } else { self.plane.glance(tables) };
+        // What of one cannot be seen must not hide the other.
+        let entries = entries.inspect_err(|error| {
             tracing::warn!(%error, "the kernel cannot be held against the model");
-        })?;
-        let rewrite = !drift.is_empty();
-        let mut all: Vec<String> = drift.iter().map(ToString::to_string).collect();
-        all.extend(forged);
-        let drift = all;
+        });
+        let links = self.links.verify(self.index.attachments().live()).inspect_err(|error| {
+            tracing::warn!(%error, "the guard of source addresses cannot be held against the model");
+        });
+        if entries.as_ref().is_ok_and(|drift| !drift.is_empty()) {
+            // The next step writes everything, and tries again if that fails.
+            self.loaded = false;
+            self.flows.restart();
+        }
+        let found = entries.iter().flatten().map(ToString::to_string);
+        let drift: Vec<String> = found.chain(links.iter().flatten().cloned()).collect();
         if !drift.is_empty() {
             let shown: Vec<&str> = drift.iter().take(5).map(String::as_str).collect();
             tracing::warn!(count = drift.len(), drift = shown.join("; "), "the kernel differs");
             self.state.set_drifted();
         }
-        if rewrite {
-            // The next step writes everything, and tries again if that fails.
-            self.loaded = false;
-            self.flows.restart();
-        }
-        Ok(drift)
+        entries.and(links).map(|_| drift)
     }
 
     /// Nothing has changed: what can wait is done now. How long to wait before the next part.

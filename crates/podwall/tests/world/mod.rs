@@ -163,7 +163,19 @@ impl World {
         node: &str,
     ) {
         let ips = self.plug(namespace, name, node);
-        self.cluster.run_pod(&mk_pod(namespace, name, labels, node), &ips);
+        self.state(namespace, name, labels, node, &ips);
+    }
+
+    /// The object and the address of a pod that has its network already.
+    pub(crate) fn state(
+        &self,
+        namespace: &str,
+        name: &str,
+        labels: &[(&str, &str)],
+        node: &str,
+        ips: &[IpAddr],
+    ) {
+        self.cluster.run_pod(&mk_pod(namespace, name, labels, node), ips);
     }
 
     /// Runs a pod that kubectl created: binds it to a node, as the scheduler does.
@@ -178,7 +190,8 @@ impl World {
         self.cluster.set_status(&pod, &running(&ips));
     }
 
-    fn plug(&mut self, namespace: &str, name: &str, node: &str) -> Vec<IpAddr> {
+    /// A pod's network, without its object. Its addresses.
+    pub(crate) fn plug(&mut self, namespace: &str, name: &str, node: &str) -> Vec<IpAddr> {
         let number = (1..).zip(NODES).find(|(_, (known, _))| *known == node).unwrap().0;
         let cidrs = plan::pod_cidrs(number, Families::Dual);
         let ips: Vec<IpAddr> = cidrs
@@ -290,6 +303,28 @@ impl World {
             }
         }
         if wrong.is_empty() { Ok(counts) } else { Err(wrong) }
+    }
+
+    /// Whether packets from one pod to another arrive: one for each pair of addresses.
+    pub(crate) fn passes(
+        &self,
+        from: &str,
+        to: &str,
+        (protocol, port): (Protocol, u16),
+    ) -> Vec<bool> {
+        let [from, to] = [from, to].map(|name| self.pod(name));
+        let tasks = from.ips.iter().zip(&to.ips).map(|(source, target)| ProbeTask {
+            source: Arc::clone(&from.place),
+            source_address: Some(*source),
+            destination: *target,
+            protocol,
+            port,
+            arrives_at: vec![Arc::clone(&to.place)],
+            expect: None,
+        });
+        let options = ProbeOptions { quiet: Duration::from_millis(100), ..Default::default() };
+        let results = probe::run(tasks.collect(), &options, |_| {}).unwrap();
+        results.iter().map(|result| result.got_through()).collect()
     }
 
     /// Waits until all packets do what the evaluator says of the cluster as it is. How many passed,
