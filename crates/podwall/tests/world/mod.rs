@@ -26,7 +26,7 @@ use podwall_cluster::{Agent, AgentToStart, Cluster, mk_node, mk_pod, running};
 use podwall_lab::fabric::{Fabric, PodPlug};
 use podwall_lab::netns::NetNs;
 use podwall_lab::plan::{self, Families};
-use podwall_lab::probe::{self, Place, ProbeOptions, ProbeTask};
+use podwall_lab::probe::{self, Place, ProbeOptions, ProbeResult, ProbeTask};
 use podwall_lab::rpc::{LabConfig, NetworkMode};
 use podwall_lab::serve::identity::Identity;
 use podwall_manifest::{Input, Options, read, render_all};
@@ -324,7 +324,7 @@ impl World {
         });
         let options = ProbeOptions { quiet: Duration::from_millis(100), ..Default::default() };
         let results = probe::run(tasks.collect(), &options, |_| {}).unwrap();
-        results.iter().map(|result| result.got_through()).collect()
+        results.iter().map(ProbeResult::got_through).collect()
     }
 
     /// Waits until all packets do what the evaluator says of the cluster as it is. How many passed,
