@@ -10,10 +10,8 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use podwall_compile::tables::SubjectId;
 use podwall_dataplane::{DataPlane, Denials, Denied};
 use podwall_local::Flow;
-use podwall_policy::policy::Direction;
 use tokio::sync::broadcast;
 
 use crate::names;
@@ -90,14 +88,9 @@ impl Flows {
 impl Writer {
     /// A packet was dropped.
     pub(crate) fn denied(&mut self, denied: &Denied) {
-        let (local, remote) = match denied.direction {
-            Direction::Egress => (denied.src, denied.dst),
-            Direction::Ingress => (denied.dst, denied.src),
-        };
-        let tables = self.compiler.tables();
-        let stranger = tables.subject(denied.direction, local) == Some(SubjectId::STRANGER);
-        if stranger && self.strangers.note(local, Instant::now()) {
-            tracing::info!(%local, %remote, "no pod is known to have this address: isolated");
+        let local = denied.local();
+        if denied.stranger && self.strangers.note(local, Instant::now()) {
+            tracing::info!(%local, "no pod is known to have this address: isolated");
         }
         if self.flows.followers.receiver_count() > 0 {
             // Who has gone away since misses nothing.

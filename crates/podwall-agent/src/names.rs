@@ -5,15 +5,13 @@
 //! ```
 
 use std::net::IpAddr;
-use std::time::SystemTime;
 
 use podwall_compile::compiler::NodeCompiler;
 use podwall_compile::tables::{NodeTables, Packet, PortKey, SubjectId, Verdict, VerdictKey};
-use podwall_dataplane::{Counters, Denied};
+use podwall_dataplane::{Account, Counters, Denied};
 use podwall_local::{Flow, Side};
 use podwall_policy::object::Name;
 use podwall_policy::policy::{Direction, RuleRef};
-use podwall_policy::port::Protocol;
 
 /// Packets by what decided them.
 #[derive(Clone, Debug, Default)]
@@ -54,12 +52,9 @@ pub(crate) fn counted(tables: &NodeTables, counters: &Counters) -> Counted {
 pub(crate) fn flow(node: &str, compiler: &NodeCompiler, denied: &Denied) -> Flow {
     let tables = compiler.tables();
     let who = |address| compiler.pod_at(address).map(ToString::to_string);
-    let (way, local) = match denied.direction {
-        Direction::Egress => ("egress", denied.src),
-        Direction::Ingress => ("ingress", denied.dst),
-    };
+    let (way, local) = (denied.direction, denied.local());
     let whose = who(local).unwrap_or_else(|| local.to_string());
-    let subject = tables.subject(denied.direction, local);
+    let subject = tables.subject(way, local);
     let isolated_by: Vec<String> = subject
         .map(|subject| tables.names_behind(subject).map(ToString::to_string).collect())
         .unwrap_or_default();
@@ -72,7 +67,7 @@ pub(crate) fn flow(node: &str, compiler: &NodeCompiler, denied: &Denied) -> Flow
         to_node: false,
     };
     let decision = tables.decide(&packet);
-    let now = match denied.direction {
+    let now = match way {
         Direction::Egress => decision.egress,
         Direction::Ingress => decision.ingress,
     };
@@ -89,25 +84,8 @@ pub(crate) fn flow(node: &str, compiler: &NodeCompiler, denied: &Denied) -> Flow
             format!("{whose} is isolated for {way} by {by}, no rule allows it")
         }
     };
-    let since = denied.when.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Flow {
-        time: u64::try_from(since.as_micros()).unwrap_or(u64::MAX),
-        node: node.to_owned(),
-        verdict: "denied".to_owned(),
-        direction: way.to_owned(),
-        src: who(denied.src),
-        dst: who(denied.dst),
-        src_address: denied.src,
-        dst_address: denied.dst,
-        protocol: match denied.protocol {
-            Protocol::ICMPV6 => "ICMP".to_owned(),
-            other => other.to_string(),
-        },
-        src_port: denied.src_port,
-        port: denied.port,
-        isolated_by,
-        reason,
-    }
+    let (src, dst) = (who(denied.src), who(denied.dst));
+    denied.in_words(node, Account { src, dst, isolated_by, reason })
 }
 
 /// What is in force for a pod in one direction.

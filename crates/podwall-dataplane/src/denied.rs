@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use podwall_compile::tables::RuleId;
+use podwall_local::Flow;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::Protocol;
 
@@ -55,6 +56,42 @@ impl Denied {
             Direction::Ingress => self.dst,
         }
     }
+
+    /// The same in words, with what only those know who know the cluster.
+    pub fn in_words(&self, node: &str, account: Account) -> Flow {
+        let since = self.when.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Flow {
+            time: u64::try_from(since.as_micros()).unwrap_or(u64::MAX),
+            node: node.to_owned(),
+            verdict: "denied".to_owned(),
+            direction: self.direction.to_string(),
+            src: account.src,
+            dst: account.dst,
+            src_address: self.src,
+            dst_address: self.dst,
+            protocol: match self.protocol {
+                Protocol::ICMPV6 => "ICMP".to_owned(),
+                other => other.to_string(),
+            },
+            src_port: self.src_port,
+            port: self.port,
+            isolated_by: account.isolated_by,
+            reason: account.reason,
+        }
+    }
+}
+
+/// What the tables do not say of a packet that was dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Who sent it: `namespace/pod`, a node, or nobody that the cluster knows.
+    pub src: Option<String>,
+    /// Who should have got it.
+    pub dst: Option<String>,
+    /// The policies that isolate, as `namespace/name`.
+    pub isolated_by: Vec<String>,
+    /// Why it was dropped, in a sentence.
+    pub reason: String,
 }
 
 /// Dropped packets, from now on. Nothing is reported any more when this is dropped, and somebody

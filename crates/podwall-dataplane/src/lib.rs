@@ -32,7 +32,7 @@ use podwall_compile::tables::{Delta, NodeTables};
 
 pub use crate::choice::{Choice, Chosen};
 pub use crate::counters::Counters;
-pub use crate::denied::{Denials, Denied};
+pub use crate::denied::{Account, Denials, Denied};
 pub use crate::drift::Drift;
 pub use crate::ebpf::Ebpf;
 pub use crate::error::Error;

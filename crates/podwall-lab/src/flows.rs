@@ -12,16 +12,15 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use podwall_dataplane::{Denials, Denied};
+use podwall_dataplane::{Account, Denials, Denied};
 use podwall_local::Flow;
 use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::evaluate::{Verdict, side};
 use podwall_policy::flow::{Flow as Packet, Party};
 use podwall_policy::policy::Direction;
-use podwall_policy::port::Protocol;
 
 /// A report with the node that it comes from.
 pub(crate) type Report = (Arc<str>, Denied);
@@ -72,9 +71,10 @@ pub(crate) fn in_words(cluster: &Cluster, (node, denied): &Report) -> Flow {
     let packet = Packet { src, dst, family: Family::of(denied.src) };
     let side = side(cluster, &packet, denied.direction);
     let isolated_by: Vec<String> = side.isolated_by.iter().map(ToString::to_string).collect();
-    let (whose, way) = match denied.direction {
-        Direction::Egress => (src, "egress"),
-        Direction::Ingress => (dst, "ingress"),
+    let way = denied.direction;
+    let whose = match way {
+        Direction::Egress => src,
+        Direction::Ingress => dst,
     };
     let reason = match side.verdict(denied.protocol, denied.port) {
         Verdict::Allowed if isolated_by.is_empty() => {
@@ -86,25 +86,7 @@ pub(crate) fn in_words(cluster: &Cluster, (node, denied): &Report) -> Flow {
             isolated_by.join(", ")
         ),
     };
-    let since = denied.when.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Flow {
-        time: u64::try_from(since.as_micros()).unwrap_or(u64::MAX),
-        node: node.to_string(),
-        verdict: "denied".to_owned(),
-        direction: way.to_owned(),
-        src: name(src),
-        dst: name(dst),
-        src_address: denied.src,
-        dst_address: denied.dst,
-        protocol: match denied.protocol {
-            Protocol::ICMPV6 => "ICMP".to_owned(),
-            other => other.to_string(),
-        },
-        src_port: denied.src_port,
-        port: denied.port,
-        isolated_by,
-        reason,
-    }
+    denied.in_words(node, Account { src: name(src), dst: name(dst), isolated_by, reason })
 }
 
 fn name(party: Party<'_>) -> Option<String> {
