@@ -194,21 +194,17 @@ fn dump(socket: &mut Socket, table: &str, set: SetId) -> Result<Option<(Content,
     }
 }
 
-/// Packets that some elements have counted. Those that are not there any more are left out.
+/// Packets that some elements, in order of their sets, have counted. Those that are not there any
+/// more are left out.
 pub(crate) fn packets_of(
     socket: &mut Socket,
     table: &str,
     wanted: &[(SetId, Key)],
 ) -> Result<FxHashMap<(SetId, Key), u64>, Error> {
     let mut found = FxHashMap::default();
-    let mut take = |element: Element, attributes: Attributes<'_>| {
+    each_of(socket, table, wanted, &mut |element, attributes| {
         found.insert((element.set, element.key), packets(attributes));
-    };
-    for same in wanted.chunk_by(|a, b| a.0 == b.0) {
-        for part in same.chunks(AT_ONCE) {
-            some_of(socket, table, part, &mut take)?;
-        }
-    }
+    })?;
     Ok(found)
 }
 
@@ -219,20 +215,30 @@ pub(crate) fn data_of(
     wanted: &[(SetId, Key)],
 ) -> Result<FxHashMap<(SetId, Key), Data>, Error> {
     let mut found = FxHashMap::default();
-    let mut take = |element: Element, _: Attributes<'_>| {
+    each_of(socket, table, wanted, &mut |element, _| {
         found.insert((element.set, element.key), element.data);
-    };
+    })?;
+    Ok(found)
+}
+
+/// Asks for elements, in order of their sets. Those that are not there are left out.
+fn each_of(
+    socket: &mut Socket,
+    table: &str,
+    wanted: &[(SetId, Key)],
+    take: &mut impl FnMut(Element, Attributes<'_>),
+) -> Result<(), Error> {
     for same in wanted.chunk_by(|a, b| a.0 == b.0) {
         for part in same.chunks(AT_ONCE) {
-            if !some_of(socket, table, part, &mut take)? {
+            if !some_of(socket, table, part, take)? {
                 // The kernel stops at the first that is not there.
                 for one in part.chunks(1) {
-                    some_of(socket, table, one, &mut take)?;
+                    some_of(socket, table, one, take)?;
                 }
             }
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 /// Asks for elements of one set; whether all are there.
