@@ -18,7 +18,7 @@ mod traffic;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use kubelet::{Nodes, called, is_ready, mk_pod};
+use kubelet::{Nodes, all_do, called, is_ready, mk_pod};
 use serde_json::Value;
 use support::podwall;
 use traffic::Traffic;
@@ -84,27 +84,29 @@ fn workflow(network: &str, range: &str) {
     assert!(is_ready(&node), "{node}");
     assert_eq!(node["status"]["addresses"][1]["address"], "fd00:172:18::3");
 
-    let packets = nodes.agree(network, &[]);
-    let denied = packets.iter().filter(|packet| packet.passed() == Some(false)).count();
-    assert!(denied > 0 && denied < packets.len(), "{denied} of {} denied", packets.len());
-    for (family, at_least) in [("v4", 1), ("v6", 1)] {
-        let packets = nodes.agree(network, &["c", "b", "--port", "8080", "--ip-family", family]);
-        assert!(packets.len() >= at_least && packets.iter().all(|it| it.passed() == Some(false)));
+    nodes.agree_that(network, &[], |packets| {
+        let denied = packets.iter().filter(|packet| packet.passed() == Some(false)).count();
+        denied > 0 && denied < packets.len()
+    });
+    for family in ["v4", "v6"] {
+        let args = ["c", "b", "--port", "8080", "--ip-family", family];
+        nodes.agree_that(network, &args, all_do(false));
     }
     let answer = nodes.lab.exec("a", &["curl", "-s", "-m", "5", "10.96.7.7"]).ok();
     assert!(answer.contains("pod: b\n"), "through the Service: {answer}");
 
     // Labels by kubectl reach the agents, too.
     nodes.kubectl(&["label", "pod", "c", "app=a", "--overwrite"]);
-    let packets = nodes.agree("relabelled", &["c", "b", "--port", "8080"]);
-    assert!(packets.iter().all(|packet| packet.passed() == Some(true)), "{packets:?}");
+    nodes.agree_that("relabelled", &["c", "b", "--port", "8080"], all_do(true));
 
     // The same name is another pod, and nothing of the first is left.
     let before = a["metadata"]["uid"].as_str().unwrap().to_owned();
     nodes.kubectl(&["delete", "pod", "a", "--timeout=60s"]);
     assert!(nodes.pod("default/a").is_none());
     nodes.until("its namespace is gone", || (!nodes.namespaces().contains(&before)).then_some(()));
-    assert!(!nodes.lab.pods().contains_key("default/a"));
+    nodes.until("the lab forgets it", || {
+        (!nodes.lab.pods().contains_key("default/a")).then_some(())
+    });
     nodes.cluster.apply(APP);
     nodes.all_run(&["default/a"]);
     assert_ne!(nodes.pod("default/a").unwrap()["metadata"]["uid"], before);
@@ -153,8 +155,10 @@ fn fifty_pods_at_once_and_the_end_of_their_namespace() {
         let here = pods.iter().filter(|pod| pod["spec"]["nodeName"] == node).count();
         assert!((15..=18).contains(&here), "{here} pods on {node}");
     }
-    let packets = nodes.agree("many", &["many/p0", "-n", "many", "--port", "80", "--no-outside"]);
-    assert!(packets.iter().filter(|packet| packet.passed() == Some(true)).count() >= 49);
+    let args = ["many/p0", "-n", "many", "--port", "80", "--no-outside"];
+    nodes.agree_that("many", &args, |packets| {
+        packets.iter().filter(|packet| packet.passed() == Some(true)).count() >= 49
+    });
 
     // A pod that somebody says has ended loses its network and keeps its object.
     let ended = nodes.pod("many/p7").unwrap();
@@ -248,7 +252,9 @@ fn a_kubelet_that_was_killed_has_a_successor_that_knows() {
         (!nodes.namespaces().iter().any(|known| known == uid)).then_some(())
     });
     assert_eq!(nodes.pod("default/a").unwrap()["status"]["podIP"], a["status"]["podIP"]);
-    assert!(nodes.lab.pods().keys().all(|name| name != "default/c"));
+    nodes.until("the lab forgets it", || {
+        (!nodes.lab.pods().contains_key("default/c")).then_some(())
+    });
     nodes.agree("after the kubelet", &[]);
     nodes.kubectl(&["delete", "pod", "a", "--timeout=60s"]);
 }
@@ -289,8 +295,7 @@ fn killed_agents_come_back_and_leave_nothing_open_meanwhile() {
         !seen.contains_key(&thief) && !seen.contains_key(&thief.replace("tcp", "udp")),
         "{seen:?}"
     );
-    // And they know again what is new.
+    // And they know again what is new, once the lab knows it, too.
     nodes.kubectl(&["label", "pod", "c", "app=a", "--overwrite"]);
-    let packets = nodes.agree("after", &["c", "b"]);
-    assert!(packets.iter().all(|packet| packet.passed() == Some(true)));
+    nodes.agree_that("after", &["c", "b"], all_do(true));
 }

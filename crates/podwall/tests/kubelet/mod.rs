@@ -112,11 +112,25 @@ impl Nodes {
     /// they did at last.
     #[track_caller]
     pub(crate) fn agree(&self, title: &str, args: &[&str]) -> Vec<Packet> {
+        self.agree_that(title, args, |_| true)
+    }
+
+    /// The same, once the lab, too, has heard of what a test has changed: so long both may agree on
+    /// what was before.
+    #[track_caller]
+    pub(crate) fn agree_that(
+        &self,
+        title: &str,
+        args: &[&str],
+        has_heard: impl Fn(&[Packet]) -> bool,
+    ) -> Vec<Packet> {
         let end = Instant::now() + PATIENCE / 3;
         loop {
             let packets = self.lab.probe_json(args);
-            if Instant::now() > end || packets.iter().all(|packet| packet.agrees) {
+            let fits = has_heard(&packets);
+            if Instant::now() > end || (fits && packets.iter().all(|packet| packet.agrees)) {
                 all_agree(title, &packets);
+                assert!(fits, "{title}: {packets:?}");
                 return packets;
             }
         }
@@ -182,6 +196,11 @@ impl Nodes {
         list.filter_map(|it| Some(it.file_name().to_str()?.strip_prefix("pod-")?.to_owned()))
             .collect()
     }
+}
+
+/// Whether packets pass, or none does.
+pub(crate) fn all_do(pass: bool) -> impl Fn(&[Packet]) -> bool {
+    move |packets| !packets.is_empty() && packets.iter().all(|packet| packet.passed() == Some(pass))
 }
 
 /// `NAMESPACE/NAME` of an object.
