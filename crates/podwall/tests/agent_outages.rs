@@ -1,12 +1,19 @@
 //! Agents die, the API server goes away, its history is forgotten: what is enforced stays so.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends at the first surprise"
+)]
 
 mod world;
 
+use std::env;
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podwall_cluster::{Agent, Signal, mk_namespace};
 use podwall_policy::port::Protocol;
@@ -150,7 +157,15 @@ fn without_an_api_server_the_last_known_state_stays_and_is_caught_up_with_later(
         agent.until("it tries", |agent| agent.log().contains("the watch starts anew"));
         assert!(agent.http("/readyz").is_some_and(|(status, _)| status == 503));
     }
-    load.flows(200);
+    // By hand also for longer.
+    let longer = env::var("PODWALL_OUTAGE").ok().and_then(|seconds| seconds.parse().ok());
+    let end = Instant::now() + Duration::from_secs(longer.unwrap_or(0));
+    loop {
+        load.flows(200);
+        if Instant::now() >= end {
+            break;
+        }
+    }
     world.cluster.start_server();
     agents.iter().for_each(Agent::until_ready);
     load.flows(50);
@@ -200,6 +215,36 @@ fn what_is_missed_while_etcd_forgets_it_is_seen_by_a_new_list() {
     // And goes on by watching.
     world.cluster.apply(&mk_policy("web"));
     world.agree("after the next event", &PORTS);
+}
+
+/// An upgrade, and its undoing: what the one wrote into the kernel the other has to take over, also
+/// where it writes it otherwise.
+#[test]
+#[ignore = "by hand: PODWALL_OTHER is the program of another version"]
+fn agents_of_two_versions_take_over_from_each_other_under_traffic() {
+    let other = env::var_os("PODWALL_OTHER").expect("the program of another version");
+    assert!(possible());
+    let world = mk_world();
+    let start = |other: Option<&OsStr>| {
+        let agents: Vec<Agent> =
+            NODES.iter().map(|(node, _)| world.agent_of(other, node).start()).collect();
+        agents.iter().for_each(Agent::until_ready);
+        agents
+    };
+    let mut agents = start(Some(&other));
+    world.agree("the other version", &PORTS);
+    let load = Load::start(&world);
+    load.flows(50);
+    for round in 0..6 {
+        agents.drain(..).for_each(Agent::kill);
+        load.flows(20);
+        agents = start((round % 2 == 1).then_some(&*other));
+        load.flows(50);
+    }
+    load.judge(&world);
+    agents.drain(..).for_each(Agent::kill);
+    let _agents = start(None);
+    world.agree("after", &PORTS);
 }
 
 /// Nobody follows the cluster any more, so that what was enforced last has to go, too.

@@ -16,6 +16,7 @@
 pub(crate) mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
@@ -134,9 +135,15 @@ impl World {
 
     /// The agent of a node, not started yet.
     pub(crate) fn agent(&self, node: &str) -> AgentToStart {
+        self.agent_of(None, node)
+    }
+
+    /// The same by another program.
+    pub(crate) fn agent_of(&self, program: Option<&OsStr>, node: &str) -> AgentToStart {
         let (_, dataplane) = NODES.iter().find(|(name, _)| *name == node).unwrap();
+        let program = program.unwrap_or(OsStr::new(env!("CARGO_BIN_EXE_podwall")));
         self.cluster
-            .agent(env!("CARGO_BIN_EXE_podwall"), node)
+            .agent(program, node)
             .netns(&self.fabric.node_path(node))
             .dataplane(dataplane)
             .pins(&self.cluster.pins().join(node))
