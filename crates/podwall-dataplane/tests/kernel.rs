@@ -203,7 +203,7 @@ fn nft_prints_the_table_in_both_families() {
     let text = net.command("nft", &["list", "ruleset"]);
     assert!(net.command("nft", &["-j", "list", "ruleset"]).contains("by_protocol"));
     for part in [
-        "comment \"podwall layout 5",
+        "comment \"podwall layout 6",
         "10.0.0.5 : 0x00000001 . 0x00000001",
         "elements = { confirmed }",
         "@standing",

@@ -622,6 +622,48 @@ fn a_service_is_decided_on_the_real_pod_and_before_source_nat() {
     }
 }
 
+/// IPVS takes a packet to a Service at `LOCAL_IN`, at 98 or 99, and sends it on to a pod. Podwall saw it
+/// before, with the Service's address, and a pod that is isolated for egress reached no Service. (What
+/// takes it here is no IPVS: not every kernel has it.)
+#[test]
+fn what_a_balancer_takes_at_local_in_is_not_judged_by_the_services_address() {
+    if support::skipped() {
+        return;
+    }
+    for (wiring, kind) in support::everywhere() {
+        let world = World::new(wiring, 1);
+        let mut plane = world.node().plane(kind);
+        world.node().ip("addr add 10.96.0.1/32 dev lo\naddr add fd00:96::1/128 dev lo\n");
+        world.node().nft(
+            "table inet balancer {
+            chain taken { type filter hook input priority 99; policy accept;
+            ip daddr 10.96.0.1 drop
+            ip6 daddr fd00:96::1 drop
+            }
+            }\n",
+        );
+        plane.replace(&isolated(&world)).unwrap();
+        let denied = |plane: &mut dyn DataPlane| -> u64 {
+            plane.counters().unwrap().defaults.values().sum()
+        };
+        for (family, service, other) in [
+            (Family::V4, "10.96.0.1:80", "10.96.0.1:81"),
+            (Family::V6, "[fd00:96::1]:80", "[fd00:96::1]:81"),
+        ] {
+            let before = denied(&mut *plane);
+            assert!(connect(&world, 1, service.parse().unwrap()).is_err());
+            assert_eq!(denied(&mut *plane), before, "{wiring:?} {kind:?} {family}: taken");
+            world.node().nft("flush chain inet balancer taken\n");
+            assert!(connect(&world, 1, other.parse().unwrap()).is_err());
+            assert!(denied(&mut *plane) > before, "{wiring:?} {kind:?} {family}: left");
+            world.node().nft(
+                "add rule inet balancer taken ip daddr 10.96.0.1 drop
+                add rule inet balancer taken ip6 daddr fd00:96::1 drop\n",
+            );
+        }
+    }
+}
+
 #[test]
 fn neighbours_are_found_while_everything_is_closed() {
     if support::skipped() {

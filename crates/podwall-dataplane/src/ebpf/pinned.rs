@@ -36,8 +36,9 @@ use crate::{Drift, Error};
 /// The program, as it was compiled with this crate.
 static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/podwall.bpf.o"));
 
-/// Where it is attached, and at which priority: NF_IP_PRI_NAT_SRC is 100, NF_IP_PRI_FILTER 0.
-const HOOKS: [(i32, i32); 2] = [(NF_INET_LOCAL_IN, 0), (NF_INET_POST_ROUTING, 95)];
+/// Where it is attached, and at which priority at most: NF_IP_PRI_NAT_SRC is 100, and IPVS, which has to
+/// have taken packets to its Services, at LOCAL_IN one before it (net/netfilter/ipvs/ip_vs_core.c).
+const HOOKS: [(i32, i32); 2] = [(NF_INET_LOCAL_IN, 119), (NF_INET_POST_ROUTING, 95)];
 /// The kernel has one eBPF program a priority; another version's may hold ours, and what starts that
 /// were killed had attached some more.
 const PRIORITIES: i32 = 16;
@@ -109,7 +110,7 @@ pub(crate) fn try_loading() -> Result<(), Error> {
 /// Two programs that differ in a byte, or in what they were set up with, have different names.
 fn name(config: &Config) -> String {
     let mut hasher = FxHasher::default();
-    (LAYOUT, config.counters, PROGRAM).hash(&mut hasher);
+    (LAYOUT, HOOKS, config.counters, PROGRAM).hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 

@@ -41,7 +41,7 @@ pub(super) enum Frame {
 
 impl Nftables {
     fn comment(program: &Program) -> String {
-        format!("{OURS}layout 5 program {:016x}", program.fingerprint())
+        format!("{OURS}layout 6 program {:016x}", program.fingerprint())
     }
 
     /// Reads our table and its rules, but not what is in its sets.

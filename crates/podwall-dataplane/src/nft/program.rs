@@ -67,8 +67,9 @@ use crate::netlink::connections;
 
 /// NF_IP_PRI_NAT_SRC is 100.
 const BEFORE_SOURCE_NAT: i32 = 95;
-/// NF_IP_PRI_FILTER.
-const FILTER: i32 = 0;
+/// Behind IPVS, which has taken packets to its Services by then (net/netfilter/ipvs/ip_vs_core.c:
+/// NF_IP_PRI_NAT_SRC - 1): they come by again with a pod as their destination.
+const AFTER_IPVS: i32 = 119;
 
 // The key of a verdict, side by side. A map of classes writes two words: whether it holds the key,
 // and the class; see [`class`].
@@ -250,7 +251,7 @@ impl Program {
         let base =
             |name, hook, priority, rules| Chain { name, base: Some((hook, priority)), rules };
         chains.push(base("postrouting_rows", Hook::Postrouting, BEFORE_SOURCE_NAT, forwarded));
-        chains.push(base("input_rows", Hook::Input, FILTER, received));
+        chains.push(base("input_rows", Hook::Input, AFTER_IPVS, received));
         Self { chains }
     }
 
