@@ -1,11 +1,6 @@
 //! Agents die, the API server goes away, its history is forgotten: what is enforced stays so.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test ends at the first surprise"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
 
 mod world;
 
