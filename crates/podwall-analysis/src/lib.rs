@@ -14,6 +14,7 @@ pub mod can;
 pub mod combine;
 pub mod error;
 pub mod explain;
+pub mod lint;
 pub mod matrix;
 pub mod outside;
 pub mod peer;

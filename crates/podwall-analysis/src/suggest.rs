@@ -15,6 +15,11 @@ pub(crate) fn nearest<'a>(
         .map(|(_, candidate)| candidate)
 }
 
+/// Whether one letter, or two that changed places, makes one word of the other.
+pub(crate) fn is_one_slip(wrong: &str, meant: &str) -> bool {
+    distance(wrong, meant) == 1
+}
+
 /// How many letters must be put in, taken out, changed, or swapped with their neighbour (optimal
 /// string alignment).
 fn distance(a: &str, b: &str) -> usize {

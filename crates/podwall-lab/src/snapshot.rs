@@ -4,7 +4,7 @@
 //! positions back that the objects had in their files. So `podwall can --lab` and `podwall can -f`
 //! run the same code on the same types.
 
-use podwall_manifest::Typed;
+use podwall_manifest::{Object, Typed};
 use podwall_policy::cluster::Cluster;
 
 use crate::client::{Client, ClientError};
@@ -13,25 +13,38 @@ use crate::store::{StoreError, checked};
 
 /// Everything that a lab's worker knows.
 pub fn cluster(client: &mut Client) -> Result<Cluster, ClientError> {
+    Ok(cluster_of(&objects(client)?))
+}
+
+/// Everything that a lab's worker knows, as it is written.
+pub fn objects(client: &mut Client) -> Result<Vec<Object>, ClientError> {
     let reply: Vec<Manifest> = client.call(&Request::Cluster)?;
     from_reply(&reply).map_err(|reason| ClientError::Refused {
         message: format!("the lab's worker sent what cannot be read: {reason}"),
     })
 }
 
-fn from_reply(reply: &[Manifest]) -> Result<Cluster, StoreError> {
-    let mut cluster = Cluster::default();
-    for manifest in reply {
+fn from_reply(reply: &[Manifest]) -> Result<Vec<Object>, StoreError> {
+    let read = |manifest: &Manifest| {
         let mut object = checked(&manifest.raw)?;
         object.set_places(&manifest.places);
-        match object.typed {
-            Typed::Namespace(namespace) => cluster.put_namespace(namespace),
-            Typed::Node(node) => cluster.put_node(node),
-            Typed::Pod(pod) => cluster.put_pod(*pod),
-            Typed::Service(service) => cluster.put_service(*service),
-            Typed::Workload(workload) => cluster.put_workload(*workload),
-            Typed::Policy(policy) => cluster.put_policy(*policy),
+        Ok(object)
+    };
+    reply.iter().map(read).collect()
+}
+
+/// The cluster of these objects. Pods are objects of their own here: none is made of a workload.
+pub fn cluster_of(objects: &[Object]) -> Cluster {
+    let mut cluster = Cluster::default();
+    for object in objects {
+        match &object.typed {
+            Typed::Namespace(namespace) => cluster.put_namespace(namespace.clone()),
+            Typed::Node(node) => cluster.put_node(node.clone()),
+            Typed::Pod(pod) => cluster.put_pod((**pod).clone()),
+            Typed::Service(service) => cluster.put_service((**service).clone()),
+            Typed::Workload(workload) => cluster.put_workload((**workload).clone()),
+            Typed::Policy(policy) => cluster.put_policy((**policy).clone()),
         }
     }
-    Ok(cluster)
+    cluster
 }

@@ -28,6 +28,7 @@ mod explain;
 mod files;
 mod json;
 mod kind;
+mod locate;
 mod metadata;
 mod names;
 mod node;
@@ -49,6 +50,7 @@ mod yaml;
 
 pub use crate::diagnostic::{Code, Diagnostic, Note, Place, Severity};
 pub use crate::expand::cluster;
+pub use crate::locate::{Found, Wanted, locate};
 pub use crate::object::{LeftOut, Object, ObjectKey, Typed, object_from_json};
 pub use crate::reading::{Input, Options, Reading, read};
 pub use crate::render::{render, render_all};

@@ -67,6 +67,9 @@ pub struct Options {
     pub max_values: usize,
     /// How many findings are kept; the rest is counted. Default: 10,000.
     pub max_findings: usize,
+    /// Whether [`Reading::texts`] keeps what was read, for who looks up places in it later or
+    /// changes it. Default: no.
+    pub keep_texts: bool,
 }
 
 impl Default for Options {
@@ -78,6 +81,7 @@ impl Default for Options {
             max_files: 50_000,
             max_values: 10_000_000,
             max_findings: 10_000,
+            keep_texts: false,
         }
     }
 }
@@ -95,6 +99,9 @@ pub struct Reading {
     pub skipped: BTreeMap<String, usize>,
     /// How many files were read; standard input and texts count as one each.
     pub files: usize,
+    /// What was read, by the name that places give it; only with [`Options::keep_texts`]. A mark of
+    /// byte order at the start is not part of it.
+    pub texts: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 impl Reading {
@@ -194,6 +201,9 @@ impl Reader<'_> {
     /// Reads one text.
     pub(crate) fn text(&mut self, name: &str, content: &str) {
         let content = content.strip_prefix('\u{feff}').unwrap_or(content);
+        if self.options.keep_texts {
+            self.reading.texts.insert(name.into(), content.into());
+        }
         let text = Text::new(name.into(), content);
         if let Some(offset) = content.bytes().position(is_forbidden) {
             let byte = content.as_bytes().get(offset).copied().unwrap_or_default();

@@ -10,6 +10,7 @@
 //! Nothing is decided here: what an answer says was decided by the evaluator.
 
 pub mod json;
+pub mod lint;
 pub mod next;
 pub mod page;
 pub mod text;

@@ -26,6 +26,7 @@ Podwall answers who can reach whom under Kubernetes NetworkPolicies, and why.
   podwall explain policy P   what a policy selects and allows, in words
   podwall explain pod P      which policies apply to a pod, and what follows
   podwall matrix             every pair, and the outside
+  podwall lint               what is probably not meant, with proof and fix
   podwall lab                a cluster on this machine, to try policies on packets
   podwall demo               what policies do to real packets, in a few seconds
   podwall agent              follow a cluster and enforce its policies on this node
@@ -92,6 +93,7 @@ pub(crate) enum Command {
     Can(Can),
     Explain(Explain),
     Matrix(Matrix),
+    Lint(Lint),
     Agent(crate::agent::AgentArgs),
     Status(crate::node::StatusArgs),
     Flows(crate::node::FlowsArgs),
@@ -341,6 +343,50 @@ pub(crate) enum MatrixFormat {
     Csv,
     /// A table in Markdown.
     Md,
+}
+
+const LINT_EXAMPLES: &str = "\
+Examples:
+  $ podwall lint -f shop/
+  warning[PW101]: this policy selects no pod: none in namespace shop has
+      app=ngnix
+     --> shop/web.yaml:8:7
+  …
+
+  $ podwall lint -o sarif -f shop/ > podwall.sarif";
+
+/// What in these policies is probably not what was meant?
+#[derive(Args, Debug)]
+#[command(
+    long_about = "\
+What in these policies is probably not what was meant?
+
+Each finding has a rule (docs/lint.md describes them), the place, a proof (the pods that were looked \
+at, or a flow with the engine's verdict), what to do next and, where it is clear, a fix. What is \
+not known is not held against a policy: files need not state every namespace and pod.",
+    after_long_help = with_codes(LINT_EXAMPLES)
+)]
+pub(crate) struct Lint {
+    /// How to answer.
+    #[arg(short = 'o', long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: LintFormat,
+    #[command(flatten)]
+    pub(crate) source: Source,
+}
+
+/// Formats of findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LintFormat {
+    /// For people, as a compiler prints them.
+    Text,
+    /// For programs; `podwall schema lint` describes it.
+    Json,
+    /// SARIF 2.1.0, for code scanning.
+    Sarif,
+    /// Workflow commands of GitHub Actions: marks in a pull request.
+    Github,
+    /// JUnit's XML.
+    Junit,
 }
 
 /// The JSON Schema of an answer.

@@ -6,7 +6,10 @@
 //!   otherwise   ──▶ kubeconfig┘
 //! ```
 
-use podwall_manifest::{Code, Input, Options, read, render_all};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use podwall_manifest::{Code, Input, Object, Options, read, render_all};
 use podwall_policy::cluster::Cluster;
 
 use crate::cli::Source;
@@ -18,6 +21,12 @@ pub(crate) struct Objects {
     pub(crate) cluster: Cluster,
     /// What could not, a line each; only with `--keep-going`.
     pub(crate) left_out: Vec<String>,
+    /// The objects as they are written; not those of a lab that it has of itself.
+    pub(crate) objects: Vec<Object>,
+    /// The files' texts by name; only where they were asked for.
+    pub(crate) texts: BTreeMap<Arc<str>, Arc<str>>,
+    /// Whether these are all objects that there are: a lab's or a cluster's, not some files'.
+    pub(crate) complete: bool,
 }
 
 /// Reads the objects that the command line names.
@@ -25,11 +34,20 @@ pub(crate) struct Objects {
 /// # Errors
 /// If they cannot be read; with `--keep-going` only if nothing can.
 pub(crate) fn load(source: &Source) -> Result<Objects, Failure> {
+    load_as(source, &Options::default())
+}
+
+/// As [`load`], and keeps the files' texts.
+pub(crate) fn load_with_texts(source: &Source) -> Result<Objects, Failure> {
+    load_as(source, &Options { keep_texts: true, ..Options::default() })
+}
+
+fn load_as(source: &Source, options: &Options) -> Result<Objects, Failure> {
     if !source.files.is_empty() {
-        return from_files(source);
+        return from_files(source, options);
     }
     if let Some(name) = &source.lab {
-        return Ok(Objects { cluster: from_lab(name)?, left_out: Vec::new() });
+        return from_lab(name);
     }
     Err(Failure::new("no objects to answer from: neither -f PATH nor --lab NAME is given")
         .hint("reading a live cluster by its kubeconfig is not possible yet")
@@ -38,19 +56,22 @@ pub(crate) fn load(source: &Source) -> Result<Objects, Failure> {
 }
 
 /// Manifests. Broken ones are reported in full; whether the rest is used is up to `--keep-going`.
-fn from_files(source: &Source) -> Result<Objects, Failure> {
+fn from_files(source: &Source, options: &Options) -> Result<Objects, Failure> {
     let inputs: Vec<Input> = source
         .files
         .iter()
         .map(|path| if path.as_os_str() == "-" { Input::Stdin } else { Input::Path(path.clone()) })
         .collect();
-    let reading = read(&inputs, &Options::default());
+    let mut reading = read(&inputs, options);
+    let texts = std::mem::take(&mut reading.texts);
     if !reading.diagnostics.is_empty() {
         // Escape codes are taken out again where nobody sees colours.
         remark(&render_all(&reading.diagnostics, true));
     }
     if !reading.has_errors() {
-        return Ok(Objects { cluster: reading.cluster(), left_out: Vec::new() });
+        let (cluster, left_out) = (reading.cluster(), Vec::new());
+        let objects = reading.objects;
+        return Ok(Objects { cluster, left_out, objects, texts, complete: false });
     }
     if !source.keep_going {
         return Err(Failure::new("the manifests have errors, so nothing is answered from them")
@@ -64,12 +85,16 @@ fn from_files(source: &Source) -> Result<Objects, Failure> {
         return Err(Failure::new("nothing of the manifests could be read"));
     }
     remark(&format!("left out (--keep-going): {}\n", left_out.join(", ")));
-    Ok(Objects { cluster: reading.cluster(), left_out })
+    let cluster = reading.cluster();
+    Ok(Objects { cluster, left_out, objects: reading.objects, texts, complete: false })
 }
 
 /// The objects of a lab.
-fn from_lab(name: &str) -> Result<Cluster, Failure> {
-    let cluster = podwall_lab::client::Client::connect(name)
-        .and_then(|mut client| podwall_lab::snapshot::cluster(&mut client));
-    cluster.map_err(|error| Failure::new(error.to_string()))
+fn from_lab(name: &str) -> Result<Objects, Failure> {
+    let objects = podwall_lab::client::Client::connect(name)
+        .and_then(|mut client| podwall_lab::snapshot::objects(&mut client))
+        .map_err(|error| Failure::new(error.to_string()))?;
+    let cluster = podwall_lab::snapshot::cluster_of(&objects);
+    let (left_out, texts) = (Vec::new(), BTreeMap::new());
+    Ok(Objects { cluster, left_out, objects, texts, complete: true })
 }

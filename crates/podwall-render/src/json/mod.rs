@@ -6,6 +6,7 @@
 
 pub mod can;
 pub mod explain;
+pub mod lint;
 pub mod matrix;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use podwall_policy::port::{PortRange, PortSet, Protocol};
 use podwall_policy::reason::Reason;
 
 /// The answers that have a schema.
-pub const SCHEMAS: [&str; 4] = ["can", "matrix", "explain-policy", "explain-pod"];
+pub const SCHEMAS: [&str; 5] = ["can", "matrix", "explain-policy", "explain-pod", "lint"];
 
 /// The JSON Schema of an answer, pretty-printed; `None` if there is no such answer.
 pub fn schema(of: &str) -> Option<String> {
@@ -29,6 +30,7 @@ pub fn schema(of: &str) -> Option<String> {
         "can" => schemars::schema_for!(can::Can),
         "matrix" => schemars::schema_for!(matrix::MatrixJson),
         "explain-policy" => schemars::schema_for!(explain::PolicyAnswer),
+        "lint" => schemars::schema_for!(lint::Lint),
         "explain-pod" => schemars::schema_for!(explain::PodAnswer),
         _ => return None,
     };

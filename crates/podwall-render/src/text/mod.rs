@@ -2,4 +2,5 @@
 
 pub mod can;
 pub mod explain;
+pub mod lint;
 pub mod matrix;

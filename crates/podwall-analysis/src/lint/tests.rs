@@ -1,0 +1,1 @@
+//! Do rules find what they should, and nothing else?

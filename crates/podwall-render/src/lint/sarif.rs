@@ -1,0 +1,101 @@
+//! Findings as SARIF 2.1.0 (OASIS standard), for code scanning.
+
+use podwall_analysis::lint::{Finding, RULES, Report};
+use serde_json::{Value as Json, json};
+
+use super::{docs, long_message, place};
+use crate::json::{NoJson, pretty};
+
+/// The whole log. Suppressed findings are in it, as the standard has it.
+///
+/// # Errors
+/// Never; serde's types say that it could.
+pub fn sarif(report: &Report, version: &str) -> Result<String, NoJson> {
+    let rules: Vec<Json> = RULES
+        .iter()
+        .map(|rule| {
+            json!({
+                "id": rule.id,
+                "name": rule.name,
+                "shortDescription": { "text": rule.what },
+                "helpUri": docs(rule),
+                "defaultConfiguration": { "level": rule.severity.as_str() },
+            })
+        })
+        .collect();
+    let open = report.findings.iter().map(result);
+    let suppressed = report.suppressed.iter().map(|suppressed| {
+        let kind = if suppressed.by == "annotation" { "inSource" } else { "external" };
+        let mut result = result(&suppressed.finding);
+        result["suppressions"] = json!([{ "kind": kind, "justification": suppressed.reason }]);
+        result
+    });
+    pretty(&json!({
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{
+            "tool": { "driver": {
+                "name": "podwall",
+                "version": version,
+                "informationUri": "https://github.com/podwall/podwall",
+                "rules": rules,
+            }},
+            "columnKind": "unicodeCodePoints",
+            "results": open.chain(suppressed).collect::<Vec<Json>>(),
+        }],
+    }))
+}
+
+fn result(finding: &Finding) -> Json {
+    let index = RULES.iter().position(|rule| rule.id == finding.rule.id);
+    let mut location = json!({
+        "logicalLocations": [{
+            "fullyQualifiedName": format!("{} {}", finding.at.object_name(), finding.at.field).trim_end(),
+            "kind": "object",
+        }],
+    });
+    if let Some(source) = place(finding).filter(|source| source.line > 0) {
+        let mut region = json!({ "startLine": source.line, "startColumn": source.column });
+        if let Some(snippet) = &finding.snippet {
+            region["endColumn"] = json!(source.column + snippet.length);
+        }
+        location["physicalLocation"] = json!({
+            "artifactLocation": { "uri": uri(&source.file) },
+            "region": region,
+        });
+    }
+    json!({
+        "ruleId": finding.rule.id,
+        "ruleIndex": index,
+        "level": finding.severity.as_str(),
+        "message": { "text": long_message(finding) },
+        "locations": [location],
+        "partialFingerprints": { "podwall/v1": finding.identity() },
+    })
+}
+
+/// A path as a URI reference (RFC 3986).
+fn uri(path: &str) -> String {
+    let path = path.strip_prefix("./").unwrap_or(path);
+    let mut out = String::from(if path.starts_with('/') { "file://" } else { "" });
+    for byte in path.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' | b'~' => {
+                out.push(char::from(byte));
+            }
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_becomes_a_uri() {
+        assert_eq!(uri("./my policies/a.yaml"), "my%20policies/a.yaml");
+        assert_eq!(uri("/etc/a#b"), "file:///etc/a%23b");
+    }
+}
