@@ -7,7 +7,7 @@
 //!
 //! Ids never change their meaning and are never used again. `docs/lint.md` has a section for each.
 
-use super::finding::Severity::{self, Warning};
+use super::finding::Severity::{self, Note, Warning};
 
 /// One rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Rule {
 }
 
 /// Every rule, by id.
-pub const RULES: [Rule; 3] = [
+pub const RULES: [Rule; 25] = [
     r("PW101", "subject-matches-nothing", Warning, "a policy selects no pod of its namespace"),
     r("PW102", "peer-matches-nothing", Warning, "a peer of a rule selects no pod"),
     r(
@@ -32,6 +32,58 @@ pub const RULES: [Rule; 3] = [
         Warning,
         "a namespace is selected by a label that namespaces do not get by themselves",
     ),
+    r("PW104", "namespace-without-pods", Warning, "a policy is in a namespace without pods"),
+    r("PW105", "and-or", Warning, "two items of from or to that were probably meant as one"),
+    r("PW201", "dns-cut-off", Warning, "egress is isolated, and the resolver cannot be reached"),
+    r("PW202", "policy-types", Warning, "policyTypes is missing or incomplete where it matters"),
+    r("PW203", "allows-everything", Warning, "a rule allows everything"),
+    r("PW204", "empty-list", Warning, "an empty from, to or ports allows what it seems to forbid"),
+    r("PW205", "unprotected-pods", Warning, "no policy selects some pods"),
+    r("PW206", "no-default-deny", Warning, "a namespace has policies, and none denies by default"),
+    r("PW207", "refused-by-receiver", Warning, "egress is allowed to pods that let none of it in"),
+    r(
+        "PW208",
+        "refused-by-sender",
+        Warning,
+        "ingress is allowed from pods that may send none of it",
+    ),
+    r(
+        "PW301",
+        "rule-changes-nothing",
+        Warning,
+        "a rule could be removed, and nothing would change",
+    ),
+    r(
+        "PW302",
+        "policy-changes-nothing",
+        Warning,
+        "a policy could be removed, and nothing would change",
+    ),
+    r("PW303", "duplicate-policy", Warning, "two policies say the same"),
+    r(
+        "PW304",
+        "overlapping-rules",
+        Note,
+        "two rules for the same pods and peers have ports in common",
+    ),
+    r("PW401", "named-port-missing", Warning, "no pod that is meant declares a port of this name"),
+    r(
+        "PW402",
+        "named-port-protocol",
+        Warning,
+        "the port of this name is declared for another protocol",
+    ),
+    r("PW403", "service-port", Warning, "a Service's port stands where the pod's port is meant"),
+    r("PW501", "block-over-cluster", Warning, "an ipBlock covers pods or nodes of the cluster"),
+    r(
+        "PW502",
+        "block-over-services",
+        Warning,
+        "an ipBlock covers addresses of Services, which policies never see",
+    ),
+    r("PW503", "ipv4-only", Warning, "0.0.0.0/0 is allowed, and nothing of IPv6"),
+    r("PW504", "metadata-open", Warning, "the metadata address of clouds can be reached"),
+    r("PW601", "impersonable", Warning, "an allow rule trusts labels that anybody can give a pod"),
 ];
 
 const fn r(id: &'static str, name: &'static str, severity: Severity, what: &'static str) -> Rule {

@@ -116,6 +116,12 @@ pub enum Change {
     Value(FieldPath, String),
     /// Writes another key, with the same value.
     Key(FieldPath, String),
+    /// Makes one item of a list's item and the one before it.
+    Join(FieldPath),
+    /// Adds an item to a list: lines of YAML, without indentation of their own.
+    Append(FieldPath, Vec<String>),
+    /// Adds `key: value` before a field of the same mapping.
+    Insert(FieldPath, String),
 }
 
 impl Finding {

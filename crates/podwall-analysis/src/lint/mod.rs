@@ -10,13 +10,23 @@
 //! evaluator. What is not known is not held against anybody: of manifests alone nobody knows which
 //! namespaces and pods there are besides, see [`Input::complete`].
 
+mod addresses;
 mod catalog;
+mod coverage;
+mod dns;
 mod finding;
+mod flows;
+mod ports;
+mod redundancy;
 mod report;
 mod selectors;
+mod shape;
+mod sides;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod view;
+mod within;
 mod words;
 
 use std::collections::BTreeMap;
@@ -47,7 +57,17 @@ pub struct Input<'a> {
 pub fn lint(input: &Input<'_>) -> Vec<Finding> {
     let view = View::new(input);
     let mut found = Vec::new();
-    for family in [selectors::check] {
+    for family in [
+        selectors::check,
+        shape::check,
+        coverage::check,
+        dns::check,
+        sides::check,
+        redundancy::check,
+        ports::check,
+        addresses::check,
+        trust::check,
+    ] {
         family(&view, &mut found);
     }
     found.sort_by(|a, b| a.order().cmp(&b.order()));

@@ -5,7 +5,7 @@
 //!   name: kube-system ── no namespace has `name` ──▶ kubernetes.io/metadata.name
 //! ```
 //!
-//! PW101 to PW104. Of files alone it is not known which other namespaces and pods there are, so a
+//! PW101 to PW103. Of files alone it is not known which other namespaces and pods there are, so a
 //! selector is suspected only where pods are known that it could have selected.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +18,7 @@ use podwall_policy::source::FieldPath;
 
 use super::View;
 use super::finding::{Change, Finding, Fix, Severity};
+use super::shape::and_or;
 use super::words::{count, list, peer_path, requirement_path};
 use crate::suggest::nearest;
 
@@ -30,8 +31,13 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
         subject(view, policy, found);
         for direction in Direction::BOTH {
             for (i, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
+                // A peer that belongs to the one before it is PW105's.
+                let misplaced = and_or(view, policy, (direction, i)).map(|(p, _)| p);
                 for (p, peer) in rule.peers.iter().enumerate() {
                     let Peer::Pods(scope) = peer else { continue };
+                    if misplaced == Some(p) {
+                        continue;
+                    }
                     let path = peer_path(direction, i, p);
                     found.extend(self::peer(view, policy, (direction, i), &path, scope));
                 }
@@ -40,7 +46,7 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
     }
 }
 
-/// PW101 and PW104.
+/// PW101.
 fn subject(view: &View<'_>, policy: &Policy, found: &mut Vec<Finding>) {
     let namespace = &*policy.name.namespace;
     let selector = &policy.subject.pods;
@@ -54,7 +60,8 @@ fn subject(view: &View<'_>, policy: &Policy, found: &mut Vec<Finding>) {
     let path = FieldPath::keys("spec.podSelector");
     let guess = guess(view, namespace, selector);
     let field = guess.path(&path, selector);
-    let message = format!("this policy selects no pod: none in namespace {namespace} has {selector}");
+    let message =
+        format!("this policy selects no pod: none in namespace {namespace} has {selector}");
     let finding = Finding::new("PW101", policy, field, message);
     found.push(complete(view, finding, namespace, selector, &path, guess));
 }
@@ -148,7 +155,11 @@ fn guess(view: &View<'_>, namespace: &str, selector: &Selector) -> Guess {
     let mut keys: BTreeSet<&str> = BTreeSet::new();
     // Only labels that would do otherwise: the rest of the selector holds for them.
     let rest = Selector {
-        requirements: (0..).zip(&selector.requirements).filter(|(i, _)| *i != index).map(|(_, r)| r.clone()).collect(),
+        requirements: (0..)
+            .zip(&selector.requirements)
+            .filter(|(i, _)| *i != index)
+            .map(|(_, r)| r.clone())
+            .collect(),
     };
     for labels in view.labels_in(namespace).filter(|labels| rest.matches(labels)) {
         for (key, value) in labels.iter() {
@@ -243,12 +254,7 @@ fn is_slip(wants: &Requirement, meant: &str) -> bool {
 }
 
 /// Whether other namespaces have such pods.
-fn elsewhere(
-    view: &View<'_>,
-    finding: Finding,
-    namespace: &str,
-    selector: &Selector,
-) -> Finding {
+fn elsewhere(view: &View<'_>, finding: Finding, namespace: &str, selector: &Selector) -> Finding {
     let elsewhere: Vec<&str> = view
         .cluster
         .namespaces
@@ -258,7 +264,8 @@ fn elsewhere(
         .filter(|name| view.labels_in(name).any(|labels| selector.matches(labels)))
         .collect();
     if elsewhere.is_empty() {
-        return finding.help("correct the selector, or suppress this if such pods are still to come");
+        return finding
+            .help("correct the selector, or suppress this if such pods are still to come");
     }
     let help = match (finding.rule.id, elsewhere.as_slice()) {
         ("PW101", names) => format!(
@@ -303,10 +310,8 @@ fn not_automatic(
     );
     let mut finding = new("PW103", field.clone(), message).about(wants.to_string());
     finding = match named.iter().find(|namespace| namespace.labels_known) {
-        Some(namespace) => finding.proof(format!(
-            "namespace {} has the labels {}",
-            namespace.name, namespace.labels
-        )),
+        Some(namespace) => finding
+            .proof(format!("namespace {} has the labels {}", namespace.name, namespace.labels)),
         None => finding.proof(format!("no namespace that is stated has the label {}", wants.key)),
     };
     let change = match wants.operator {
@@ -336,9 +341,10 @@ fn no_namespace(
     new: &dyn Fn(&'static str, FieldPath, String) -> Finding,
 ) -> Option<Finding> {
     let namespaces = &view.cluster.namespaces;
-    let unmet = selector.requirements.iter().enumerate().find(|(_, wants)| {
-        !namespaces.values().any(|namespace| wants.matches(&namespace.labels))
-    });
+    let unmet =
+        selector.requirements.iter().enumerate().find(|(_, wants)| {
+            !namespaces.values().any(|namespace| wants.matches(&namespace.labels))
+        });
     let field = unmet.map_or(path.clone(), |(i, _)| requirement_path(path, selector, i));
     let values: BTreeSet<&str> = unmet
         .map(|(_, wants)| namespaces.values().filter_map(|ns| ns.labels.get(&wants.key)).collect())
@@ -355,7 +361,11 @@ fn no_namespace(
     let mut finding = new("PW102", field.clone(), message).about(format!("namespaces {selector}"));
     if let Some((_, wants)) = unmet {
         finding = finding.proof(if values.is_empty() {
-            format!("none of the {} has a label {}", count(namespaces.len(), "namespace"), wants.key)
+            format!(
+                "none of the {} has a label {}",
+                count(namespaces.len(), "namespace"),
+                wants.key
+            )
         } else {
             format!("namespaces have {} = {}", wants.key, list(&values))
         });

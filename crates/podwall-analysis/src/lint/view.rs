@@ -18,7 +18,7 @@ use podwall_policy::evaluate::{Evaluation, Side, side};
 use podwall_policy::flow::{Flow, Party};
 use podwall_policy::label::Labels;
 use podwall_policy::matching::{Match, selects};
-use podwall_policy::object::{Name, Pod};
+use podwall_policy::object::{Name, Pod, Service};
 use podwall_policy::policy::{Direction, NamespaceScope, PodScope, Policy, Tier};
 use podwall_policy::selector::Selector;
 use serde_json::Value as Json;
@@ -63,6 +63,7 @@ pub(super) struct View<'a> {
     templates: HashMap<&'a str, Vec<&'a Labels>>,
     /// Pods of the host's network and such as have ended.
     others: HashMap<&'a str, Vec<&'a Pod>>,
+    services: HashMap<&'a str, Vec<&'a Service>>,
     scopes: RefCell<HashMap<PodScope, Rc<Selected>>>,
     namespaces: RefCell<HashMap<Selector, Rc<Namespaces<'a>>>>,
     narrowed: Vec<OnceCell<Cluster>>,
@@ -107,6 +108,10 @@ impl<'a> View<'a> {
         for (i, policy) in policies.iter().enumerate() {
             policies_in.entry(&policy.name.namespace).or_default().push(i);
         }
+        let mut services: HashMap<&str, Vec<&Service>> = HashMap::new();
+        for service in cluster.services.values() {
+            services.entry(&service.name.namespace).or_default().push(service);
+        }
         let narrowed = classes.iter().map(|_| OnceCell::new()).collect();
         Self {
             cluster,
@@ -118,6 +123,7 @@ impl<'a> View<'a> {
             policies_in,
             templates,
             others,
+            services,
             scopes: RefCell::default(),
             namespaces: RefCell::default(),
             narrowed,
@@ -153,10 +159,23 @@ impl<'a> View<'a> {
 
     /// Every set of labels of a namespace: pods of any kind and templates.
     pub(super) fn labels_in(&self, namespace: &str) -> impl Iterator<Item = &'a Labels> {
-        let pods = self.in_namespace(namespace).iter().map(|class| &self.classes[*class].pod.labels);
+        let pods =
+            self.in_namespace(namespace).iter().map(|class| &self.classes[*class].pod.labels);
         let others = self.others(namespace).iter().map(|pod| &pod.labels);
         let templates = self.templates.get(namespace).into_iter().flatten().copied();
         pods.chain(others).chain(templates)
+    }
+
+    /// The Services whose selector takes a class.
+    pub(super) fn services_of(&self, class: usize) -> impl Iterator<Item = &'a Service> {
+        let pod = self.classes[class].pod;
+        let services = self.services.get(&*pod.name.namespace).into_iter().flatten().copied();
+        services.filter(|service| {
+            service.selector.as_ref().is_some_and(|selector| {
+                !selector.is_empty()
+                    && selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+            })
+        })
     }
 
     /// The policy as it is written.
@@ -237,7 +256,7 @@ impl<'a> View<'a> {
     }
 
     /// The cluster with only the policies that can select a class.
-    fn narrowed(&self, class: usize) -> &Cluster {
+    pub(super) fn narrowed(&self, class: usize) -> &Cluster {
         self.narrowed[class].get_or_init(|| Cluster {
             namespaces: self.cluster.namespaces.clone(),
             nodes: self.cluster.nodes.clone(),

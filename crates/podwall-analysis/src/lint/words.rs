@@ -3,7 +3,8 @@
 use podwall_policy::object::Name;
 use podwall_policy::policy::{Direction, Policy};
 use podwall_policy::selector::{Operator, Requirement, Selector};
-use podwall_policy::source::FieldPath;
+use podwall_policy::source::{FieldPath, Step};
+use serde_json::Value as Json;
 
 use super::catalog::{RULES, rule};
 use super::finding::{At, Finding, Fix, Severity};
@@ -56,8 +57,7 @@ impl Finding {
         message: String,
     ) -> Self {
         let rule = rule(id).unwrap_or(&RULES[0]);
-        let source =
-            view.cluster.namespaces.get(namespace).and_then(|found| found.source.clone());
+        let source = view.cluster.namespaces.get(namespace).and_then(|found| found.source.clone());
         let at = At {
             kind: "Namespace",
             name: Name::new(namespace, namespace),
@@ -145,4 +145,12 @@ pub(super) fn list<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> String 
     let shown: Vec<&str> = words.iter().take(SHOWN).map(AsRef::as_ref).collect();
     let more = words.len().saturating_sub(SHOWN);
     if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
+}
+
+/// The value at a path of an object as it is written.
+pub(super) fn json_at<'j>(raw: &'j Json, path: &FieldPath) -> Option<&'j Json> {
+    path.0.iter().try_fold(raw, |value, step| match step {
+        Step::Key(key) => value.get(&**key),
+        Step::Item(index) => value.get(index),
+    })
 }

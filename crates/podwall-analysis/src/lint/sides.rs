@@ -1,0 +1,118 @@
+//! Does one end allow what the other end refuses altogether?
+//!
+//! PW207, PW208. Both ends of a connection must allow it, so a rule that names pods of which none
+//! may be reached (or may send) does nothing. A pair that passes anywhere clears the rule: that a
+//! broad rule meets some closed doors is as it should be.
+
+use podwall_policy::evaluate::Evaluation;
+use podwall_policy::policy::{Direction, Peer, Policy, Rule};
+use podwall_policy::port::PortSet;
+
+use super::View;
+use super::finding::Finding;
+use super::flows::example;
+use super::words::peer_path;
+
+pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
+    for policy in &view.policies {
+        for direction in Direction::BOTH {
+            for (i, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
+                for (p, peer) in rule.peers.iter().enumerate() {
+                    if let Peer::Pods(scope) = peer {
+                        let peers = &view.select(scope).classes;
+                        let at = (direction, i, p);
+                        found.extend(refused(view, policy, rule, at, peers));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether the other end refuses every pair, with the ports of the rule.
+fn refused(
+    view: &View<'_>,
+    policy: &Policy,
+    rule: &Rule,
+    (direction, i, p): (Direction, usize, usize),
+    peers: &[usize],
+) -> Option<Finding> {
+    let subjects = &view.select(&policy.subject).classes;
+    let mut pairs = 0;
+    let mut example_of: Option<(usize, usize, Evaluation, PortSet)> = None;
+    for subject in subjects {
+        for peer in peers {
+            if subject == peer && view.classes[*subject].count == 1 {
+                continue; // a pod always reaches itself
+            }
+            let (src, dst) = match direction {
+                Direction::Egress => (*subject, *peer),
+                Direction::Ingress => (*peer, *subject),
+            };
+            for (_, way) in view.between(src, dst) {
+                let flow = podwall_policy::flow::Flow {
+                    src: podwall_policy::flow::Party::Pod(view.classes[src].pod),
+                    dst: podwall_policy::flow::Party::Pod(view.classes[dst].pod),
+                    family: podwall_policy::address::Family::V4,
+                };
+                let (ports, _) = podwall_policy::matching::rule_ports(rule, &flow);
+                let other = match direction {
+                    Direction::Egress => &way.ingress,
+                    Direction::Ingress => &way.egress,
+                };
+                if ports.is_empty() {
+                    continue; // a name that leads nowhere is another rule's matter
+                }
+                if !ports.difference(&other.denied).is_empty() {
+                    return None;
+                }
+                pairs += 1;
+                if example_of.is_none() {
+                    example_of = Some((src, dst, way, ports));
+                }
+            }
+        }
+    }
+    let (src, dst, way, ports) = example_of?;
+    let scope = &rule.peers[p];
+    let (id, message) = match direction {
+        Direction::Egress => {
+            ("PW207", format!("egress to {scope} is allowed here, but none of them lets it in"))
+        }
+        Direction::Ingress => {
+            ("PW208", format!("ingress from {scope} is allowed here, but none of them may send it"))
+        }
+    };
+    let (protocol, port) = example(&ports)?;
+    let other = match direction {
+        Direction::Egress => &way.ingress,
+        Direction::Ingress => &way.egress,
+    };
+    let by: Vec<String> = other.isolated_by.iter().map(ToString::to_string).collect();
+    let pods = |class: usize| &view.classes[class].pod.name;
+    let field = peer_path(direction, i, p);
+    let (what, where_) = match direction {
+        Direction::Egress => ("ingress", pods(dst)),
+        Direction::Ingress => ("egress", pods(src)),
+    };
+    Some(
+        Finding::of_rule(id, policy, (direction, i), field, message)
+            .about(format!("{direction} {scope}"))
+            .proof(format!(
+                "pod {} to pod {} is denied on {protocol} {port}: {where_} is isolated for {what} \
+                 by {}",
+                pods(src),
+                pods(dst),
+                super::words::list(&by)
+            ))
+            .proof(format!(
+                "the same for {}",
+                if pairs == 1 {
+                    "the only pair".to_owned()
+                } else {
+                    format!("all {pairs} pairs that were asked")
+                }
+            ))
+            .help(format!("add the {what} rule to a policy of {where_}, or remove this one")),
+    )
+}
