@@ -23,6 +23,7 @@
 
 mod cidr;
 mod diagnostic;
+mod edit;
 mod expand;
 mod explain;
 mod files;
@@ -49,8 +50,9 @@ mod workload;
 mod yaml;
 
 pub use crate::diagnostic::{Code, Diagnostic, Note, Place, Severity};
+pub use crate::edit::{Edit, Splice, apply, splices};
 pub use crate::expand::cluster;
-pub use crate::locate::{Found, Wanted, locate};
+pub use crate::locate::{Found, Wanted, document, locate};
 pub use crate::object::{LeftOut, Object, ObjectKey, Typed, object_from_json};
 pub use crate::reading::{Input, Options, Reading, read};
 pub use crate::render::{render, render_all};

@@ -66,6 +66,29 @@ pub fn locate(name: &str, content: &str, wanted: &[Wanted]) -> Vec<Option<Found>
     found
 }
 
+/// A file that is one YAML or JSON document and no manifest, with the limits of those.
+///
+/// # Errors
+/// Why it cannot be read, with the line.
+pub fn document(name: &str, content: &str) -> Result<serde_json::Value, String> {
+    let text = Text::new(name.into(), content);
+    let mut budget = 100_000;
+    let mut found = serde_json::Value::Null;
+    for part in text.documents() {
+        let (nodes, broken) = yaml::parse(part, &mut budget);
+        if let Some(broken) = broken {
+            return Err(format!("{name}:{}: {}", broken.at.line, broken.message));
+        }
+        for node in nodes.iter().filter(|node| !node.is_null()) {
+            if !found.is_null() {
+                return Err(format!("{name}:{}: one document is enough", node.at.line));
+            }
+            found = node.to_json(&mut |_| {});
+        }
+    }
+    Ok(found)
+}
+
 /// The trees of a text, as the reader sees them.
 pub(crate) fn documents<'t>(text: &Text<'t>) -> Vec<Node<'t>> {
     if json::looks_like_json(text.text) {

@@ -132,7 +132,7 @@ fn breaks(text: &str) -> u32 {
     u32::try_from(cr).unwrap_or(u32::MAX) + u32::from(text.ends_with('\n'))
 }
 
-fn line_starts(text: &str) -> Vec<usize> {
+pub(crate) fn line_starts(text: &str) -> Vec<usize> {
     let bytes = text.as_bytes();
     let mut starts = vec![0];
     for (i, byte) in bytes.iter().enumerate() {

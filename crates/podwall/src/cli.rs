@@ -370,8 +370,34 @@ pub(crate) struct Lint {
     /// How to answer.
     #[arg(short = 'o', long, value_name = "FORMAT", default_value = "text")]
     pub(crate) output: LintFormat,
+    /// Nothing less than this: note, warning or error.
+    #[arg(long, value_name = "SEVERITY", default_value = "note")]
+    pub(crate) level: Level,
+    /// Mend what is clear, in the files; only what is left is printed.
+    #[arg(long)]
+    pub(crate) fix: bool,
+    /// What may stay, with reasons. The default is .podwall-lint.yaml, if it is there.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Pass over what this file lists.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) baseline: Option<PathBuf>,
+    /// Write what is found now to the baseline's file.
+    #[arg(long, requires = "baseline")]
+    pub(crate) write_baseline: bool,
     #[command(flatten)]
     pub(crate) source: Source,
+}
+
+/// Severities of findings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    /// Everything.
+    Note,
+    /// What is probably wrong.
+    Warning,
+    /// What cannot have the effect that it says.
+    Error,
 }
 
 /// Formats of findings.

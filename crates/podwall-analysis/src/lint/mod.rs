@@ -37,7 +37,7 @@ use serde_json::Value as Json;
 
 pub use self::catalog::{RULES, Rule, rule};
 pub use self::finding::{At, Change, Finding, Fix, Severity, Snippet};
-pub use self::report::{Report, Suppressed};
+pub use self::report::{ANNOTATION, Baseline, Report, Suppressed, Suppression};
 use self::view::View;
 
 /// What is looked at.

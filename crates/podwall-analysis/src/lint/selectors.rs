@@ -213,8 +213,7 @@ fn complete(
             wants.key
         ),
         Some(wants) => format!(
-            "the {} in namespace {namespace} have {} = {}",
-            count(pods, "pod"),
+            "pods of namespace {namespace} ({pods}) have {} = {}",
             wants.key,
             list(guess.values.keys())
         ),
