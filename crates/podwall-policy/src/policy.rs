@@ -32,6 +32,15 @@ pub enum Direction {
 impl Direction {
     /// Both, in the order in which a packet meets them.
     pub const BOTH: [Self; 2] = [Self::Egress, Self::Ingress];
+
+    /// The direction that the other end of a connection sees.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Ingress => Self::Egress,
+            Self::Egress => Self::Ingress,
+        }
+    }
 }
 
 impl fmt::Display for Direction {

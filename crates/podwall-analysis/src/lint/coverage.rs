@@ -36,21 +36,22 @@ fn unprotected(view: &View<'_>, namespace: &str, policies: &[&Policy]) -> Option
         .in_namespace(namespace)
         .iter()
         .copied()
-        .filter(|class| view.selected_by(*class).next().is_none())
+        .filter(|class| view.selected_by(*class).is_empty())
         .collect();
     let first = *open.first()?;
     let number = view.count(&open);
     let all = view.pods_in(namespace);
-    let message = format!(
-        "no policy selects {} of the {} in namespace {namespace}",
-        if number == all { "any".to_owned() } else { number.to_string() },
-        count(all, "pod")
-    );
+    let message = match (number, all) {
+        (1, 1) => format!("no policy selects the only pod of namespace {namespace}"),
+        _ if number == all => format!("no policy selects the {all} pods of namespace {namespace}"),
+        _ => format!("no policy selects {number} of the {all} pods of namespace {namespace}"),
+    };
     let severity =
         if policies.is_empty() && !view.complete { Severity::Note } else { Severity::Warning };
     let mut finding = Finding::of_namespace("PW205", view, namespace, message)
         .severity(severity)
         .proof(format!("not selected: {}", view.name(&open)));
+    finding.stand_at(view.classes[first].pod.source.as_ref());
     let proof = Family::BOTH.into_iter().find_map(|family| {
         sentence(view, first, Party::Address(outside(family)), Direction::Ingress, None)
     });
@@ -74,16 +75,12 @@ fn no_default_deny(view: &View<'_>, namespace: &str, policies: &[&Policy]) -> Op
     );
     let known = view.is_populated(namespace) || view.complete;
     let mut finding = Finding::of_namespace("PW206", view, namespace, message);
-    finding.at.source = finding.at.source.or_else(|| first.source.clone());
+    finding.stand_at(first.source.as_ref());
     Some(
         finding
             .severity(if known { Severity::Warning } else { Severity::Note })
             .proof(format!(
-                "none of its {} selects every pod for ingress: {}",
-                match policies.len() {
-                    1 => "1 policy".to_owned(),
-                    number => format!("{number} policies"),
-                },
+                "what there is does not select every pod for ingress: {}",
                 list(policies.iter().map(|policy| &*policy.name.name))
             ))
             .help(

@@ -38,7 +38,7 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
             continue;
         }
         let isolating: Vec<&Policy> =
-            view.selected_by(class).filter(|policy| policy.egress.is_some()).collect();
+            view.selected_by(class).iter().copied().filter(|p| p.egress.is_some()).collect();
         let rules = || isolating.iter().flat_map(|policy| policy.egress.iter().flatten());
         if isolating.is_empty() || rules().next().is_none() || rules().all(is_single_address) {
             continue;

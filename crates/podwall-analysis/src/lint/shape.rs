@@ -180,6 +180,7 @@ fn types(view: &View<'_>, policy: &Policy, found: &mut Vec<Finding>) {
         // Where something else isolates them for ingress anyhow it does not matter.
         let closed_by_this = selected.classes.iter().copied().find(|class| {
             view.selected_by(*class)
+                .iter()
                 .all(|other| other.name == policy.name || other.ingress.is_none())
         });
         if closed_by_this.is_none() && !selected.classes.is_empty() {

@@ -6,7 +6,7 @@
 
 use podwall_policy::evaluate::Evaluation;
 use podwall_policy::policy::{Direction, Peer, Policy, Rule};
-use podwall_policy::port::PortSet;
+use podwall_policy::port::{PortMatch, PortSet};
 
 use super::View;
 use super::finding::Finding;
@@ -38,6 +38,7 @@ fn refused(
     peers: &[usize],
 ) -> Option<Finding> {
     let subjects = &view.select(&policy.subject).classes;
+    let by_number = rule.ports.iter().all(|spec| !matches!(spec.port, PortMatch::Named(_)));
     let mut pairs = 0;
     let mut example_of: Option<(usize, usize, Evaluation, PortSet)> = None;
     for subject in subjects {
@@ -49,6 +50,16 @@ fn refused(
                 Direction::Egress => (*subject, *peer),
                 Direction::Ingress => (*peer, *subject),
             };
+            // With ports by number a closed door is one whatever they are.
+            let (asked, other) = match direction {
+                Direction::Egress => (dst, src),
+                Direction::Ingress => (src, dst),
+            };
+            if by_number && example_of.is_some() && view.is_closed(asked, other, direction.other())
+            {
+                pairs += 1;
+                continue;
+            }
             for (_, way) in view.between(src, dst) {
                 let flow = podwall_policy::flow::Flow {
                     src: podwall_policy::flow::Party::Pod(view.classes[src].pod),

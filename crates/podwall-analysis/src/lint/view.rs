@@ -19,7 +19,7 @@ use podwall_policy::flow::{Flow, Party};
 use podwall_policy::label::Labels;
 use podwall_policy::matching::{Match, selects};
 use podwall_policy::object::{Name, Pod, Service};
-use podwall_policy::policy::{Direction, NamespaceScope, PodScope, Policy, Tier};
+use podwall_policy::policy::{Direction, NamespaceScope, Peer, PodScope, Policy, Tier};
 use podwall_policy::selector::Selector;
 use serde_json::Value as Json;
 
@@ -66,6 +66,7 @@ pub(super) struct View<'a> {
     services: HashMap<&'a str, Vec<&'a Service>>,
     scopes: RefCell<HashMap<PodScope, Rc<Selected>>>,
     namespaces: RefCell<HashMap<Selector, Rc<Namespaces<'a>>>>,
+    selected: Vec<OnceCell<Vec<&'a Policy>>>,
     narrowed: Vec<OnceCell<Cluster>>,
 }
 
@@ -113,6 +114,7 @@ impl<'a> View<'a> {
             services.entry(&service.name.namespace).or_default().push(service);
         }
         let narrowed = classes.iter().map(|_| OnceCell::new()).collect();
+        let selected = classes.iter().map(|_| OnceCell::new()).collect();
         Self {
             cluster,
             complete: input.complete,
@@ -126,6 +128,7 @@ impl<'a> View<'a> {
             services,
             scopes: RefCell::default(),
             namespaces: RefCell::default(),
+            selected,
             narrowed,
         }
     }
@@ -228,6 +231,7 @@ impl<'a> View<'a> {
             let mut templates = self.templates.get(namespace).into_iter().flatten();
             found.templates |= templates.any(|labels| scope.pods.matches(labels));
         }
+        found.classes.sort_unstable();
         let found = Rc::new(found);
         self.scopes.borrow_mut().insert(scope.clone(), found.clone());
         found
@@ -249,10 +253,35 @@ impl<'a> View<'a> {
     }
 
     /// The policies that select a class.
-    pub(super) fn selected_by(&self, class: usize) -> impl Iterator<Item = &'a Policy> + '_ {
-        let pod = self.classes[class].pod;
-        self.policies_in(&pod.name.namespace)
-            .filter(|policy| policy.subject.pods.matches(&pod.labels))
+    pub(super) fn selected_by(&self, class: usize) -> &[&'a Policy] {
+        self.selected[class].get_or_init(|| {
+            let pod = self.classes[class].pod;
+            let policies = self.policies_in(&pod.name.namespace);
+            policies.filter(|policy| policy.subject.pods.matches(&pod.labels)).collect()
+        })
+    }
+
+    /// Whether no rule of a class can match a pod of another, whatever is not known: a short cut
+    /// past the evaluator, which would say the same.
+    pub(super) fn is_closed(&self, class: usize, other: usize, direction: Direction) -> bool {
+        let mut isolated = false;
+        for rules in self.selected_by(class).iter().filter_map(|policy| policy.rules(direction)) {
+            isolated = true;
+            let may_match = rules.iter().any(|rule| {
+                rule.peers.is_empty()
+                    || rule.peers.iter().any(|peer| match peer {
+                        Peer::Block(_) => true,
+                        Peer::Pods(scope) => {
+                            let selected = self.select(scope);
+                            selected.unknown || selected.classes.binary_search(&other).is_ok()
+                        }
+                    })
+            });
+            if may_match {
+                return false;
+            }
+        }
+        isolated
     }
 
     /// The cluster with only the policies that can select a class.
@@ -262,7 +291,8 @@ impl<'a> View<'a> {
             nodes: self.cluster.nodes.clone(),
             policies: self
                 .selected_by(class)
-                .map(|policy| ((policy.tier, policy.name.clone()), policy.clone()))
+                .iter()
+                .map(|policy| ((policy.tier, policy.name.clone()), (*policy).clone()))
                 .collect(),
             ..Cluster::default()
         })

@@ -3,7 +3,7 @@
 use podwall_policy::object::Name;
 use podwall_policy::policy::{Direction, Policy};
 use podwall_policy::selector::{Operator, Requirement, Selector};
-use podwall_policy::source::{FieldPath, Step};
+use podwall_policy::source::{FieldPath, Source, Step};
 use serde_json::Value as Json;
 
 use super::catalog::{RULES, rule};
@@ -61,7 +61,7 @@ impl Finding {
         let at = At {
             kind: "Namespace",
             name: Name::new(namespace, namespace),
-            field: FieldPath::default(),
+            field: FieldPath::keys("metadata.name"),
             object: source.clone(),
             source,
         };
@@ -75,6 +75,14 @@ impl Finding {
             help: None,
             fix: None,
             about: String::new(),
+        }
+    }
+
+    /// Gives a finding about a namespace that nobody states a place.
+    pub(super) fn stand_at(&mut self, source: Option<&Source>) {
+        if self.at.source.is_none() {
+            self.at.source = source.cloned();
+            self.at.object = source.cloned();
         }
     }
 

@@ -1,0 +1,185 @@
+//! Does `podwall lint` reach its users: formats, exit codes, suppressions, baseline, fixes?
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value as Json;
+
+fn example(id: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/lint").join(id).join("wrong.yaml")
+}
+
+/// A folder with the wrong example of a rule, as the user's own.
+fn folder(id: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(example(id), folder.path().join("policy.yaml")).unwrap();
+    folder
+}
+
+fn lint(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_podwall"))
+        .current_dir(folder)
+        .args(["lint", "-f", "policy.yaml"])
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn json(output: &Output) -> Json {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn ids(output: &Output) -> Vec<String> {
+    let findings = json(output);
+    let findings = findings["findings"].as_array().unwrap();
+    findings.iter().map(|f| f["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn exit_codes_are_zero_one_and_two() {
+    let folder = folder("PW101");
+    assert_eq!(code(&lint(folder.path(), &[])), 1);
+    assert_eq!(code(&lint(folder.path(), &["--level", "error"])), 0);
+    assert_eq!(code(&lint(folder.path(), &["-f", "nowhere.yaml"])), 2);
+    assert_eq!(code(&lint(folder.path(), &["--config", "nowhere.yaml"])), 2);
+}
+
+#[test]
+fn sarif_is_valid_in_what_scanners_read_of_it() {
+    let folder = folder("PW101");
+    let log = json(&lint(folder.path(), &["-o", "sarif"]));
+    assert_eq!(log["version"], "2.1.0");
+    let run = &log["runs"][0];
+    let result = &run["results"][0];
+    assert_eq!(result["ruleId"], "PW101");
+    let index = usize::try_from(result["ruleIndex"].as_u64().unwrap()).unwrap();
+    assert_eq!(run["tool"]["driver"]["rules"][index]["id"], "PW101");
+    let place = &result["locations"][0]["physicalLocation"];
+    assert_eq!(place["artifactLocation"]["uri"], "policy.yaml");
+    let text = fs::read_to_string(folder.path().join("policy.yaml")).unwrap();
+    let line = text.lines().position(|line| line.contains("ngnix")).unwrap() + 1;
+    assert_eq!(place["region"]["startLine"].as_u64().unwrap(), line as u64);
+    assert_eq!(place["region"]["startColumn"], 7);
+    assert_eq!(place["region"]["endColumn"], 17);
+}
+
+#[test]
+fn workflow_commands_and_junit_say_the_same() {
+    let folder = folder("PW101");
+    let github = out(&lint(folder.path(), &["-o", "github"]));
+    assert!(github.starts_with("::warning file=policy.yaml,line="), "{github}");
+    assert!(github.contains("title=PW101 subject-matches-nothing::"), "{github}");
+    assert_eq!(github.lines().count(), 1);
+    let junit = out(&lint(folder.path(), &["-o", "junit"]));
+    assert!(junit.contains("failures=\"1\""), "{junit}");
+    assert!(junit.contains("<failure type=\"warning\""), "{junit}");
+}
+
+#[test]
+fn an_annotation_with_a_reason_suppresses_and_one_without_does_not() {
+    let folder = folder("PW101");
+    let file = folder.path().join("policy.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let with = |ignore: &str| {
+        let metadata = format!("{{name: web, namespace: shop, annotations: {{podwall.dev/ignore: {ignore}}}}}");
+        let from = "kind: NetworkPolicy\nmetadata: {name: web, namespace: shop}";
+        assert!(text.contains(from));
+        let new = text.replace(from, &format!("kind: NetworkPolicy\nmetadata: {metadata}"));
+        fs::write(&file, new).unwrap();
+        lint(folder.path(), &["-o", "json"])
+    };
+    let suppressed = with("PW101 pods come on Monday");
+    assert_eq!((code(&suppressed), ids(&suppressed).len()), (0, 0));
+    let report = json(&suppressed);
+    assert_eq!(report["suppressed"][0]["reason"], "pods come on Monday");
+    assert_eq!(report["suppressed"][0]["by"], "annotation");
+    let without = with("PW101");
+    assert_eq!((code(&without), ids(&without)), (1, vec!["PW101".to_owned()]));
+    assert!(String::from_utf8_lossy(&without.stderr).contains("needs a reason"));
+}
+
+#[test]
+fn a_file_suppresses_where_it_is_found_or_named() {
+    let folder = folder("PW101");
+    let config = "ignore:\n- rule: subject-matches-nothing\n  namespace: shop\n  reason: legacy\n";
+    fs::write(folder.path().join(".podwall-lint.yaml"), config).unwrap();
+    assert_eq!(code(&lint(folder.path(), &[])), 0);
+    fs::write(folder.path().join("other.yaml"), "ignore:\n- rule: PW101\n").unwrap();
+    let bad = lint(folder.path(), &["--config", "other.yaml"]);
+    assert_eq!(code(&bad), 2);
+    assert!(String::from_utf8_lossy(&bad.stderr).contains("`reason` is missing"));
+}
+
+#[test]
+fn a_baseline_passes_over_what_was_there_and_nothing_else() {
+    let folder = folder("PW101");
+    let with = ["--baseline", "baseline.txt"];
+    assert_eq!(code(&lint(folder.path(), &with)), 2, "there is none yet");
+    assert_eq!(code(&lint(folder.path(), &[with[0], with[1], "--write-baseline"])), 0);
+    assert_eq!(code(&lint(folder.path(), &with)), 0);
+    let file = folder.path().join("policy.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("# moved by a line\n{}", text.replace("ngnix", "ngimx"))).unwrap();
+    assert_eq!(code(&lint(folder.path(), &with)), 1, "another mistake");
+    fs::write(&file, format!("# moved by a line\n{text}")).unwrap();
+    assert_eq!(code(&lint(folder.path(), &with)), 0, "the same mistake elsewhere");
+}
+
+/// What `--fix` makes of a wrong example: the lines that were added and removed.
+fn fixed(id: &str) -> (Vec<String>, Vec<String>) {
+    let folder = folder(id);
+    let file = folder.path().join("policy.yaml");
+    let before = fs::read_to_string(&file).unwrap();
+    let output = lint(folder.path(), &["--fix", "-o", "json"]);
+    assert!(!ids(&output).contains(&id.to_owned()), "{id} is still found");
+    let after = fs::read_to_string(&file).unwrap();
+    let missing = |of: &str, from: &str| -> Vec<String> {
+        of.lines().filter(|l| !from.lines().any(|other| other == *l)).map(str::to_owned).collect()
+    };
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "nothing is left beside the file");
+    (missing(&after, &before), missing(&before, &after))
+}
+
+#[test]
+fn fixes_change_what_is_wrong_and_no_other_byte() {
+    for (id, added, removed) in [
+        ("PW101", "      app: nginx", "      app: ngnix"),
+        ("PW102", "          tier: frontend", "          tier: fronted"),
+        ("PW103", "          kubernetes.io/metadata.name: monitoring", "          name: monitoring"),
+        ("PW105", "      podSelector:", "    - podSelector:"),
+        ("PW401", "    - port: http", "    - port: htpp"),
+        ("PW403", "    - port: 8080", "    - port: 80"),
+    ] {
+        let (new, old) = fixed(id);
+        // A line that stands elsewhere, too, is no difference.
+        assert!(new.iter().all(|line| line == added) && old == [removed], "{id}: {new:?} {old:?}");
+    }
+    assert_eq!(fixed("PW402").0, ["    - protocol: UDP", "      port: quic"]);
+    let (dns, nothing) = fixed("PW201");
+    assert!(nothing.is_empty(), "{nothing:?}");
+    assert!(dns.contains(&"        k8s-app: kube-dns".to_owned()), "{dns:?}");
+}
+
+#[test]
+fn the_schema_fits_what_is_printed() {
+    let schema = Command::new(env!("CARGO_BIN_EXE_podwall")).args(["schema", "lint"]).output();
+    let schema: Json = serde_json::from_slice(&schema.unwrap().stdout).unwrap();
+    let folder = folder("PW101");
+    let report = json(&lint(folder.path(), &["-o", "json"]));
+    let known = schema["properties"].as_object().unwrap();
+    assert!(report.as_object().unwrap().keys().all(|key| known.contains_key(key)));
+    for key in schema["required"].as_array().unwrap() {
+        assert!(report.get(key.as_str().unwrap()).is_some(), "{key}");
+    }
+}
