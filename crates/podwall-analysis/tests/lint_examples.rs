@@ -21,7 +21,16 @@ fn docs() -> PathBuf {
 }
 
 fn findings(path: &Path) -> Vec<Finding> {
-    let reading = read(&[File::Path(path.to_owned())], &Options::default());
+    of(File::Path(path.to_owned()), false)
+}
+
+/// What is found in a text, of which it may be known that it is all there is.
+fn in_text(text: &str, complete: bool) -> Vec<Finding> {
+    of(File::Text { name: "x.yaml".into(), text: text.into() }, complete)
+}
+
+fn of(input: File, complete: bool) -> Vec<Finding> {
+    let reading = read(&[input], &Options::default());
     assert!(!reading.has_errors(), "{}", render_all(&reading.diagnostics, false));
     let mut written = BTreeMap::new();
     for object in &reading.objects {
@@ -30,7 +39,7 @@ fn findings(path: &Path) -> Vec<Finding> {
         }
     }
     let cluster = reading.cluster();
-    lint(&Input { cluster: &cluster, written: &written, complete: false })
+    lint(&Input { cluster: &cluster, written: &written, complete })
 }
 
 fn told(findings: &[Finding]) -> String {
@@ -108,4 +117,130 @@ fn the_page_has_a_section_for_each_rule_with_its_examples() {
             assert!(shown.contains(&file), "docs/lint.md does not show {file}");
         }
     }
+}
+
+/// Policies as their documentation shows them, and no pods.
+const POLICIES: &str = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: default-deny, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {role: db}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from:
+    - ipBlock: {cidr: 172.17.0.0/16, except: [172.17.1.0/24]}
+    - namespaceSelector: {matchLabels: {project: myproject}}
+    - podSelector: {matchLabels: {role: frontend}}
+    ports: [{protocol: TCP, port: 6379}]
+  egress:
+  - to:
+    - ipBlock: {cidr: 10.0.0.0/24}
+    ports: [{protocol: TCP, port: 5978}]
+  - to:
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}
+      podSelector: {matchLabels: {k8s-app: kube-dns}}
+    ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: metrics, namespace: shop}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress]
+  ingress:
+  - from:
+    - namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}
+    ports: [{port: metrics}]
+";
+
+#[test]
+fn good_policies_without_any_pods_are_left_alone() {
+    let findings = in_text(POLICIES, false);
+    assert!(findings.is_empty(), "{}", told(&findings));
+}
+
+#[test]
+fn what_files_do_not_state_is_held_against_them_only_where_all_is_known() {
+    let pods = "---\napiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\napiVersion: v1\n\
+                kind: Pod\nmetadata: {name: db, namespace: shop, labels: {role: db}}\nspec: \
+                {containers: [{name: db, image: x, ports: [{name: metrics, containerPort: 9100}]}]}\n";
+    let ids = |findings: Vec<Finding>| -> Vec<(&str, String)> {
+        findings.iter().map(|f| (f.rule.id, f.about.clone())).collect()
+    };
+    let nobody = ("PW102", "role=frontend".to_owned());
+    let text = format!("{POLICIES}{pods}");
+    assert_eq!(ids(in_text(&text, false)), [nobody.clone()]);
+    let complete = ids(in_text(&text, true));
+    assert!(complete.contains(&nobody), "{complete:?}");
+    let monitoring = "namespaces kubernetes.io/metadata.name=monitoring".to_owned();
+    assert!(complete.contains(&("PW102", monitoring)), "{complete:?}");
+}
+
+#[test]
+fn two_of_a_kind_are_asked_as_two_pods_and_not_as_one_that_reaches_itself() {
+    let text = "\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: peers, namespace: shop}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: peers}}
+  template:
+    metadata: {labels: {app: peers}}
+    spec: {containers: [{name: c, image: x}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: peers, namespace: shop}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress, Egress]
+  ingress:
+  - from:
+    - podSelector: {matchLabels: {app: peers}}
+    ports: [{port: 7000}]
+";
+    let found = in_text(text, false);
+    let ids: Vec<&str> = found.iter().map(|finding| finding.rule.id).collect();
+    assert_eq!(ids, ["PW208"], "{}", told(&found));
+    assert!(found[0].proof[0].contains("denied on TCP 7000"), "{:?}", found[0].proof);
+}
+
+#[test]
+fn what_is_reported_as_useless_may_go_all_at_once() {
+    // Each of two equal rules is covered by the other; only one may be reported.
+    let rule = "  - from: [{podSelector: {matchLabels: {app: web}}}]\n    ports: [{port: 80}]\n";
+    let text = format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: all, namespace: \
+         shop}}\nspec:\n  podSelector: {{}}\n  policyTypes: [Ingress]\n  ingress:\n{rule}{rule}"
+    );
+    let found = in_text(&text, false);
+    let at: Vec<String> = found.iter().map(|f| format!("{} {}", f.rule.id, f.at.field)).collect();
+    assert_eq!(at, ["PW301 spec.ingress[1]"]);
+}
+
+#[test]
+fn halves_of_a_block_cover_the_whole() {
+    let text = "\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: all, namespace: shop}
+spec:
+  podSelector: {}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{ipBlock: {cidr: 10.0.0.0/8}}]
+    ports: [{port: 80}]
+  - from: [{ipBlock: {cidr: 10.0.0.0/9}}, {ipBlock: {cidr: 10.128.0.0/9}}]
+    ports: [{port: 80, endPort: 90}]
+";
+    let found = in_text(text, false);
+    let at: Vec<String> = found.iter().map(|f| format!("{} {}", f.rule.id, f.at.field)).collect();
+    assert_eq!(at, ["PW301 spec.ingress[0]"], "{}", told(&found));
 }

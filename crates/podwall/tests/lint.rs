@@ -91,7 +91,9 @@ fn an_annotation_with_a_reason_suppresses_and_one_without_does_not() {
     let file = folder.path().join("policy.yaml");
     let text = fs::read_to_string(&file).unwrap();
     let with = |ignore: &str| {
-        let metadata = format!("{{name: web, namespace: shop, annotations: {{podwall.dev/ignore: {ignore}}}}}");
+        let metadata = format!(
+            "{{name: web, namespace: shop, annotations: {{podwall.dev/ignore: {ignore}}}}}"
+        );
         let from = "kind: NetworkPolicy\nmetadata: {name: web, namespace: shop}";
         assert!(text.contains(from));
         let new = text.replace(from, &format!("kind: NetworkPolicy\nmetadata: {metadata}"));
@@ -156,7 +158,11 @@ fn fixes_change_what_is_wrong_and_no_other_byte() {
     for (id, added, removed) in [
         ("PW101", "      app: nginx", "      app: ngnix"),
         ("PW102", "          tier: frontend", "          tier: fronted"),
-        ("PW103", "          kubernetes.io/metadata.name: monitoring", "          name: monitoring"),
+        (
+            "PW103",
+            "          kubernetes.io/metadata.name: monitoring",
+            "          name: monitoring",
+        ),
         ("PW105", "      podSelector:", "    - podSelector:"),
         ("PW401", "    - port: http", "    - port: htpp"),
         ("PW403", "    - port: 8080", "    - port: 80"),
@@ -168,7 +174,7 @@ fn fixes_change_what_is_wrong_and_no_other_byte() {
     assert_eq!(fixed("PW402").0, ["    - protocol: UDP", "      port: quic"]);
     let (dns, nothing) = fixed("PW201");
     assert!(nothing.is_empty(), "{nothing:?}");
-    assert!(dns.contains(&"        k8s-app: kube-dns".to_owned()), "{dns:?}");
+    assert!(dns.contains(&"          k8s-app: kube-dns".to_owned()), "{dns:?}");
 }
 
 #[test]

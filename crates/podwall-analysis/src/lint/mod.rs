@@ -22,8 +22,6 @@ mod report;
 mod selectors;
 mod shape;
 mod sides;
-#[cfg(test)]
-mod tests;
 mod trust;
 mod view;
 mod within;

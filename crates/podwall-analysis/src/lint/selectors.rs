@@ -32,7 +32,9 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
         for direction in Direction::BOTH {
             for (i, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
                 // A peer that belongs to the one before it is PW105's.
-                let misplaced = and_or(view, policy, (direction, i)).map(|(p, _)| p);
+                let misplaced = and_or(view, policy, (direction, i))
+                    .filter(|(_, finding)| finding.severity == Severity::Warning)
+                    .map(|(p, _)| p);
                 for (p, peer) in rule.peers.iter().enumerate() {
                     let Peer::Pods(scope) = peer else { continue };
                     if misplaced == Some(p) {

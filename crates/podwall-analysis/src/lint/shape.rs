@@ -54,13 +54,11 @@ pub(super) fn and_or(
         let there = view.select(namespaces);
         let both = view.select(&together);
         let own = view.select(pods);
-        let own_known = view.is_populated(&policy.name.namespace);
         let severity = match (there.classes.is_empty(), own.classes.is_empty() && !own.templates) {
             (false, _) if both.classes.is_empty() => continue,
             (false, _) if both.classes.len() == there.classes.len() => continue,
             (false, true) => Severity::Warning,
             (false, false) => Severity::Note,
-            (true, true) if own_known => Severity::Warning,
             (true, true) if peers.len() == 2 => Severity::Note,
             (true, _) => continue,
         };

@@ -270,7 +270,10 @@ impl<'a> View<'a> {
             let may_match = rules.iter().any(|rule| {
                 rule.peers.is_empty()
                     || rule.peers.iter().any(|peer| match peer {
-                        Peer::Block(_) => true,
+                        Peer::Block(block) => {
+                            let ips = &self.classes[other].pod.ips;
+                            ips.is_empty() || ips.iter().any(|ip| block.contains(*ip))
+                        }
                         Peer::Pods(scope) => {
                             let selected = self.select(scope);
                             selected.unknown || selected.classes.binary_search(&other).is_ok()
@@ -312,6 +315,12 @@ impl<'a> View<'a> {
     /// What passes between pods of two classes, over each family.
     pub(super) fn between(&self, src: usize, dst: usize) -> Vec<(Family, Evaluation)> {
         let (from, to) = (self.classes[src].pod, self.classes[dst].pod);
+        // Between two of a kind: a pod always reaches itself.
+        let twin = (src == dst).then(|| Pod {
+            name: Name::new(to.name.namespace.clone(), format!("{}-twin", to.name.name)),
+            ..to.clone()
+        });
+        let to = twin.as_ref().unwrap_or(to);
         let ask = |flow: &Flow<'_>| Evaluation {
             egress: side(self.narrowed(src), flow, Direction::Egress),
             ingress: side(self.narrowed(dst), flow, Direction::Ingress),

@@ -1,1 +1,0 @@
-//! Do rules find what they should, and nothing else?
