@@ -59,7 +59,11 @@ pub fn finding(page: &mut Page, finding: &Finding) {
             Some(fix) if fix.sure => " (--fix does it)",
             _ => "",
         };
-        page.para(&format!("{lead}{}", paint(HEAD, "help: ")), width + 5, &format!("{help}{fixed}"));
+        page.para(
+            &format!("{lead}{}", paint(HEAD, "help: ")),
+            width + 5,
+            &format!("{help}{fixed}"),
+        );
     }
 }
 
