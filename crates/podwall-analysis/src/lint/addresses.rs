@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use podwall_policy::address::{AddressSet, Family, IpBlock};
 use podwall_policy::flow::Party;
 use podwall_policy::policy::{Direction, Peer, Policy, Rule};
@@ -164,7 +165,7 @@ fn families(view: &View<'_>) -> [bool; 2] {
     let cluster = view.cluster;
     let pods = cluster.pods.values().flat_map(|pod| pod.ips.iter().copied());
     let nodes = cluster.nodes.values().flat_map(|node| node.addresses.iter().copied());
-    let ranges = cluster.nodes.values().flat_map(|node| node.pod_cidrs.iter().map(|n| n.addr()));
+    let ranges = cluster.nodes.values().flat_map(|node| node.pod_cidrs.iter().map(IpNet::addr));
     let services = cluster.services.values().flat_map(|s| s.cluster_ips.iter().copied());
     let mut known = [false; 2];
     for address in pods.chain(nodes).chain(ranges).chain(services) {

@@ -67,7 +67,7 @@ fn no_default_deny(view: &View<'_>, namespace: &str, policies: &[&Policy]) -> Op
     let first = policies.first()?;
     let is_default =
         |policy: &&Policy| policy.subject.pods.is_everything() && policy.ingress.is_some();
-    if policies.iter().any(|policy| is_default(policy)) {
+    if policies.iter().any(is_default) {
         return None;
     }
     let message = format!(

@@ -143,7 +143,8 @@ fn covered(
             }
         }
         let by_blocks = matches!(peer, Some(Peer::Block(_))) && addresses.is_empty();
-        if !by_blocks && !(left.is_empty() && named.is_empty()) {
+        let by_rules = left.is_empty() && named.is_empty();
+        if !(by_blocks || by_rules) {
             return None;
         }
     }

@@ -65,7 +65,7 @@ fn subject(view: &View<'_>, policy: &Policy, found: &mut Vec<Finding>) {
     let message =
         format!("this policy selects no pod: none in namespace {namespace} has {selector}");
     let finding = Finding::new("PW101", policy, field, message);
-    found.push(complete(view, finding, namespace, selector, &path, guess));
+    found.push(complete(view, finding, namespace, selector, &path, &guess));
 }
 
 /// PW102 and PW103: one peer, one finding at most.
@@ -116,7 +116,7 @@ fn peer(
     let field = guess.path(&path, &scope.pods);
     let message = format!("this peer selects no pod: none in {place} has {}", scope.pods);
     let finding = new("PW102", field, message);
-    Some(complete(view, finding, namespace, &scope.pods, &path, guess))
+    Some(complete(view, finding, namespace, &scope.pods, &path, &guess))
 }
 
 /// What was probably meant by a selector that selects no pod of a namespace.
@@ -192,7 +192,7 @@ fn complete(
     namespace: &str,
     selector: &Selector,
     path: &FieldPath,
-    guess: Guess,
+    guess: &Guess,
 ) -> Finding {
     finding = finding.about(selector.to_string());
     let pods = view.pods_in(namespace);
@@ -302,7 +302,7 @@ fn not_automatic(
     let lacking = named.iter().any(|namespace| namespace.labels_known);
     let by_name = NAME_KEYS.contains(&&*wants.key);
     let somebody_has_it = namespaces.values().any(|ns| ns.labels.get(&wants.key).is_some());
-    if !(lacking || by_name) || (somebody_has_it && !lacking) {
+    if !lacking && (somebody_has_it || !by_name) {
         return None;
     }
     let message = format!(
