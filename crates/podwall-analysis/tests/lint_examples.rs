@@ -243,3 +243,226 @@ spec:
     let at: Vec<String> = found.iter().map(|f| format!("{} {}", f.rule.id, f.at.field)).collect();
     assert_eq!(at, ["PW301 spec.ingress[0]"], "{}", told(&found));
 }
+
+fn pod(namespace: &str, name: &str, labels: &str, ports: &str, ip: &str) -> String {
+    let status =
+        if ip.is_empty() { "{}".into() } else { format!("{{podIPs: [{{ip: \"{ip}\"}}]}}") };
+    format!(
+        "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: {namespace}, labels: \
+         {{{labels}}}}}, spec: {{containers: [{{name: c, image: x, ports: [{ports}]}}]}}, status: \
+         {status}}}\n"
+    )
+}
+
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "---\n{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: {name}, \
+         namespace: shop}}, spec: {{{spec}}}}}\n"
+    )
+}
+
+fn service(name: &str, selector: &str, ports: &str, ip: &str) -> String {
+    format!(
+        "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, spec: \
+         {{{selector}ports: [{ports}]{ip}}}}}\n"
+    )
+}
+
+#[test]
+fn what_is_right_or_cannot_be_known_is_left_alone() {
+    let deny = policy("default-deny", "podSelector: {}, policyTypes: [Ingress]");
+    let web = pod("shop", "web", "app: web", "{name: http, containerPort: 8080}", "");
+    let ns = "---\n{apiVersion: v1, kind: Namespace, metadata: {name: mon, labels: {name: mon}}}\n";
+    let ingress = |rule: &str| {
+        policy(
+            "p",
+            &format!(
+                "podSelector: {{matchLabels: {{app: web}}}}, policyTypes: [Ingress], ingress: [{{{rule}}}]"
+            ),
+        )
+    };
+    let egress = |rules: &str| {
+        policy(
+            "p",
+            &format!(
+                "podSelector: {{matchLabels: {{app: web}}}}, policyTypes: [Egress], egress: [{rules}]"
+            ),
+        )
+    };
+    let dns = "{ports: [{protocol: UDP, port: 53}, {port: 53}]}";
+    let mon = |name: &str, app: &str| pod("mon", name, &format!("app: {app}"), "", "");
+    let mon_deny = deny.replace("namespace: shop", "namespace: mon");
+    let either = "from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: mon}}}, \
+                  {podSelector: {matchLabels: {app: web}}}]";
+    let own = pod("shop", "web", "app: web", "", "10.1.0.1");
+    let node = "---\n{apiVersion: v1, kind: Node, metadata: {name: n1}, status: {addresses: [{type: \
+                InternalIP, address: 192.168.7.1}]}}\n";
+    let block = |cidr: &str| format!("from: [{{ipBlock: {{cidr: \"{cidr}\"}}}}]");
+    let resolver = pod("kube-system", "dns", "k8s-app: kube-dns", "", "");
+    let cases: Vec<(&str, Vec<String>, Vec<&str>)> = vec![
+        (
+            "a default deny waits for pods: the namespace has only one on the host's network",
+            vec![deny.clone(), web.replace("spec: {", "spec: {hostNetwork: true, ")],
+            vec![],
+        ),
+        (
+            "namespaces that carry the label by somebody's hand",
+            vec![
+                web.clone(),
+                deny.clone(),
+                ns.into(),
+                ingress("from: [{namespaceSelector: {matchLabels: {name: mon2}}}]"),
+            ],
+            vec![],
+        ),
+        (
+            "all pods of the own namespace, which has none but on the host's network",
+            vec![
+                web.replace("spec: {", "spec: {hostNetwork: true, "),
+                policy(
+                    "all",
+                    "podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{podSelector: {}}]}]",
+                ),
+            ],
+            vec![],
+        ),
+        (
+            "monitoring or web: as one item they would select nothing",
+            vec![
+                web.clone(),
+                deny.clone(),
+                mon("prometheus", "prometheus"),
+                mon_deny.clone(),
+                ingress(either),
+            ],
+            vec![],
+        ),
+        (
+            "monitoring or web: as one item they would select all of monitoring",
+            vec![web.clone(), deny.clone(), mon("web", "web"), mon_deny.clone(), ingress(either)],
+            vec![],
+        ),
+        (
+            "policyTypes left out, where a default deny isolates for ingress anyhow",
+            vec![
+                web.clone(),
+                deny.clone(),
+                egress(&format!("{dns}, {{ports: [{{port: 443}}]}}"))
+                    .replace("policyTypes: [Egress], ", ""),
+            ],
+            vec![],
+        ),
+        (
+            "an empty `from` and nothing else is one mistake",
+            vec![web.clone(), deny.clone(), ingress("from: []")],
+            vec!["PW204"],
+        ),
+        (
+            "a default deny for egress leaves ingress open",
+            vec![web.clone(), policy("out", "podSelector: {}, policyTypes: [Egress]")],
+            vec!["PW206"],
+        ),
+        (
+            "DNS by UDP alone is a note",
+            vec![
+                web.clone(),
+                deny.clone(),
+                resolver,
+                egress("{ports: [{protocol: UDP, port: 53}, {port: 443}]}"),
+            ],
+            vec!["PW201"],
+        ),
+        (
+            "a default deny beside a policy that isolates anyhow",
+            vec![
+                web.clone(),
+                policy("deny", "podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]"),
+                policy(
+                    "all",
+                    "podSelector: {}, policyTypes: [Ingress], ingress: [{ports: [{port: 80}]}]",
+                ),
+            ],
+            vec![],
+        ),
+        (
+            "a port that the pod declares, though a Service has it too",
+            vec![
+                pod("shop", "web", "app: web", "{containerPort: 80}", ""),
+                deny.clone(),
+                service("web", "selector: {app: web}, ", "{port: 80, targetPort: 8080}", ""),
+                ingress("ports: [{port: 80}]"),
+            ],
+            vec![],
+        ),
+        (
+            "a port of pods behind a Service that has another",
+            vec![
+                web.clone(),
+                deny.clone(),
+                service("web", "selector: {app: web}, ", "{port: 81, targetPort: 8080}", ""),
+                ingress("ports: [{port: 80}]"),
+            ],
+            vec![],
+        ),
+        (
+            "a Service without a selector has no pods",
+            vec![
+                web.clone(),
+                deny.clone(),
+                service("web", "", "{port: 80, targetPort: 8080}", ""),
+                ingress("ports: [{port: 80}]"),
+            ],
+            vec![],
+        ),
+        (
+            "the whole of IPv4 in a cluster of IPv4: a note that its pods are in it",
+            vec![own.clone(), deny.clone(), ingress(&block("0.0.0.0/0"))],
+            vec!["PW501"],
+        ),
+        (
+            "a Service's address as a source",
+            vec![
+                web.clone(),
+                deny.clone(),
+                service("web", "selector: {app: web}, ", "{port: 8080}", ", clusterIP: 10.96.0.9"),
+                ingress(&block("10.96.0.0/16")),
+            ],
+            vec![],
+        ),
+        (
+            "HTTPS to the outside leaves metadata alone",
+            vec![
+                web.clone(),
+                deny.clone(),
+                egress(&format!(
+                    "{dns}, {{to: [{{ipBlock: {{cidr: 0.0.0.0/1}}}}, {{ipBlock: {{cidr: 128.0.0.0/1}}}}], ports: [{{port: 443}}]}}"
+                )),
+            ],
+            vec![],
+        ),
+        (
+            "metadata comes in from nobody",
+            vec![web.clone(), deny.clone(), ingress(&block("169.254.0.0/16"))],
+            vec![],
+        ),
+        (
+            "all pods of all namespaces is said plainly",
+            vec![web.clone(), deny.clone(), ingress("from: [{namespaceSelector: {}}]")],
+            vec![],
+        ),
+    ];
+    let mut failures = String::new();
+    for (why, documents, wanted) in cases {
+        let found = in_text(&documents.concat(), false);
+        let ids: Vec<&str> = found.iter().map(|finding| finding.rule.id).collect();
+        if ids != wanted {
+            failures += &format!("{why}: wanted {wanted:?}, found\n{}", told(&found));
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+    // Nodes can be allowed in no other way: a note.
+    let nodes =
+        in_text(&[own, deny, node.into(), ingress(&block("192.168.7.0/24"))].concat(), false);
+    let told_as: Vec<_> = nodes.iter().map(|f| (f.rule.id, f.severity.as_str())).collect();
+    assert_eq!(told_as, [("PW501", "note")], "{}", told(&nodes));
+}
