@@ -446,6 +446,36 @@ fn what_is_right_or_cannot_be_known_is_left_alone() {
             vec![],
         ),
         (
+            "a Service with an empty selector has no pods",
+            vec![
+                web.clone(),
+                deny.clone(),
+                service("web", "selector: {}, ", "{port: 80, targetPort: 8080}", ""),
+                ingress("ports: [{port: 80}]"),
+            ],
+            vec![],
+        ),
+        (
+            "one of two pods is behind the Service; the other may listen on its port",
+            vec![
+                web.replace("app: web}", "app: web, track: old}"),
+                web.replace("name: web,", "name: web-2,"),
+                deny.clone(),
+                service("web", "selector: {track: old}, ", "{port: 80, targetPort: 8080}", ""),
+                ingress("ports: [{port: 80}]"),
+            ],
+            vec![],
+        ),
+        (
+            "a name for a label, of a namespace that nobody states",
+            vec![
+                web.clone(),
+                deny.clone(),
+                ingress("from: [{namespaceSelector: {matchLabels: {name: kube-system}}}]"),
+            ],
+            vec!["PW103"],
+        ),
+        (
             "all pods of all namespaces is said plainly",
             vec![web.clone(), deny.clone(), ingress("from: [{namespaceSelector: {}}]")],
             vec![],
@@ -461,8 +491,12 @@ fn what_is_right_or_cannot_be_known_is_left_alone() {
     }
     assert!(failures.is_empty(), "{failures}");
     // Nodes can be allowed in no other way: a note.
+    let told_as = |findings: &[Finding]| -> Vec<(&str, &str)> {
+        findings.iter().map(|f| (f.rule.id, f.severity.as_str())).collect()
+    };
+    let all = in_text(&[own.clone(), deny.clone(), ingress(&block("0.0.0.0/0"))].concat(), false);
+    assert_eq!(told_as(&all), [("PW501", "note")], "{}", told(&all));
     let nodes =
         in_text(&[own, deny, node.into(), ingress(&block("192.168.7.0/24"))].concat(), false);
-    let told_as: Vec<_> = nodes.iter().map(|f| (f.rule.id, f.severity.as_str())).collect();
-    assert_eq!(told_as, [("PW501", "note")], "{}", told(&nodes));
+    assert_eq!(told_as(&nodes), [("PW501", "note")], "{}", told(&nodes));
 }

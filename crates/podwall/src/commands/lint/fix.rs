@@ -20,7 +20,6 @@ use podwall_analysis::lint::{Baseline, Change, Finding, Report, Severity, Suppre
 use podwall_manifest::{Edit, Input, Options, Reading, Splice, apply, read, splices};
 
 use super::{found, place};
-use crate::cli::Lint;
 use crate::output::{Failure, remark};
 use crate::source::Objects;
 
@@ -37,15 +36,11 @@ struct Step {
 
 /// Mends what is clear, and says what. Gives what is still found.
 pub(super) fn fix(
-    command: &Lint,
     objects: &mut Objects,
     mut findings: Vec<Finding>,
     suppressions: &[Suppression],
     baseline: &Baseline,
 ) -> Result<Vec<Finding>, Failure> {
-    if command.source.files.is_empty() {
-        return Err(Failure::new("--fix mends files, and there are none: give them with -f"));
-    }
     let before = objects.texts.clone();
     let mut done: Vec<(Arc<str>, String)> = Vec::new();
     let mut refused: BTreeSet<String> = BTreeSet::new();

@@ -31,6 +31,9 @@ use crate::source::{Objects, load_with_texts};
 const CONFIG: &str = ".podwall-lint.yaml";
 
 pub(crate) fn run(command: &Lint) -> Result<ExitCode, Failure> {
+    if command.fix && command.source.files.is_empty() {
+        return Err(Failure::new("--fix mends files, and there are none: give them with -f"));
+    }
     let mut objects = load_with_texts(&command.source)?;
     let mut suppressions = from_config(command.config.as_deref())?;
     suppressions.extend(from_annotations(&objects.objects));
@@ -40,7 +43,7 @@ pub(crate) fn run(command: &Lint) -> Result<ExitCode, Failure> {
     };
     let mut findings = findings(&objects);
     if command.fix {
-        findings = fix::fix(command, &mut objects, findings, &suppressions, &baseline)?;
+        findings = fix::fix(&mut objects, findings, &suppressions, &baseline)?;
     }
     let least = match command.level {
         Level::Note => Severity::Note,
