@@ -175,8 +175,7 @@ impl<'a> View<'a> {
         let services = self.services.get(&*pod.name.namespace).into_iter().flatten().copied();
         services.filter(|service| {
             service.selector.as_ref().is_some_and(|selector| {
-                !selector.is_empty()
-                    && selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+                selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
             })
         })
     }
