@@ -56,7 +56,7 @@ pub fn finding(page: &mut Page, finding: &Finding) {
     }
     if let Some(help) = &finding.help {
         let fixed = match &finding.fix {
-            Some(fix) if fix.sure => " (--fix does it)",
+            Some(fix) if fix.sure && finding.snippet.is_some() => " (--fix does it)",
             _ => "",
         };
         page.para(
