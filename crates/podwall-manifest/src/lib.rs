@@ -21,6 +21,7 @@
 //! assert!(reading.cluster().namespaces.contains_key("demo"));
 //! ```
 
+pub mod assertions;
 mod cidr;
 mod diagnostic;
 mod expand;
@@ -47,6 +48,7 @@ mod walk;
 mod workload;
 mod yaml;
 
+pub use crate::assertions::read_assertions;
 pub use crate::diagnostic::{Code, Diagnostic, Note, Place, Severity};
 pub use crate::expand::cluster;
 pub use crate::object::{LeftOut, Object, ObjectKey, Typed, object_from_json};

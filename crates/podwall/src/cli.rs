@@ -26,6 +26,7 @@ Podwall answers who can reach whom under Kubernetes NetworkPolicies, and why.
   podwall explain policy P   what a policy selects and allows, in words
   podwall explain pod P      which policies apply to a pod, and what follows
   podwall matrix             every pair, and the outside
+  podwall test FILE          do the assertions of a file hold?
   podwall lab                a cluster on this machine, to try policies on packets
   podwall demo               what policies do to real packets, in a few seconds
   podwall agent              follow a cluster and enforce its policies on this node
@@ -34,6 +35,7 @@ Podwall answers who can reach whom under Kubernetes NetworkPolicies, and why.
 
 Objects come from files: podwall can web db --port 3306 -f manifests/
 or from a running lab:   podwall can web db --port 3306 --lab NAME
+else from the cluster that kubectl talks to: podwall can web db --port 3306
 Exit codes: 0 yes, 1 no, 2 could not be answered, 3 unknown.
 More: podwall --help, podwall COMMAND --help
 ";
@@ -92,6 +94,7 @@ pub(crate) enum Command {
     Can(Can),
     Explain(Explain),
     Matrix(Matrix),
+    Test(Test),
     Agent(crate::agent::AgentArgs),
     Status(crate::node::StatusArgs),
     Flows(crate::node::FlowsArgs),
@@ -119,15 +122,17 @@ pub(crate) struct Source {
     /// A running lab.
     #[arg(long, value_name = "NAME", conflicts_with = "files")]
     pub(crate) lab: Option<String>,
-    /// The kubeconfig, where neither files nor a lab are given.
-    #[arg(long, value_name = "FILE")]
+    /// The kubeconfig of the cluster that is asked where neither files nor a lab are given; without
+    /// it KUBECONFIG, ~/.kube/config, or a pod's own account.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "lab"])]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["files", "lab"])]
     pub(crate) context: Option<String>,
-    /// The namespace of names that are asked for without one. Manifests without one are in default.
-    #[arg(short = 'n', long, value_name = "NAMESPACE", default_value = "default")]
-    pub(crate) namespace: String,
+    /// The namespace of names that are asked for without one: else the context's, else default.
+    /// Manifests without one are in default.
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
     /// Go on without what cannot be read, and say what was left out.
     #[arg(long)]
     pub(crate) keep_going: bool,
@@ -343,6 +348,74 @@ pub(crate) enum MatrixFormat {
     Md,
 }
 
+const TEST_EXAMPLES: &str = "\
+A file of assertions:
+  assertions:
+  - name: only the web servers reach the application
+    only: {into: app-pod, from: web-pod, ports: 5000}
+  - deny: {from: internet, to: [app-pod, db-pod]}
+
+Examples:
+  $ podwall test three-tier.test.yaml -f three-tier/
+  ok       only the web servers reach the application
+  ok       internet does not reach app-pod, db-pod
+
+  all 2 assertions hold
+
+  $ podwall test shop.test.yaml --lab NAME             with packets, too
+  $ podwall test shop.test.yaml -o junit > report.xml  on the cluster of kubectl
+  $ podwall test --write shop.test.yaml -f shop/       a first file, from what holds
+  $ podwall test --mutate shop.test.yaml -f shop/      what would nobody notice?";
+
+/// Do the assertions of a file hold?
+#[derive(Args, Debug)]
+#[command(
+    long_about = "\
+Do the assertions of a file hold?
+
+An assertion says what has to pass (allow), what must not (deny), who alone may (only), who has to \
+be isolated (isolated), or that nothing passes but what the file's other assertions let pass \
+(nowhereElse). `podwall schema test-file` describes the file.
+
+Assertions are evaluated on the policies, in milliseconds. What depends on a missing fact does not \
+hold: it is unknown, and the fact is named. With --lab packets are sent as well, and an assertion \
+holds if both say so; beside each packet that must be dropped goes one that has to arrive, so that \
+nothing passes for shut because nobody is there.",
+    after_long_help = with_codes(TEST_EXAMPLES)
+)]
+pub(crate) struct Test {
+    /// The file of assertions; - is stdin.
+    #[arg(value_name = "FILE", required_unless_present = "write")]
+    pub(crate) file: Option<PathBuf>,
+    /// Write a first file from what holds today, to FILE (which must not exist yet) or stdout.
+    #[arg(long, conflicts_with_all = ["mutate", "output", "without_packets"])]
+    pub(crate) write: bool,
+    /// Change the policies in one place at a time and say which changes no assertion notices.
+    #[arg(long)]
+    pub(crate) mutate: bool,
+    /// With --lab: only evaluate, send no packets.
+    #[arg(long = "static", requires = "lab")]
+    pub(crate) without_packets: bool,
+    /// How to answer.
+    #[arg(short = 'o', long, value_name = "FORMAT", default_value = "text")]
+    pub(crate) output: TestFormat,
+    #[command(flatten)]
+    pub(crate) source: Source,
+}
+
+/// Formats of a test's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TestFormat {
+    /// For people.
+    Text,
+    /// For programs; `podwall schema test` describes it.
+    Json,
+    /// For CI systems.
+    Junit,
+    /// Test Anything Protocol, version 14.
+    Tap,
+}
+
 /// The JSON Schema of an answer.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
@@ -388,12 +461,12 @@ pub(crate) fn parse() -> Result<Cli, Failure> {
         .and_then(|name| Path::new(name).file_name())
         .is_some_and(|name| name.to_string_lossy().starts_with("kubectl-podwall"));
     if arguments.len() == 1 {
-        print(OVERVIEW)?;
+        print(&if plugin { as_plugin(OVERVIEW) } else { OVERVIEW.to_owned() })?;
         std::process::exit(0);
     }
     let mut command = Cli::command();
     if plugin {
-        command = command.bin_name("kubectl podwall");
+        command = examples_as_plugin(command).bin_name("kubectl podwall");
     }
     let parsed = command
         .try_get_matches_from_mut(arguments)
@@ -404,6 +477,24 @@ pub(crate) fn parse() -> Result<Cli, Failure> {
         let _ = error.print();
         std::process::exit(error.exit_code());
     })
+}
+
+/// A text in which the program is called as kubectl's plugin.
+fn as_plugin(text: &str) -> String {
+    let commands = ["  podwall ", "$ podwall ", ": podwall ", ":   podwall "];
+    commands.into_iter().fold(text.to_owned(), |text, command| {
+        text.replace(command, &command.replace("podwall", "kubectl podwall"))
+    })
+}
+
+/// The examples of a command and of those below it, as one types them for kubectl's plugin.
+fn examples_as_plugin(command: clap::Command) -> clap::Command {
+    let examples = command.get_after_long_help().map(|text| as_plugin(&text.to_string()));
+    let command = match examples {
+        Some(examples) => command.after_long_help(examples),
+        None => command,
+    };
+    command.mut_subcommands(examples_as_plugin)
 }
 
 /// A protocol in any case.

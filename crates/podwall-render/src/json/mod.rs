@@ -7,6 +7,9 @@
 pub mod can;
 pub mod explain;
 pub mod matrix;
+pub mod mutate;
+pub mod test;
+pub mod test_file;
 
 use std::collections::BTreeMap;
 
@@ -20,8 +23,9 @@ use podwall_policy::policy::{RuleRef, Tier};
 use podwall_policy::port::{PortRange, PortSet, Protocol};
 use podwall_policy::reason::Reason;
 
-/// The answers that have a schema.
-pub const SCHEMAS: [&str; 4] = ["can", "matrix", "explain-policy", "explain-pod"];
+/// The answers that have a schema, and the file of assertions.
+pub const SCHEMAS: [&str; 7] =
+    ["can", "matrix", "explain-policy", "explain-pod", "test", "test-mutate", "test-file"];
 
 /// The JSON Schema of an answer, pretty-printed; `None` if there is no such answer.
 pub fn schema(of: &str) -> Option<String> {
@@ -29,6 +33,9 @@ pub fn schema(of: &str) -> Option<String> {
         "can" => schemars::schema_for!(can::Can),
         "matrix" => schemars::schema_for!(matrix::MatrixJson),
         "explain-policy" => schemars::schema_for!(explain::PolicyAnswer),
+        "test-mutate" => schemars::schema_for!(mutate::MutateAnswer),
+        "test-file" => schemars::schema_for!(test_file::TestFile),
+        "test" => schemars::schema_for!(test::TestAnswer),
         "explain-pod" => schemars::schema_for!(explain::PodAnswer),
         _ => return None,
     };

@@ -3,3 +3,5 @@
 pub mod can;
 pub mod explain;
 pub mod matrix;
+pub mod mutate;
+pub mod test;

@@ -4,6 +4,7 @@ mod can;
 mod explain;
 mod matrix;
 mod pages;
+mod test;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Can(can) => can::run(can),
         Command::Explain(explain) => explain::run(explain),
         Command::Matrix(matrix) => matrix::run(matrix),
+        Command::Test(args) => test::run(args),
         Command::Lab(args) => crate::lab::run(args).map_err(Failure::from),
         Command::Agent(args) => crate::agent::run(args),
         Command::Status(args) => crate::node::status(args),

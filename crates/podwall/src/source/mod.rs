@@ -5,6 +5,10 @@
 //!   --lab NAME  ──▶ a lab     ├──▶ Cluster, and what was left out
 //!   otherwise   ──▶ kubeconfig┘
 //! ```
+//!
+//! One parser reads all three, so that a manifest means the same wherever it is met.
+
+mod live;
 
 use podwall_manifest::{Code, Input, Options, read, render_all};
 use podwall_policy::cluster::Cluster;
@@ -16,8 +20,11 @@ use crate::output::{Failure, remark};
 pub(crate) struct Objects {
     /// Everything that could be read.
     pub(crate) cluster: Cluster,
-    /// What could not, a line each; only with `--keep-going`.
+    /// What could not, a line each: broken objects only with `--keep-going`, and what a cluster does
+    /// not let the caller see.
     pub(crate) left_out: Vec<String>,
+    /// The namespace of names without one: `-n`, else the context's, else `default`.
+    pub(crate) namespace: String,
 }
 
 /// Reads the objects that the command line names.
@@ -29,12 +36,15 @@ pub(crate) fn load(source: &Source) -> Result<Objects, Failure> {
         return from_files(source);
     }
     if let Some(name) = &source.lab {
-        return Ok(Objects { cluster: from_lab(name)?, left_out: Vec::new() });
+        let cluster = from_lab(name)?;
+        return Ok(Objects { cluster, left_out: Vec::new(), namespace: namespace(source) });
     }
-    Err(Failure::new("no objects to answer from: neither -f PATH nor --lab NAME is given")
-        .hint("reading a live cluster by its kubeconfig is not possible yet")
-        .hint("write -f manifests/, or: kubectl get ns,pods,svc,networkpolicies -A -o yaml |")
-        .hint("podwall … -f -"))
+    live::load(source)
+}
+
+/// The namespace that `-n` names.
+fn namespace(source: &Source) -> String {
+    source.namespace.clone().unwrap_or_else(|| "default".to_owned())
 }
 
 /// Manifests. Broken ones are reported in full; whether the rest is used is up to `--keep-going`.
@@ -50,7 +60,8 @@ fn from_files(source: &Source) -> Result<Objects, Failure> {
         remark(&render_all(&reading.diagnostics, true));
     }
     if !reading.has_errors() {
-        return Ok(Objects { cluster: reading.cluster(), left_out: Vec::new() });
+        let cluster = reading.cluster();
+        return Ok(Objects { cluster, left_out: Vec::new(), namespace: namespace(source) });
     }
     if !source.keep_going {
         return Err(Failure::new("the manifests have errors, so nothing is answered from them")
@@ -64,7 +75,7 @@ fn from_files(source: &Source) -> Result<Objects, Failure> {
         return Err(Failure::new("nothing of the manifests could be read"));
     }
     remark(&format!("left out (--keep-going): {}\n", left_out.join(", ")));
-    Ok(Objects { cluster: reading.cluster(), left_out })
+    Ok(Objects { cluster: reading.cluster(), left_out, namespace: namespace(source) })
 }
 
 /// The objects of a lab.
