@@ -105,6 +105,11 @@ impl<'a> Asker<'a> {
         class
     }
 
+    /// What policies know of a pod, wherever it runs.
+    pub(super) fn traits(&self, pod: &'a Pod) -> Key<'a> {
+        self.keys.key(pod, false).without_node()
+    }
+
     pub(super) fn key(&mut self, end: &End<'a>) -> EndKey {
         match end {
             End::Pod(pod) => EndKey::Pod(self.class(pod)),

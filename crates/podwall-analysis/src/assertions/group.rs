@@ -131,18 +131,19 @@ pub(super) fn group<'a>(
 }
 
 impl Group<'_> {
-    /// Whether the end is one of the group, by name or by its addresses.
+    /// Whether the end is one of the group, by name or by an address: a block means everybody in it,
+    /// the internet no pod.
     pub(super) fn has(&self, end: &End<'_>) -> bool {
+        let named = |own: &End<'_>| match (own, end) {
+            (End::Pod(own), End::Pod(pod)) => own.name == pod.name,
+            (End::Node(own), End::Node(node)) => own.name == node.name,
+            _ => false,
+        };
+        let within = |all: &[std::net::IpAddr]| all.iter().any(|ip| self.addresses.contains(*ip));
         match end {
             End::Outside(class) => class.addresses.is_within(&self.addresses),
-            End::Pod(pod) => self
-                .ends
-                .iter()
-                .any(|own| matches!(own, End::Pod(own) if own.name == pod.name)),
-            End::Node(node) => self
-                .ends
-                .iter()
-                .any(|own| matches!(own, End::Node(own) if own.name == node.name)),
+            End::Pod(pod) => self.ends.iter().any(named) || (!self.public && within(&pod.ips)),
+            End::Node(node) => self.ends.iter().any(named) || within(&node.addresses),
         }
     }
 }

@@ -15,6 +15,7 @@ use std::fmt::Write as _;
 use podwall_manifest::read_assertions;
 use podwall_policy::address::{AddressRange, AddressSet, Family};
 use podwall_policy::cluster::Cluster;
+use podwall_policy::label::Labels;
 use podwall_policy::object::Pod;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::{PortRange, PortSet, Protocol};
@@ -58,7 +59,8 @@ struct Draft {
 
 /// A file of assertions that hold now.
 pub fn write(cluster: &Cluster) -> Written {
-    let mut writer = Writer::new(cluster);
+    let strangers = strangers(cluster);
+    let mut writer = Writer::new(cluster, &strangers);
     let mut open = Vec::new();
     let mut isolated: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut only: BTreeMap<(Direction, Vec<String>), Vec<String>> = BTreeMap::new();
@@ -179,15 +181,33 @@ fn holding(cluster: &Cluster, drafts: Vec<Draft>) -> (Vec<Draft>, Vec<String>) {
     (kept, left_out)
 }
 
+/// A pod without labels in each namespace, and one in a namespace that there is not yet: what holds
+/// for all pods of a namespace has to hold for the next one, too.
+fn strangers(cluster: &Cluster) -> Vec<Pod> {
+    let mut first: BTreeMap<&str, &Pod> = BTreeMap::new();
+    for pod in cluster.pods.values().filter(|pod| pod.is_subject()) {
+        first.entry(&pod.name.namespace).or_insert(pod);
+    }
+    let stranger = |namespace: &str, pod: &Pod| {
+        let mut stranger = Pod::new(namespace, "-", Labels::default());
+        // Wherever blocks see the others.
+        stranger.ips.clone_from(&pod.ips);
+        stranger
+    };
+    let elsewhere = first.values().next().map(|pod| stranger("-", pod));
+    first.iter().map(|(namespace, pod)| stranger(namespace, pod)).chain(elsewhere).collect()
+}
+
 struct Writer<'a> {
     asker: Asker<'a>,
     workloads: Vec<Workload<'a>>,
+    strangers: &'a [Pod],
     outside: Vec<End<'a>>,
 }
 
 impl<'a> Writer<'a> {
-    fn new(cluster: &'a Cluster) -> Self {
-        let mut asker = Asker::new(cluster);
+    fn new(cluster: &'a Cluster, strangers: &'a [Pod]) -> Self {
+        let asker = Asker::new(cluster);
         let mut by_owner: BTreeMap<String, Vec<&'a Pod>> = BTreeMap::new();
         for pod in asker.pods() {
             let label = match &pod.owner {
@@ -198,9 +218,9 @@ impl<'a> Writer<'a> {
         }
         let mut workloads = Vec::new();
         for (label, pods) in by_owner {
-            let classes: BTreeSet<usize> = pods.iter().map(|pod| asker.class(pod)).collect();
+            let alike = pods.windows(2).all(|two| asker.traits(two[0]) == asker.traits(two[1]));
             let named = resolve(cluster, &label, "default").is_ok();
-            let parts: Vec<(String, Vec<&'a Pod>)> = match classes.len() == 1 && named {
+            let parts: Vec<(String, Vec<&'a Pod>)> = match alike && named {
                 true => vec![(label, pods)],
                 false => pods.into_iter().map(|pod| (pod.name.to_string(), vec![pod])).collect(),
             };
@@ -212,7 +232,7 @@ impl<'a> Writer<'a> {
             }));
         }
         let outside = asker.outside(&AddressSet::everything());
-        Self { asker, workloads, outside }
+        Self { asker, workloads, strangers, outside }
     }
 
     /// Who passes into a workload, or whom it reaches: items of a list, as YAML.
@@ -228,20 +248,26 @@ impl<'a> Writer<'a> {
             found.push((other, self.passing(subject, &End::Pod(peer), direction)));
         }
         let mut out = Vec::new();
-        self.stars(own, &mut found, &mut out);
+        self.stars(own, direction, &mut found, &mut out);
         for (other, ports) in found.into_iter().filter(|(_, ports)| !ports.is_empty()) {
             out.push(entry(&self.workloads[other].peer, &ports));
         }
-        let nodes: Vec<End<'a>> = self.asker.cluster.nodes.values().map(End::Node).collect();
-        for node in nodes {
-            let ports = self.passing(subject, &node, direction);
-            if let (End::Node(node), false) = (node, ports.is_empty())
-                && let Some(address) = node.addresses.first()
-            {
+        let outside = self.addresses(subject, direction, &mut out);
+        for node in self.asker.cluster.nodes.values() {
+            let Some(address) = node.addresses.first() else { continue };
+            // A node is its own pods' and another to the others.
+            let pods = self.workloads[own].pods.clone();
+            let passing = pods
+                .into_iter()
+                .map(|pod| self.passing(pod, &End::Node(node), direction))
+                .find(|ports| !ports.is_empty());
+            let known = |ports: &PortSet| {
+                outside.iter().any(|(known, all)| known == ports && all.contains(*address))
+            };
+            if let Some(ports) = passing.filter(|ports| !known(ports)) {
                 out.push(entry(&quoted(&address.to_string()), &ports));
             }
         }
-        self.addresses(subject, direction, &mut out);
         out
     }
 
@@ -261,7 +287,19 @@ impl<'a> Writer<'a> {
     }
 
     /// Takes together what holds for all pods, or all of a namespace.
-    fn stars(&self, own: usize, found: &mut Vec<(usize, PortSet)>, out: &mut Vec<String>) {
+    fn stars(
+        &mut self,
+        own: usize,
+        direction: Direction,
+        found: &mut Vec<(usize, PortSet)>,
+        out: &mut Vec<String>,
+    ) {
+        let subject = self.workloads[own].pods[0];
+        let mut next: BTreeMap<&str, PortSet> = BTreeMap::new();
+        for stranger in self.strangers {
+            let ports = self.passing(subject, &End::Pod(stranger), direction);
+            next.insert(&stranger.name.namespace, ports);
+        }
         let host = |at: &usize| self.workloads[*at].host;
         let same = |all: &[&(usize, PortSet)]| match all {
             [(_, first), rest @ ..] if !first.is_empty() => {
@@ -272,6 +310,7 @@ impl<'a> Writer<'a> {
         let pods: Vec<&(usize, PortSet)> = found.iter().filter(|(at, _)| !host(at)).collect();
         if pods.len() > 1
             && let Some(ports) = same(&pods)
+            && next.values().all(|of| *of == ports)
         {
             out.push(entry("'*'", &ports));
             found.retain(|(at, _)| host(at));
@@ -282,9 +321,8 @@ impl<'a> Writer<'a> {
         for namespace in namespaces {
             let within = |at: &usize| self.workloads[*at].namespace == namespace && !host(at);
             let pods: Vec<&(usize, PortSet)> = found.iter().filter(|(at, _)| within(at)).collect();
-            let others = pods.iter().filter(|(at, _)| *at != own).count();
-            if others > 1
-                && let Some(ports) = same(&pods)
+            if let Some(ports) = same(&pods)
+                && next.get(namespace) == Some(&ports)
             {
                 out.push(entry(&quoted(&format!("{namespace}/*")), &ports));
                 found.retain(|(at, _)| !within(at));
@@ -293,7 +331,12 @@ impl<'a> Writer<'a> {
     }
 
     /// The addresses outside, by what passes.
-    fn addresses(&mut self, subject: &'a Pod, direction: Direction, out: &mut Vec<String>) {
+    fn addresses(
+        &mut self,
+        subject: &'a Pod,
+        direction: Direction,
+        out: &mut Vec<String>,
+    ) -> Vec<(PortSet, AddressSet)> {
         let mut by_ports: Vec<(PortSet, AddressSet)> = Vec::new();
         let mut spoken = AddressSet::empty();
         for end in self.outside.clone() {
@@ -315,16 +358,17 @@ impl<'a> Writer<'a> {
                 None => by_ports.push((ports, class.addresses.clone())),
             }
         }
-        for (ports, addresses) in by_ports {
-            if addresses == spoken {
-                out.push(entry("internet", &ports));
+        for (ports, addresses) in &by_ports {
+            if *addresses == spoken {
+                out.push(entry("internet", ports));
                 continue;
             }
             for family in Family::BOTH {
                 let own = addresses.intersection(&AddressSet::from(AddressRange::all(family)));
-                out.extend(blocks(&own, &ports));
+                out.extend(blocks(&own, ports));
             }
         }
+        by_ports
     }
 }
 
