@@ -6,11 +6,14 @@
 //!
 //! A group is never empty: an assertion about nobody would hold whatever the policies say.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
+
 use podwall_manifest::assertions::{PeerKind, PeerSpec, Ports};
 use podwall_policy::address::AddressSet;
 use podwall_policy::explain::Question;
 use podwall_policy::matching::{Match, selects};
-use podwall_policy::object::Service;
+use podwall_policy::object::{Name, Service};
 use podwall_policy::port::{PortMatch, PortRange, PortSet, PortSpec, Protocol};
 use podwall_policy::reason::MissingFact;
 
@@ -33,8 +36,10 @@ pub(super) fn every_port() -> PortSet {
 pub(super) struct Group<'a> {
     /// As the file says it.
     pub(super) label: String,
-    /// Never empty but for addresses that are all taken.
+    /// Never empty.
     pub(super) ends: Vec<End<'a>>,
+    /// The names of the pods and nodes among the ends; a node's has no namespace.
+    names: HashSet<Name>,
     /// The Service, if it is one: ports are its own.
     pub(super) service: Option<&'a Service>,
     /// The addresses outside among the ends.
@@ -69,6 +74,7 @@ pub(super) fn group<'a>(
     let mut group = Group {
         label: spec.to_string(),
         ends: Vec::new(),
+        names: HashSet::new(),
         service: None,
         addresses: AddressSet::empty(),
         public: false,
@@ -120,6 +126,7 @@ pub(super) fn group<'a>(
             group.tolerant = true;
         }
     }
+    group.names = group.ends.iter().filter_map(name).collect();
     group.ends.extend(asker.outside(&group.addresses));
     if group.ends.is_empty() {
         return Err(NoGroup::Wrong {
@@ -134,17 +141,21 @@ impl Group<'_> {
     /// Whether the end is one of the group, by name or by an address: a block means everybody in it,
     /// the internet no pod.
     pub(super) fn has(&self, end: &End<'_>) -> bool {
-        let named = |own: &End<'_>| match (own, end) {
-            (End::Pod(own), End::Pod(pod)) => own.name == pod.name,
-            (End::Node(own), End::Node(node)) => own.name == node.name,
-            _ => false,
-        };
-        let within = |all: &[std::net::IpAddr]| all.iter().any(|ip| self.addresses.contains(*ip));
+        let within = |all: &[IpAddr]| all.iter().any(|ip| self.addresses.contains(*ip));
+        let named = || name(end).is_some_and(|name| self.names.contains(&name));
         match end {
             End::Outside(class) => class.addresses.is_within(&self.addresses),
-            End::Pod(pod) => self.ends.iter().any(named) || (!self.public && within(&pod.ips)),
-            End::Node(node) => self.ends.iter().any(named) || within(&node.addresses),
+            End::Pod(pod) => named() || (!self.public && within(&pod.ips)),
+            End::Node(node) => named() || within(&node.addresses),
         }
+    }
+}
+
+fn name(end: &End<'_>) -> Option<Name> {
+    match end {
+        End::Pod(pod) => Some(pod.name.clone()),
+        End::Node(node) => Some(Name::new("", node.name.clone())),
+        End::Outside(_) => None,
     }
 }
 

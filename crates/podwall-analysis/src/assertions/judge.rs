@@ -80,6 +80,8 @@ enum Kind {
 #[derive(Default)]
 struct Walk<'a> {
     raw: Vec<Raw<'a>>,
+    /// Pairs and pods that were asked about, whether packets between them are possible or not.
+    asked: usize,
     flows: usize,
     /// The questions themselves, where somebody wants them.
     packets: Option<Vec<Packet<'a>>>,
@@ -139,6 +141,15 @@ impl<'a> Judge<'a> {
                     self.closed(&pods, *direction, &permits, &universe, &assertion.families, walk);
                 }
             }
+        }
+        if walk.asked == 0 && walk.raw.is_empty() {
+            // It would hold whatever the policies say.
+            let why = "this is about nothing that a policy has a say in".to_owned();
+            let hint = "a pod always reaches itself, and between two ends that are no pods there is \
+                        no policy";
+            let source = assertion.source.clone();
+            let hint = Some(hint.to_owned());
+            walk.raw.push(Raw::Finding(Finding::Broken { source, why, hint }));
         }
     }
 
@@ -237,6 +248,7 @@ impl<'a> Judge<'a> {
         families: &[Family],
         walk: &mut Walk<'a>,
     ) {
+        walk.asked += 1;
         let flows = self.asker.flows(src, dst);
         let asked: Vec<&FlowAnswer> =
             flows.iter().filter(|flow| is_asked(flow, src, dst, families)).collect();
@@ -271,6 +283,7 @@ impl<'a> Judge<'a> {
         tolerant: bool,
         walk: &mut Walk<'a>,
     ) {
+        walk.asked += 1;
         for flow in self.asker.flows(src, dst).iter() {
             let asked = families.is_empty() || families.contains(&flow.family);
             if !asked || (tolerant && flow.own_node) {
@@ -460,6 +473,7 @@ impl<'a> Judge<'a> {
         let mut open: Vec<(&'a Pod, usize, usize)> = Vec::new();
         for end in &group.ends {
             let End::Pod(pod) = end else { continue };
+            walk.asked += 1;
             walk.flows += 1;
             if !self.asker.isolates(pod, direction).is_empty() {
                 continue;

@@ -156,6 +156,13 @@ fn each_claim_holds_where_it_is_so_and_fails_where_it_is_not() {
         ("allow: {from: web-1, to: db, ports: http}", Broken),
         ("allow: {from: internet, to: svc/web, ports: 81}", Broken),
         ("only: {into: db, from: [web-9]}", Broken),
+        // What would hold whatever the policies say.
+        ("deny: {from: db, to: db}", Broken),
+        ("allow: {from: internet, to: 8.8.8.8}", Broken),
+        ("isolated: {pods: internet}", Broken),
+        // Who may go out: only the others, since web is shut in.
+        ("only: {into: 8.8.8.8, from: [db, tools/ops]}", Holds),
+        ("only: {into: 8.8.8.8, from: db}", Fails),
     ];
     for (claim, expected) in table {
         let file = file(&[claim]);
