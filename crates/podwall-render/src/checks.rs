@@ -89,10 +89,8 @@ pub fn junit(suites: &[Suite]) -> String {
                 }
                 CheckResult::Skipped { message } => {
                     let message = xml(message);
-                    let _ = write!(
-                        out,
-                        ">\n      <skipped message=\"{message}\"/>\n    </testcase>\n"
-                    );
+                    let _ =
+                        write!(out, ">\n      <skipped message=\"{message}\"/>\n    </testcase>\n");
                     continue;
                 }
                 CheckResult::Failed { message, detail } => ("failure", "failed", message, detail),
@@ -206,7 +204,10 @@ mod tests {
             name: "t.yaml".to_owned(),
             checks: vec![
                 check("one", CheckResult::Passed),
-                check("two # not a directive", CheckResult::Failed { message: message.clone(), detail: detail.clone() }),
+                check(
+                    "two # not a directive",
+                    CheckResult::Failed { message: message.clone(), detail: detail.clone() },
+                ),
                 check("three", CheckResult::Error { kind: "unknown", message, detail }),
                 check("four", CheckResult::Skipped { message: "later".to_owned() }),
             ],
@@ -229,7 +230,10 @@ mod tests {
     #[test]
     fn tap_has_a_plan_a_line_for_each_and_no_false_directive() {
         let text = tap(&suites());
-        assert!(text.starts_with("TAP version 14\n1..4\nok 1 - one\nnot ok 2 - two \\# not"), "{text}");
+        assert!(
+            text.starts_with("TAP version 14\n1..4\nok 1 - one\nnot ok 2 - two \\# not"),
+            "{text}"
+        );
         assert!(text.contains("\nnot ok 3 - three\n  ---\n  severity: unknown\n"), "{text}");
         assert!(text.contains("  detail: |\n    first\n    # second\n  ...\n"), "{text}");
         assert!(text.contains("\nok 4 - four # SKIP later\n"), "{text}");

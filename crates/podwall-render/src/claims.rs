@@ -46,7 +46,9 @@ pub fn claim(assertion: &Assertion) -> String {
                 some => format!("only {}", permitted(some)),
             };
             match it.direction {
-                Direction::Ingress => format!("{only} reaches {}{}", peers(&it.pods), on(&it.ports)),
+                Direction::Ingress => {
+                    format!("{only} reaches {}{}", peers(&it.pods), on(&it.ports))
+                }
                 Direction::Egress => {
                     format!("{} reaches {only}{}", peers(&it.pods), on(&it.ports))
                 }

@@ -56,8 +56,7 @@ fn shop() -> Cluster {
     let pod = |namespace: &str, name: &str, app: &str, last: u8| {
         let mut pod = mk_pod(namespace, name, &[("app", app)], "n1");
         if app == "db" {
-            pod["spec"]["containers"][0]["ports"] =
-                json!([{"name": "sql", "containerPort": 5432}]);
+            pod["spec"]["containers"][0]["ports"] = json!([{"name": "sql", "containerPort": 5432}]);
         }
         if app == "web" {
             pod["metadata"]["labels"]["pod-template-hash"] = json!("7f9c");
@@ -185,15 +184,29 @@ fn what_may_not_be_seen_is_said_and_never_taken_for_absent() {
     // The agents' account may see all but Services.
     let agent = cluster.agent_kubeconfig();
     let agent = agent.to_str().unwrap();
-    let output = podwall(dir, &["can", "shop/web-1", "shop/db", "--port", "sql", "--kubeconfig", agent]);
+    let output =
+        podwall(dir, &["can", "shop/web-1", "shop/db", "--port", "sql", "--kubeconfig", agent]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert!(said(&output).contains("note: services may not be listed"), "{}", said(&output));
 
     // Somebody who may see one namespace is answered from it.
     let jane = config_as(&cluster, "jane", "shop");
-    cluster.kubectl(&["create", "role", "-n", "shop", "see", "--verb=get,list",
-        "--resource=pods,services,networkpolicies.networking.k8s.io"], None);
-    cluster.kubectl(&["create", "rolebinding", "-n", "shop", "see", "--role=see", "--user=jane"], None);
+    cluster.kubectl(
+        &[
+            "create",
+            "role",
+            "-n",
+            "shop",
+            "see",
+            "--verb=get,list",
+            "--resource=pods,services,networkpolicies.networking.k8s.io",
+        ],
+        None,
+    );
+    cluster.kubectl(
+        &["create", "rolebinding", "-n", "shop", "see", "--role=see", "--user=jane"],
+        None,
+    );
     let output = podwall(dir, &["can", "web-1", "db", "--port", "5432", "--kubeconfig", &jane]);
     let text = said(&output);
     assert_eq!(output.status.code(), Some(0), "{text}");

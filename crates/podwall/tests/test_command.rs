@@ -84,7 +84,8 @@ fn a_first_file_holds_is_not_written_over_and_notices_every_opening() {
     // The same to stdout, from where it can be asked at once.
     let text = podwall(&["test", "--write", "-f", SHOP], None).ok();
     assert_eq!(text, std::fs::read_to_string(path).unwrap());
-    let answer: Value = podwall(&["test", path, "--mutate", "-f", SHOP, "-o", "json"], None).json(&[0, 1]);
+    let answer: Value =
+        podwall(&["test", path, "--mutate", "-f", SHOP, "-o", "json"], None).json(&[0, 1]);
     assert!(answer["changes"].as_u64().unwrap() > 10, "{answer}");
     for mutant in answer["mutants"].as_array().unwrap() {
         let opened = !mutant["difference"]["opened"]["ports"].as_array().unwrap().is_empty();
@@ -97,7 +98,10 @@ fn a_change_that_nobody_notices_is_a_failure() {
     let ran = ask(&[HOLDS], &["--mutate"]);
     assert_eq!(ran.code, Some(1), "{ran}");
     assert!(ran.out.contains("Nobody would notice"), "{ran}");
-    assert!(ran.out.contains("default/db-policy: deleted (tests/data/three-tier/db-policy.yaml:1:1)"), "{ran}");
+    assert!(
+        ran.out.contains("default/db-policy: deleted (tests/data/three-tier/db-policy.yaml:1:1)"),
+        "{ran}"
+    );
     let ran = ask(&[FAILS], &["--mutate"]);
     assert_eq!(ran.code, Some(2), "what fails already notices nothing: {ran}");
 }

@@ -38,7 +38,10 @@ fn packets_bear_out_what_holds_and_a_dead_destination_is_no_pass() {
     // What does not hold fails by packets, too.
     let ran = test("assertions: [{deny: {from: web-pod, to: app-pod, ports: 5000}}]", &[]);
     assert_eq!(ran.code, Some(1), "{ran}");
-    assert!(ran.out.contains("packets from default/web-pod to default/app-pod on TCP 5000 got through"), "{ran}");
+    assert!(
+        ran.out.contains("packets from default/web-pod to default/app-pod on TCP 5000 got through"),
+        "{ran}"
+    );
 
     // The link of a destination is down: nothing arrives, so that nothing did proves nothing.
     lab.exec("db-pod", &["ip", "link", "set", "eth0", "down"]).ok();

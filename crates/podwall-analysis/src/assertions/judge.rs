@@ -9,82 +9,30 @@
 //! Two things are let through that policies cannot stop: what a pod sends to itself is never asked
 //! about, and traffic of a pod's own node does not count as "everybody else".
 
-use std::collections::HashMap;
-
-use podwall_manifest::assertions::{Assertion, AssertionFile, Between, Claim, Only, PeerSpec, Ports};
-use podwall_policy::address::{AddressSet, Family};
-use podwall_policy::evaluate::evaluate;
-use podwall_policy::explain::Question;
-use podwall_policy::flow::Flow;
+use podwall_manifest::assertions::{
+    Assertion, AssertionFile, Between, Claim, Only, PeerSpec, Ports,
+};
+use podwall_policy::address::Family;
 use podwall_policy::object::Pod;
 use podwall_policy::policy::Direction;
-use podwall_policy::port::{PortSet, Protocol};
+use podwall_policy::port::PortSet;
 use podwall_policy::reason::MissingFact;
 
 use super::ask::{Asker, FlowAnswer};
-use super::group::{Group, NoGroup, Wanted, every_port, group, wanted};
-use super::{Finding, Outcome, Pair, Status};
-use crate::can::{Case, End};
+use super::gathered::{Kind, Packet, Raw, Walk, findings};
+use super::group::{Group, NoGroup, Wanted, group, wanted};
+use super::permits::Permit;
+use super::{Finding, Outcome, Status};
+use crate::can::End;
 use crate::outside::public;
-
-/// One thing that an assertion asks of two ends.
-#[derive(Clone, Debug)]
-pub struct Packet<'a> {
-    /// Who sends.
-    pub src: End<'a>,
-    /// Who is asked.
-    pub dst: End<'a>,
-    /// Over which family.
-    pub family: Family,
-    /// The ports in question.
-    pub ports: PortSet,
-    /// Whether it should pass.
-    pub passes: bool,
-    /// Whether one of the ports is enough.
-    pub any: bool,
-}
 
 /// Asks the assertions of one file.
 pub(super) struct Judge<'a> {
-    asker: Asker<'a>,
-    file: &'a AssertionFile,
-    namespace: String,
+    pub(super) asker: Asker<'a>,
+    pub(super) file: &'a AssertionFile,
+    pub(super) namespace: String,
     /// What every `allow` and `only` of the file lets pass; made when first asked for.
-    permits: Option<Vec<Permit<'a>>>,
-}
-
-/// What somebody may reach of somebody.
-#[derive(Clone)]
-struct Permit<'a> {
-    src: Group<'a>,
-    dst: Group<'a>,
-    ports: Ports,
-    /// As the claim's families; empty: all.
-    families: Vec<Family>,
-}
-
-/// What the two ends come to in one walk.
-enum Raw<'a> {
-    Pair { kind: Kind, src: End<'a>, dst: End<'a>, family: Family, ports: PortSet },
-    Finding(Finding<'a>),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Kind {
-    Passes,
-    Stopped,
-    Missing(Vec<MissingFact>),
-}
-
-/// What a walk gathers.
-#[derive(Default)]
-struct Walk<'a> {
-    raw: Vec<Raw<'a>>,
-    /// Pairs and pods that were asked about, whether packets between them are possible or not.
-    asked: usize,
-    flows: usize,
-    /// The questions themselves, where somebody wants them.
-    packets: Option<Vec<Packet<'a>>>,
+    pub(super) permits: Option<Vec<Permit<'a>>>,
 }
 
 impl<'a> Judge<'a> {
@@ -95,7 +43,7 @@ impl<'a> Judge<'a> {
     pub(super) fn outcome(&mut self, assertion: &'a Assertion) -> Outcome<'a> {
         let mut walk = Walk::default();
         self.walk(assertion, &mut walk);
-        let findings = self.findings(walk.raw);
+        let findings = findings(self.asker.cluster, walk.raw);
         let status = findings.iter().map(Finding::status).max().unwrap_or(Status::Holds);
         Outcome { assertion, status, findings, flows: walk.flows }
     }
@@ -149,12 +97,12 @@ impl<'a> Judge<'a> {
                         no policy";
             let source = assertion.source.clone();
             let hint = Some(hint.to_owned());
-            walk.raw.push(Raw::Finding(Finding::Broken { source, why, hint }));
+            walk.raw.push(Raw::Finding(Box::new(Finding::Broken { source, why, hint })));
         }
     }
 
     /// The groups that can be found; what is wrong with the others is noted.
-    fn groups(
+    pub(super) fn groups(
         &self,
         specs: &[PeerSpec],
         namespace: &str,
@@ -164,7 +112,7 @@ impl<'a> Judge<'a> {
         for spec in specs {
             match group(&self.asker, spec, namespace) {
                 Ok(group) => found.push(group),
-                Err(wrong) => walk.raw.push(Raw::Finding(no_group(wrong, spec))),
+                Err(wrong) => walk.raw.push(Raw::Finding(Box::new(no_group(wrong, spec)))),
             }
         }
         found
@@ -182,10 +130,11 @@ impl<'a> Judge<'a> {
         let targets = self.groups(&between.to, namespace, walk);
         for (src, spec) in sources.iter().zip(&between.from) {
             if src.service.is_some() {
-                let why = format!("Service {} cannot be the source: it opens no connections", src.label);
+                let why =
+                    format!("Service {} cannot be the source: it opens no connections", src.label);
                 let hint = Some("name the pods behind it".to_owned());
                 let source = spec.source.clone();
-                walk.raw.push(Raw::Finding(Finding::Broken { source, why, hint }));
+                walk.raw.push(Raw::Finding(Box::new(Finding::Broken { source, why, hint })));
                 continue;
             }
             for (dst, spec) in targets.iter().zip(&between.to) {
@@ -216,7 +165,7 @@ impl<'a> Judge<'a> {
             let wanted = match wanted(&self.asker, ports, to, dst.service) {
                 Ok(wanted) => wanted,
                 Err(wrong) => {
-                    walk.raw.push(Raw::Finding(no_group(wrong, spec)));
+                    walk.raw.push(Raw::Finding(Box::new(no_group(wrong, spec))));
                     return;
                 }
             };
@@ -254,7 +203,7 @@ impl<'a> Judge<'a> {
             flows.iter().filter(|flow| is_asked(flow, src, dst, families)).collect();
         if asked.is_empty() && !by_chance(&flows, src, dst) {
             let (src, dst) = (src.to_string(), dst.to_string());
-            walk.raw.push(Raw::Finding(Finding::NoFamily { src, dst }));
+            walk.raw.push(Raw::Finding(Box::new(Finding::NoFamily { src, dst })));
         }
         for flow in asked {
             walk.note(src, dst, flow.family, wanted, true);
@@ -300,7 +249,8 @@ impl<'a> Judge<'a> {
             // Whether somebody is the pod's own node, which may always come in.
             let own_node = |fact: &MissingFact| matches!(fact, MissingFact::PodNode { .. });
             let only_that = !flow.missing.is_empty() && flow.missing.iter().all(own_node);
-            if !open.is_empty() && !(tolerant && only_that) {
+            let harmless = tolerant && only_that;
+            if !open.is_empty() && !harmless {
                 walk.add(Kind::Missing(flow.missing.clone()), src, dst, flow.family, open);
             }
         }
@@ -331,11 +281,11 @@ impl<'a> Judge<'a> {
             }
         }
         // Whom a name means that there is not is no matter of guessing.
-        let unclear = |raw: &Raw<'_>| {
-            matches!(
-                raw,
-                Raw::Finding(Finding::Broken { .. } | Finding::WhoIsUnknown { .. })
-            )
+        let unclear = |raw: &Raw<'_>| match raw {
+            Raw::Finding(finding) => {
+                matches!(**finding, Finding::Broken { .. } | Finding::WhoIsUnknown { .. })
+            }
+            Raw::Pair { .. } => false,
         };
         if walk.raw[before..].iter().any(unclear) {
             return;
@@ -372,7 +322,8 @@ impl<'a> Judge<'a> {
                     these => these,
                 };
                 // A name that this destination does not have is none of its ports.
-                let Ok(Wanted { ports: of_all, .. }) = wanted(&self.asker, all, dst, service) else {
+                let Ok(Wanted { ports: of_all, .. }) = wanted(&self.asker, all, dst, service)
+                else {
                     continue;
                 };
                 let permitted = self.permitted(permits, src, dst);
@@ -382,91 +333,6 @@ impl<'a> Judge<'a> {
                 }
             }
         }
-    }
-
-    /// What the permits let pass.
-    fn permitted(&self, permits: &[Permit<'a>], src: &End<'a>, dst: &End<'a>) -> PortSet {
-        let mut all = PortSet::empty();
-        for permit in permits.iter().filter(|it| it.src.has(src) && it.dst.has(dst)) {
-            let ports = match &permit.ports {
-                Ports::Any => Ok(every_port()),
-                ports => wanted(&self.asker, ports, dst, permit.dst.service).map(|it| it.ports),
-            };
-            if let Ok(ports) = ports {
-                all = all.union(&ports);
-            }
-        }
-        all
-    }
-
-    /// Everybody: pods, nodes, and addresses, cut so that each lies in a permit or outside of it.
-    fn everybody(&self, direction: Direction, permits: &[Permit<'a>]) -> Vec<End<'a>> {
-        let mut pieces = vec![AddressSet::everything()];
-        for permit in permits {
-            let own = match direction {
-                Direction::Ingress => &permit.src.addresses,
-                Direction::Egress => &permit.dst.addresses,
-            };
-            if own.is_empty() {
-                continue;
-            }
-            pieces = pieces
-                .iter()
-                .flat_map(|piece| [piece.intersection(own), piece.difference(own)])
-                .filter(|piece| !piece.is_empty())
-                .collect();
-        }
-        let pods = self.asker.pods().map(End::Pod);
-        let nodes = self.asker.cluster.nodes.values().map(End::Node);
-        let outside = pieces.iter().flat_map(|piece| self.asker.outside(piece));
-        pods.chain(nodes).chain(outside).collect()
-    }
-
-    /// What the file's `allow` and `only` let pass. What is wrong with them is said where they stand.
-    fn permits(&mut self) -> Vec<Permit<'a>> {
-        if let Some(permits) = &self.permits {
-            return permits.clone();
-        }
-        let mut permits = Vec::new();
-        let mut nowhere = Walk::default();
-        for assertion in &self.file.assertions {
-            let namespace = assertion.namespace.clone().unwrap_or_else(|| self.namespace.clone());
-            let families = assertion.families.clone();
-            let mut add = |src: &[Group<'a>], dst: &[Group<'a>], ports: &Ports| {
-                for (src, dst) in src.iter().flat_map(|src| dst.iter().map(move |dst| (src, dst))) {
-                    permits.push(Permit {
-                        src: src.clone(),
-                        dst: dst.clone(),
-                        ports: ports.clone(),
-                        families: families.clone(),
-                    });
-                }
-            };
-            match &assertion.claim {
-                Claim::Allow(between) => {
-                    let src = self.groups(&between.from, &namespace, &mut nowhere);
-                    let dst = self.groups(&between.to, &namespace, &mut nowhere);
-                    add(&src, &dst, &between.ports);
-                }
-                Claim::Only(only) => {
-                    let pods = self.groups(&only.pods, &namespace, &mut nowhere);
-                    for permitted in &only.peers {
-                        let peer = std::slice::from_ref(&permitted.peer);
-                        let peer = self.groups(peer, &namespace, &mut nowhere);
-                        let ports = permitted.ports.as_ref().unwrap_or(&only.ports);
-                        match only.direction {
-                            Direction::Ingress => add(&peer, &pods, ports),
-                            Direction::Egress => add(&pods, &peer, ports),
-                        }
-                    }
-                }
-                Claim::Deny(_) | Claim::Isolated { .. } | Claim::NowhereElse { .. } => {}
-            }
-        }
-        // A permit of one family says nothing of the other.
-        permits.retain(|permit| permit.families.is_empty());
-        self.permits = Some(permits.clone());
-        permits
     }
 
     fn isolated(&mut self, group: &Group<'a>, direction: Direction, walk: &mut Walk<'a>) {
@@ -485,96 +351,8 @@ impl<'a> Judge<'a> {
             }
         }
         for (pod, _, more) in open {
-            walk.raw.push(Raw::Finding(Finding::NotIsolated { pod, more, direction }));
+            walk.raw.push(Raw::Finding(Box::new(Finding::NotIsolated { pod, more, direction })));
         }
-    }
-
-    /// Puts like pairs together and explains the first of each kind.
-    fn findings(&self, raw: Vec<Raw<'a>>) -> Vec<Finding<'a>> {
-        struct Like<'a> {
-            kind: Kind,
-            src: End<'a>,
-            dst: End<'a>,
-            family: Family,
-            ports: PortSet,
-            more: usize,
-        }
-        let mut out = Vec::new();
-        let mut likes: Vec<Like<'a>> = Vec::new();
-        let mut index: HashMap<(Kind, String, String, PortSet), usize> = HashMap::new();
-        for raw in raw {
-            match raw {
-                Raw::Finding(finding) => out.push(finding),
-                Raw::Pair { kind, src, dst, family, ports } => {
-                    let key = (kind.clone(), whose(&src), whose(&dst), ports.clone());
-                    match index.get(&key) {
-                        Some(at) => {
-                            let like: &mut Like<'a> = &mut likes[*at];
-                            let outside = join(&mut like.src, &src) | join(&mut like.dst, &dst);
-                            let same = src.party() == like.src.party()
-                                && dst.party() == like.dst.party();
-                            like.more += usize::from(!outside && !same);
-                        }
-                        None => {
-                            index.insert(key, likes.len());
-                            likes.push(Like { kind, src, dst, family, ports, more: 0 });
-                        }
-                    }
-                }
-            }
-        }
-        for like in likes {
-            let question = question(&like.ports);
-            let flow =
-                Flow { src: like.src.party(), dst: like.dst.party(), family: like.family };
-            let evaluation = evaluate(self.asker.cluster, &flow);
-            let case = Case {
-                src: like.src,
-                dst: like.dst,
-                family: like.family,
-                question,
-                translation: None,
-                pairs: like.more + 1,
-                verdict: evaluation.answer(question),
-                egress: evaluation.egress.explain(question),
-                ingress: evaluation.ingress.explain(question),
-                evaluation,
-            };
-            let pair = Pair { case, ports: like.ports, more: like.more };
-            out.push(match like.kind {
-                Kind::Passes => Finding::Passes(pair),
-                Kind::Stopped => Finding::Stopped(pair),
-                Kind::Missing(facts) => Finding::Missing { pair, facts },
-            });
-        }
-        out
-    }
-}
-
-impl<'a> Walk<'a> {
-    fn note(
-        &mut self,
-        src: &End<'a>,
-        dst: &End<'a>,
-        family: Family,
-        wanted: &Wanted,
-        passes: bool,
-    ) {
-        self.flows += 1;
-        if let Some(packets) = &mut self.packets {
-            packets.push(Packet {
-                src: src.clone(),
-                dst: dst.clone(),
-                family,
-                ports: wanted.ports.clone(),
-                passes,
-                any: wanted.any,
-            });
-        }
-    }
-
-    fn add(&mut self, kind: Kind, src: &End<'a>, dst: &End<'a>, family: Family, ports: PortSet) {
-        self.raw.push(Raw::Pair { kind, src: src.clone(), dst: dst.clone(), family, ports });
     }
 }
 
@@ -610,41 +388,4 @@ fn by_chance(flows: &[FlowAnswer], src: &End<'_>, dst: &End<'_>) -> bool {
 
 fn unstated(end: &End<'_>) -> bool {
     matches!(end, End::Pod(pod) if pod.ips.is_empty())
-}
-
-/// Pods of one workload are told together.
-fn whose(end: &End<'_>) -> String {
-    match end {
-        End::Pod(pod) => match &pod.owner {
-            Some(owner) => format!("{}/{}/{}", pod.name.namespace, owner.kind, owner.name),
-            None => pod.name.to_string(),
-        },
-        End::Node(node) => format!("node {}", node.name),
-        End::Outside(_) => "outside".to_owned(),
-    }
-}
-
-/// Adds the addresses of one end to another; whether there were any.
-fn join(into: &mut End<'_>, from: &End<'_>) -> bool {
-    match (into, from) {
-        (End::Outside(into), End::Outside(from)) => {
-            into.addresses = into.addresses.union(&from.addresses);
-            true
-        }
-        _ => false,
-    }
-}
-
-/// A question that stands for a set of ports: its first, or whether anything passes.
-fn question(ports: &PortSet) -> Question {
-    if *ports == every_port() {
-        return Question::Anything;
-    }
-    match ports.iter().next() {
-        Some((protocol, range)) if range.last - range.first >= u16::MAX - 1 => {
-            Question::Port(protocol, None)
-        }
-        Some((protocol, range)) => Question::Port(protocol, Some(range.first)),
-        None => Question::Port(Protocol::ICMP, None),
-    }
 }

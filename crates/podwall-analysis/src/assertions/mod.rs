@@ -12,9 +12,11 @@
 //! passes nor does not: such an assertion does not hold, it is unknown.
 
 mod ask;
+mod gathered;
 mod group;
 mod judge;
 pub mod mutate;
+mod permits;
 #[cfg(test)]
 mod tests;
 pub mod write;
@@ -31,7 +33,7 @@ use self::ask::Asker;
 use self::judge::Judge;
 use crate::can::Case;
 
-pub use self::judge::Packet;
+pub use self::gathered::Packet;
 
 /// What came of an assertion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

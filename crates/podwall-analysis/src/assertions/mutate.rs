@@ -257,8 +257,7 @@ impl<'a> Reaches<'a> {
         let mut new = Asker::new(changed);
         let nodes = self.asker.cluster.nodes.values().map(End::Node);
         let pods = self.classes.values().flatten().map(|pod| End::Pod(pod));
-        let others: Vec<End<'a>> =
-            pods.chain(nodes).chain(self.outside.iter().cloned()).collect();
+        let others: Vec<End<'a>> = pods.chain(nodes).chain(self.outside.iter().cloned()).collect();
         for subject in subjects {
             let own = End::Pod(subject);
             for other in &others {
@@ -283,9 +282,10 @@ impl<'a> Reaches<'a> {
     ) -> Option<Difference> {
         let before = self.asker.flows(src, dst);
         let now = new.flows(&same(new.cluster, src)?, &same(new.cluster, dst)?);
-        let pair = before.iter().zip(now.iter()).find(|(before, now)| {
-            before.allowed != now.allowed || before.denied != now.denied
-        });
+        let pair = before
+            .iter()
+            .zip(now.iter())
+            .find(|(before, now)| before.allowed != now.allowed || before.denied != now.denied);
         let (before, now) = pair?;
         Some(Difference {
             src: src.to_string(),

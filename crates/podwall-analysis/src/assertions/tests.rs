@@ -135,7 +135,10 @@ fn each_claim_holds_where_it_is_so_and_fails_where_it_is_not() {
         ("only: {into: db, from: [sts/web], ports: 5432}", Holds),
         ("only: {into: db, from: [web-1], ports: 5432}", Fails),
         ("only: {into: db, from: [sts/web, tools/ops], ports: 5432}", Fails),
-        ("only: {into: db, from: [{peer: sts/web, ports: 5432}, {peer: tools/ops, ports: 22}]}", Holds),
+        (
+            "only: {into: db, from: [{peer: sts/web, ports: 5432}, {peer: tools/ops, ports: 22}]}",
+            Holds,
+        ),
         ("only: {into: db, from: [{peer: sts/web, ports: 5432}]}", Fails),
         ("only: {into: db, from: [], ports: 80}", Holds),
         ("only: {into: web-1, from: {cidr: 0.0.0.0/0, except: [10.0.0.0/8]}, ports: http}", Holds),
@@ -253,7 +256,11 @@ fn what_write_claims_holds_and_a_lost_rule_breaks_it() {
     let all = statuses(&shop, &file, "default");
     assert!(all.iter().all(|status| *status == Status::Holds), "{}", written.text);
     assert!(written.text.contains("{peer: shop/StatefulSet/web, ports: 5432}"), "{}", written.text);
-    assert!(written.text.contains("{cidr: 0.0.0.0/0, except: [10.0.0.0/8], ports: 8080}"), "{}", written.text);
+    assert!(
+        written.text.contains("{cidr: 0.0.0.0/0, except: [10.0.0.0/8], ports: 8080}"),
+        "{}",
+        written.text
+    );
     assert_eq!(write::write(&shop), written, "twice the same");
     // What it claims is tight enough to notice each change, but for those that close what is open
     // today: both isolate db for egress, of which nothing is claimed.

@@ -242,7 +242,8 @@ impl<'a> Writer<'a> {
         let mut found: Vec<(usize, PortSet)> = Vec::new();
         for other in 0..self.workloads.len() {
             let pods = &self.workloads[other].pods;
-            let Some(peer) = (if other == own { pods.get(1) } else { pods.first() }).copied() else {
+            let Some(peer) = (if other == own { pods.get(1) } else { pods.first() }).copied()
+            else {
                 continue;
             };
             found.push((other, self.passing(subject, &End::Pod(peer), direction)));
@@ -394,7 +395,11 @@ fn quoted(text: &str) -> String {
 
 /// `peer`, or `{peer: …, ports: […]}`.
 fn entry(peer: &str, ports: &PortSet) -> String {
-    if *ports == every_port() { peer.to_owned() } else { with_ports(&format!("peer: {peer}"), ports) }
+    if *ports == every_port() {
+        peer.to_owned()
+    } else {
+        with_ports(&format!("peer: {peer}"), ports)
+    }
 }
 
 fn with_ports(fields: &str, ports: &PortSet) -> String {

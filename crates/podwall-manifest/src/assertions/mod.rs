@@ -213,12 +213,18 @@ fn document(walk: &mut Walk<'_>, node: &Node<'_>, out: &mut Vec<Assertion>) {
     if let Some(entry) = map.get("kind") {
         walk.one_of(&entry.value, &Path::root("kind"), &[KIND]);
     }
-    let namespace = map.get("namespace").and_then(|entry| {
-        walk.text(&entry.value, &Path::root("namespace")).map(str::to_owned)
-    });
+    let namespace = map
+        .get("namespace")
+        .and_then(|entry| walk.text(&entry.value, &Path::root("namespace")).map(str::to_owned));
     let path = Path::root("assertions");
     let Some(entry) = map.get("assertions") else {
-        walk.missing_unless_typo(map, "assertions", node.at, &path, "write `assertions:` and a list");
+        walk.missing_unless_typo(
+            map,
+            "assertions",
+            node.at,
+            &path,
+            "write `assertions:` and a list",
+        );
         return;
     };
     for (i, item) in walk.list(&entry.value, &path).unwrap_or_default().iter().enumerate() {

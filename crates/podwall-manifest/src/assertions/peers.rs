@@ -95,7 +95,8 @@ pub(super) fn some(
     };
     let items = match &entry.value.value {
         Value::List(items) if items.is_empty() => {
-            let message = format!("`{path}` is empty, so this would hold whatever the policies say");
+            let message =
+                format!("`{path}` is empty, so this would hold whatever the policies say");
             walk.error(Code::MissingField, entry.value.at, &path, message);
             return None;
         }
@@ -252,7 +253,8 @@ fn labels(
                 && matches!(only.operator, Operator::Exists)
                 && !named(only)
             {
-                let message = format!("`{path}` asks for namespaces that have a label {}", only.key);
+                let message =
+                    format!("`{path}` asks for namespaces that have a label {}", only.key);
                 walk.warning(Code::Ambiguous, value.at, &path, message)
                     .help(format!("for a namespace by name write `namespace: {}`", only.key));
             }

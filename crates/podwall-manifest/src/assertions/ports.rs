@@ -44,8 +44,7 @@ fn read(walk: &mut Walk<'_>, node: &Node<'_>, path: &Path<'_>) -> Option<Ports> 
         }
         Value::List(items) => {
             let items = items.iter().enumerate();
-            let read: Vec<_> =
-                items.map(|(i, item)| one(walk, item, &path.index(i))).collect();
+            let read: Vec<_> = items.map(|(i, item)| one(walk, item, &path.index(i))).collect();
             read.into_iter().collect::<Option<Vec<_>>>().map(Ports::These)
         }
         _ => one(walk, node, path).map(|port| Ports::These(vec![port])),

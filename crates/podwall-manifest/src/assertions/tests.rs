@@ -76,7 +76,10 @@ fn what_is_wrong_is_said_with_its_line_and_a_remedy() {
         ("assertions:\n- only: {into: a}", "write `from: []` for nobody"),
         ("assertions:\n- only: {into: a, to: [b]}", "`into` goes with `from`"),
         ("assertions:\n- only: {into: a, outOf: b, from: []}", "two claims"),
-        ("assertions:\n- isolated: {pods: a, direction: in}", "must be `ingress`, `egress` or `both`"),
+        (
+            "assertions:\n- isolated: {pods: a, direction: in}",
+            "must be `ingress`, `egress` or `both`",
+        ),
         ("assertions:\n- allow: {from: a, to: b, to: c}", "stands there twice"),
         ("assertions:\n- allow: [", "t.yaml:2"),
         ("kind: Pod\nassertions: []", "`kind` must be `PolicyTest`"),
@@ -93,7 +96,13 @@ fn hostile_files_end_in_a_message() {
     assert!(said(&deep).contains("error"));
     let bomb = "a: &a [x,x,x,x,x,x,x,x]\n".to_owned()
         + &(0..20)
-            .map(|i| format!("b{i}: &b{i} [{}]\n", format!("*{},", if i == 0 { "a".into() } else { format!("b{}", i - 1) }).repeat(8)))
+            .map(|i| {
+                format!(
+                    "b{i}: &b{i} [{}]\n",
+                    format!("*{},", if i == 0 { "a".into() } else { format!("b{}", i - 1) })
+                        .repeat(8)
+                )
+            })
             .collect::<String>();
     assert!(said(&bomb).contains("error"), "{}", said(&bomb));
     assert!(said(&" ".repeat(MOST_BYTES + 1)).contains("larger than"));

@@ -9,8 +9,8 @@ use podwall_analysis::outside;
 use podwall_manifest::assertions::Claim;
 use podwall_policy::cluster::Cluster;
 
-use super::can::{SideJson, side};
 use super::PortsJson;
+use super::can::{SideJson, side};
 use crate::claims;
 use crate::text::test::{PacketNote, with_packets};
 
@@ -163,11 +163,7 @@ pub fn test(
     }
 }
 
-fn assertion(
-    cluster: &Cluster,
-    outcome: &Outcome<'_>,
-    note: Option<&PacketNote>,
-) -> AssertionJson {
+fn assertion(cluster: &Cluster, outcome: &Outcome<'_>, note: Option<&PacketNote>) -> AssertionJson {
     let kind = match &outcome.assertion.claim {
         Claim::Allow(_) => "allow",
         Claim::Deny(_) => "deny",

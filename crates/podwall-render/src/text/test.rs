@@ -18,7 +18,6 @@ use crate::{claims, words};
 /// How many findings of an assertion are shown; the other formats have them all.
 const SHOWN: usize = 5;
 
-
 /// The answer as coloured text. `packets`: what packets have to add to each outcome.
 pub fn test(cluster: &Cluster, outcomes: &[Outcome<'_>], packets: Option<&[PacketNote]>) -> String {
     let mut page = Page::default();

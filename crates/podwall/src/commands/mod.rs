@@ -4,7 +4,7 @@ mod can;
 mod explain;
 mod matrix;
 mod pages;
-mod test;
+pub(crate) mod test;
 
 use std::process::ExitCode;
 

@@ -1,5 +1,6 @@
 //! `podwall test FILE`.
 
+pub(crate) mod args;
 mod packets;
 
 use std::fs::OpenOptions;
@@ -13,7 +14,7 @@ use podwall_manifest::render_all;
 use podwall_render::text::test::{PacketNote, with_packets};
 use podwall_render::{checks, json, text};
 
-use crate::cli::{Test, TestFormat};
+use self::args::{Test, TestFormat};
 use crate::output::{FAILED, Failure, NO, UNKNOWN, YES, print, remark};
 use crate::source::{Objects, load};
 
@@ -117,11 +118,7 @@ fn first_file(command: &Test) -> Result<ExitCode, Failure> {
 }
 
 /// `--mutate`
-fn mutations(
-    command: &Test,
-    objects: &Objects,
-    file: &AssertionFile,
-) -> Result<ExitCode, Failure> {
+fn mutations(command: &Test, objects: &Objects, file: &AssertionFile) -> Result<ExitCode, Failure> {
     let before = check(&objects.cluster, file, &objects.namespace);
     let statuses: Vec<Status> = before.iter().map(|outcome| outcome.status).collect();
     if statuses.contains(&Status::Broken) || !statuses.contains(&Status::Holds) {
@@ -130,8 +127,7 @@ fn mutations(
             .hint("mend the file first; without --mutate it is only asked"));
     }
     let found = mutate::mutate(&objects.cluster, file, &objects.namespace);
-    let titles: Vec<String> =
-        file.assertions.iter().map(podwall_render::claims::title).collect();
+    let titles: Vec<String> = file.assertions.iter().map(podwall_render::claims::title).collect();
     print(&match command.output {
         TestFormat::Text => text::mutate::mutate(&found, &titles),
         TestFormat::Json => json::pretty(&json::mutate::mutate(&found, &titles))?,

@@ -101,8 +101,9 @@ async fn from_cluster(source: &Source) -> Result<Objects, Failure> {
     config.connect_timeout = Some(PATIENCE);
     let namespace = source.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let server = config.cluster_url.to_string();
-    let client = Client::try_from(config)
-        .map_err(|error| Failure::new(format!("the kubeconfig cannot be used: {}", words(&error))))?;
+    let client = Client::try_from(config).map_err(|error| {
+        Failure::new(format!("the kubeconfig cannot be used: {}", words(&error)))
+    })?;
     let asked = Asked { client, server: server.trim_end_matches('/'), namespace: &namespace };
 
     let mut kinds = KINDS.to_vec();
@@ -220,9 +221,7 @@ impl Asked<'_> {
             ));
             return Ok(found);
         }
-        if kind.namespaced
-            && self.pages(kind, Some(self.namespace), &mut found).await.is_ok()
-        {
+        if kind.namespaced && self.pages(kind, Some(self.namespace), &mut found).await.is_ok() {
             found.unseen.push(format!(
                 "{} of other namespaces than {} may not be listed ({forbidden}), so they are not \
                  taken into account; -n names another",
@@ -403,9 +402,7 @@ mod tests {
 
     #[test]
     fn a_place_in_a_cluster_names_the_object_and_who_wrote_its_spec_last() {
-        let written = |manager: &str, time: &str, subresource: &str| {
-            json!({"manager": manager, "time": time, "subresource": subresource})
-        };
+        let written = |manager: &str, time: &str, subresource: &str| json!({"manager": manager, "time": time, "subresource": subresource});
         let mut object = json!({"metadata": {"namespace": "shop", "name": "db"}});
         assert_eq!(origin(POLICY, &object), "shop/NetworkPolicy/db");
         object["metadata"]["managedFields"] = json!([
@@ -420,9 +417,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_named_and_does_not_hide_the_rest() {
         let mut found = Found::default();
-        let policy = |name: &str, spec: &Value| {
-            json!({"metadata": {"namespace": "shop", "name": name}, "spec": spec})
-        };
+        let policy = |name: &str, spec: &Value| json!({"metadata": {"namespace": "shop", "name": name}, "spec": spec});
         take(POLICY, policy("good", &json!({"podSelector": {}})), &mut found);
         take(POLICY, policy("bad", &json!({"podSelector": 7})), &mut found);
         take(&TIERS[0], json!({"metadata": {"name": "all"}, "spec": {}}), &mut found);

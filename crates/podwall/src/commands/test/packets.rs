@@ -197,9 +197,8 @@ fn note(
                     // Nobody knows the node of a pod that is not there any more.
                     None => {
                         note.unproven = true;
-                        note.sentences.push(format!(
-                            "packets from {what} were dropped, without a control"
-                        ));
+                        note.sentences
+                            .push(format!("packets from {what} were dropped, without a control"));
                     }
                 },
                 (_, None) => {
