@@ -9,12 +9,13 @@
 use podwall_analysis::assertions::{Finding, Outcome, Pair, Status};
 use podwall_analysis::can::{Case, End};
 use podwall_manifest::assertions::{Assertion, Claim, PeerSpec, Permitted, Ports};
+use podwall_policy::address::AddressSet;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::evaluate::{Exempt, Side, Verdict};
 use podwall_policy::explain::SideExplanation;
 use podwall_policy::object::Name;
 use podwall_policy::policy::{Action, Direction, RuleRef, Tier};
-use podwall_policy::port::{PortMatch, PortSet, PortSpec};
+use podwall_policy::port::{PortMatch, PortRange, PortSet, PortSpec, Protocol};
 
 use crate::words;
 
@@ -115,14 +116,15 @@ pub fn status(status: Status) -> &'static str {
 pub fn what(finding: &Finding<'_>) -> String {
     match finding {
         Finding::Passes(pair) => {
-            format!("{} reaches {}{}{}", pair.case.src, pair.case.dst, ports(pair), like(pair))
+            let (src, dst) = ends(pair);
+            format!("{src} reaches {dst}{}{}", ports(pair), like(pair))
         }
         Finding::Stopped(pair) => {
-            let (src, dst) = (&pair.case.src, &pair.case.dst);
+            let (src, dst) = ends(pair);
             format!("{src} does not reach {dst}{}{}", ports(pair), like(pair))
         }
         Finding::Missing { pair, facts } => {
-            let (src, dst) = (&pair.case.src, &pair.case.dst);
+            let (src, dst) = ends(pair);
             let facts = words::some(facts, 3);
             let like = like(pair);
             format!("whether {src} reaches {dst}{}{like} depends on {facts}", ports(pair))
@@ -145,6 +147,16 @@ pub fn what(finding: &Finding<'_>) -> String {
     }
 }
 
+fn ends(pair: &Pair<'_>) -> (String, String) {
+    let end = |end: &End<'_>| match end {
+        End::Outside(class) if class.addresses == AddressSet::everything() => {
+            "every address outside".to_owned()
+        }
+        other => other.to_string(),
+    };
+    (end(&pair.case.src), end(&pair.case.dst))
+}
+
 fn ports(pair: &Pair<'_>) -> String {
     let family = match (&pair.case.src, &pair.case.dst) {
         (End::Outside(_), _) | (_, End::Outside(_)) => String::new(),
@@ -159,13 +171,24 @@ fn speaks_both(case: &Case<'_>) -> bool {
     both(&case.src) && both(&case.dst)
 }
 
-/// " on TCP 80"; " on every port" where that is all real ports.
 fn on_ports(set: &PortSet) -> String {
-    let whole = set.iter().filter(|(_, range)| range.first <= 1 && range.last == u16::MAX).count();
-    match (whole, set.has_other_protocols()) {
-        (3, true) => " on every port".to_owned(),
-        _ => format!(" on {set}"),
+    format!(" on {}", real_ports(set))
+}
+
+/// "TCP 80", "UDP" for each of its ports, "every port": port 0, which no packet has, left out.
+pub fn real_ports(set: &PortSet) -> String {
+    let real = PortRange { first: 1, last: u16::MAX };
+    let mut shown = PortSet::empty();
+    for protocol in Protocol::WITH_PORTS {
+        let own = set.intersection(&PortSet::range(protocol, real));
+        let whole = own == PortSet::range(protocol, real);
+        let own = if whole { PortSet::range(protocol, PortRange::ALL) } else { own };
+        shown = shown.union(&own);
     }
+    if set.has_other_protocols() {
+        shown = shown.union(&PortSet::range(Protocol::ICMP, PortRange::ALL));
+    }
+    if shown.is_everything() { "every port".to_owned() } else { shown.to_string() }
 }
 
 fn like(pair: &Pair<'_>) -> String {

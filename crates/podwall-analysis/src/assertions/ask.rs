@@ -7,7 +7,7 @@
 //! As the matrix asks, but families stay apart: an assertion that something passes must hold over
 //! each, and so must one that nothing does.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -17,16 +17,17 @@ use podwall_policy::evaluate::{Exempt, side};
 use podwall_policy::flow::{Flow, Party};
 use podwall_policy::matching::{Match, selects};
 use podwall_policy::object::{Name, Phase, Pod};
-use podwall_policy::policy::Direction;
+use podwall_policy::policy::{Direction, NamespaceScope, Policy};
 use podwall_policy::port::PortSet;
 use podwall_policy::reason::MissingFact;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::can::End;
 use crate::outside;
 use crate::podclass::{Key, Keys};
 
 /// What is known of one flow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FlowAnswer {
     pub(super) family: Family,
     /// What certainly passes both sides.
@@ -53,11 +54,13 @@ pub(super) struct Asker<'a> {
     blocks: Vec<IpBlock>,
     taken: BTreeSet<IpAddr>,
     keys: Keys,
-    classes: HashMap<Key<'a>, usize>,
-    class_of: HashMap<&'a Name, usize>,
+    classes: FxHashMap<Key<'a>, usize>,
+    class_of: FxHashMap<&'a Name, usize>,
     /// For each class the cluster with only the policies that can select it.
     narrowed: Vec<Cluster>,
-    known: HashMap<(EndKey, EndKey), Rc<[FlowAnswer]>>,
+    known: FxHashMap<(EndKey, EndKey), Rc<[FlowAnswer]>>,
+    /// Each distinct answer once: there are few, and many pairs.
+    answers: FxHashSet<Rc<[FlowAnswer]>>,
 }
 
 impl<'a> Asker<'a> {
@@ -68,10 +71,11 @@ impl<'a> Asker<'a> {
             taken: outside::taken(cluster),
             keys: Keys::new(cluster, blocks.clone()),
             blocks,
-            classes: HashMap::new(),
-            class_of: HashMap::new(),
+            classes: FxHashMap::default(),
+            class_of: FxHashMap::default(),
             narrowed: Vec::new(),
-            known: HashMap::new(),
+            known: FxHashMap::default(),
+            answers: FxHashSet::default(),
         }
     }
 
@@ -127,7 +131,14 @@ impl<'a> Asker<'a> {
         }
         let flows = Flow::between(src.party(), dst.party());
         let answers: Vec<FlowAnswer> = flows.iter().map(|flow| self.ask(&key, flow)).collect();
-        let answers: Rc<[FlowAnswer]> = answers.into();
+        let answers: Rc<[FlowAnswer]> = match self.answers.get(&answers[..]) {
+            Some(same) => same.clone(),
+            None => {
+                let answers: Rc<[FlowAnswer]> = answers.into();
+                self.answers.insert(answers.clone());
+                answers
+            }
+        };
         // Missing facts name pods.
         if answers.iter().all(|answer| answer.missing.is_empty()) {
             self.known.insert(key, answers.clone());
@@ -140,8 +151,14 @@ impl<'a> Asker<'a> {
             EndKey::Pod(class) => &self.narrowed[*class],
             _ => self.cluster,
         };
-        let egress = side(of(src), flow, Direction::Egress);
+        let family = flow.family;
         let ingress = side(of(dst), flow, Direction::Ingress);
+        if ingress.denied.is_everything() {
+            // Whatever the other side says.
+            let (allowed, denied) = (PortSet::empty(), ingress.denied);
+            return FlowAnswer { family, allowed, denied, missing: Vec::new(), own_node: false };
+        }
+        let egress = side(of(src), flow, Direction::Egress);
         let allowed = egress.allowed.intersection(&ingress.allowed);
         let denied = egress.denied.union(&ingress.denied);
         let mut missing = Vec::new();
@@ -152,7 +169,7 @@ impl<'a> Asker<'a> {
             missing.dedup();
         }
         let own_node = ingress.exempt == Some(Exempt::OwnNode);
-        FlowAnswer { family: flow.family, allowed, denied, missing, own_node }
+        FlowAnswer { family, allowed, denied, missing, own_node }
     }
 
     /// The policies that isolate a pod in a direction.
@@ -176,7 +193,15 @@ impl<'a> Asker<'a> {
     }
 }
 
+/// The policies of other namespaces are most of all, and the cheapest to leave out.
 fn narrow(cluster: &Cluster, pod: &Pod) -> Cluster {
+    let elsewhere = |policy: &Policy| match &policy.subject.namespaces {
+        NamespaceScope::Own(own) => *own != pod.name.namespace,
+        NamespaceScope::Matching(_) => false,
+    };
+    let can_select = |policy: &Policy| {
+        !elsewhere(policy) && !matches!(selects(cluster, &policy.subject, pod), Match::No(_))
+    };
     Cluster {
         namespaces: cluster.namespaces.clone(),
         nodes: cluster.nodes.clone(),
@@ -184,7 +209,7 @@ fn narrow(cluster: &Cluster, pod: &Pod) -> Cluster {
         policies: cluster
             .policies
             .iter()
-            .filter(|(_, policy)| !matches!(selects(cluster, &policy.subject, pod), Match::No(_)))
+            .filter(|(_, policy)| can_select(policy))
             .map(|(key, policy)| (key.clone(), policy.clone()))
             .collect(),
         ..Cluster::default()

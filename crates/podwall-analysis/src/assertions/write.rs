@@ -100,6 +100,8 @@ pub fn write(cluster: &Cluster) -> Written {
         list(&mut yaml, "pods", &pods);
         drafts.push(Draft { about, yaml });
     }
+    let mut only: Vec<_> = only.into_iter().collect();
+    only.sort_by(|((a, _), pods), ((b, _), others)| (a, &pods[0]).cmp(&(b, &others[0])));
     for ((direction, entries), pods) in only {
         let (subject, field, way) = match direction {
             Direction::Ingress => ("into", "from", "into"),

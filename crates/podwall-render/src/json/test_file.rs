@@ -262,3 +262,49 @@ pub enum FamilyItem {
     /// IPv6.
     IPv6,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use podwall_manifest::read_assertions;
+
+    /// The schema's types and the reader must take the same files.
+    #[test]
+    fn the_schema_and_the_reader_agree() {
+        let one = |claim: &str| format!("assertions:\n- {claim}\n");
+        let good = [
+            include_str!("../../../../examples/three-tier/assertions.yaml").to_owned(),
+            one("allow: {from: web, to: [shop/svc/db, 10.0.0.0/8], ports: [443, UDP 53, ICMP]}"),
+            one("deny: {from: internet, to: shop/*, families: IPv6}"),
+            one("deny: {from: anybody, to: a, families: [IPv4, IPv6], ports: all}"),
+            one(
+                "only: {into: {namespace: shop, pods: app=db}, from: [web, {peer: ops, ports: 22}]}",
+            ),
+            one("only: {outOf: web, to: [], ports: any}"),
+            one("only: {outOf: web, to: {cidr: 10.0.0.0/8, except: [10.1.0.0/16], ports: 443}}"),
+            one("only: {into: web, from: {namespaces: team=a, pods: app=x, ports: [1-2]}}"),
+            one("isolated: {pods: a, direction: both}"),
+            one("nowhereElse: {into: {namespaces: team=a}}"),
+        ];
+        for text in good {
+            let read = read_assertions("t", text.as_bytes());
+            assert!(read.is_ok(), "{text}: {read:?}");
+            let typed = serde_saphyr::from_str::<TestFile>(&text);
+            assert!(typed.is_ok(), "{text}: {typed:?}");
+        }
+        let bad = [
+            "assertion: []".to_owned(),
+            one("alow: {from: a, to: b}"),
+            one("allow: {from: a}"),
+            one("allow: {from: a, to: b, port: 1}"),
+            one("allow: {from: {labels: a}, to: b}"),
+            one("isolated: {pods: a, direction: in}"),
+            one("only: {into: a, from: [{peer: b, port: 1}]}"),
+            "kind: Pod\nassertions: []".to_owned(),
+        ];
+        for text in bad {
+            assert!(read_assertions("t", text.as_bytes()).is_err(), "{text}");
+            assert!(serde_saphyr::from_str::<TestFile>(&text).is_err(), "{text}");
+        }
+    }
+}

@@ -12,7 +12,7 @@ use podwall_analysis::assertions::mutate::{Difference, Mutant, Mutation};
 
 use crate::checks::{Check, CheckResult, Suite};
 use crate::page::{BAD, GOOD, Page, paint};
-use crate::words;
+use crate::{claims, words};
 
 /// The answer as coloured text. `titles`: of the assertions.
 pub fn mutate(found: &Mutation, titles: &[String]) -> String {
@@ -59,10 +59,7 @@ pub fn idle<'t>(found: &Mutation, titles: &'t [String]) -> Vec<&'t str> {
 /// "tools/ops reaches shop/db on TCP 22".
 pub fn difference(of: &Difference) -> String {
     let Difference { src, dst, opened, closed } = of;
-    let on = |set| match words::ports(set) {
-        all if all.starts_with("every") => all,
-        ports => format!("on {ports}"),
-    };
+    let on = |set| format!("on {}", claims::real_ports(set));
     match (opened.is_empty(), closed.is_empty()) {
         (false, true) => format!("{src} reaches {dst} {}", on(opened)),
         (true, false) => format!("{src} no longer reaches {dst} {}", on(closed)),

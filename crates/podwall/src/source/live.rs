@@ -11,7 +11,6 @@
 //! the same objects mean the same. Workloads are not asked for: a cluster has the pods that it has,
 //! and these name their owners.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use futures_util::future::join_all;

@@ -9,11 +9,12 @@
 //! nobody could: then "dropped" proves nothing, and the assertion is unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use podwall_analysis::assertions::{Packet, packets};
 use podwall_analysis::can::End;
 use podwall_lab::client::Client;
-use podwall_lab::plan::Families;
+use podwall_lab::plan::{self, Families};
 use podwall_lab::rpc::{ProbeRequest, Request};
 use podwall_lab::trial::Finding;
 use podwall_manifest::assertions::AssertionFile;
@@ -95,9 +96,23 @@ fn place(end: &End<'_>) -> Option<String> {
         End::Pod(pod) if pod.host_network => pod.node.as_ref().map(ToString::to_string),
         End::Pod(pod) => Some(pod.name.to_string()),
         End::Node(node) => Some(node.name.to_string()),
-        End::Outside(class) if class.example.is_loopback() => None,
+        End::Outside(class) if !is_outside(class.example) => None,
         End::Outside(class) => Some(class.example.to_string()),
     }
+}
+
+/// Whether the lab's outside has the address: it has every one that is not the cluster's, nor
+/// nobody's on any network.
+fn is_outside(address: IpAddr) -> bool {
+    let pods = plan::cluster_cidrs(Families::Dual);
+    let services = plan::service_cidrs(Families::Dual);
+    let nobodys = match address {
+        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.octets()[0] >= 224,
+        IpAddr::V6(v6) => v6.is_multicast() || v6.is_unicast_link_local() || v6.is_unspecified(),
+    };
+    !nobodys
+        && !address.is_loopback()
+        && ![pods, services].concat().iter().any(|net| net.contains(&address))
 }
 
 /// A few ports that stand for a set: those that the destination declares, else the first of each
