@@ -268,7 +268,9 @@ fn kubectl_runs_it_as_its_plugin_and_help_says_so() {
     let link = cluster.dir().join("kubectl-podwall");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_podwall"), link).unwrap();
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let paths = [cluster.dir().to_owned()].into_iter().chain(std::env::split_paths(&paths));
+    let paths: Vec<_> =
+        [cluster.dir().to_owned()].into_iter().chain(std::env::split_paths(&paths)).collect();
+    let paths = std::env::join_paths(paths).unwrap();
     let assets = std::env::var_os("PODWALL_KUBE_ASSETS").map(std::path::PathBuf::from);
     let own = assets.map(|dir| dir.join("kubectl")).filter(|path| path.is_file());
     let kubectl = |args: &[&str]| {
@@ -276,7 +278,7 @@ fn kubectl_runs_it_as_its_plugin_and_help_says_so() {
             .args(args)
             .env("KUBECONFIG", cluster.admin_kubeconfig())
             .env("HOME", cluster.dir())
-            .env("PATH", std::env::join_paths(paths.clone()).unwrap())
+            .env("PATH", &paths)
             .output()
             .unwrap();
         (output.status.code(), said(&output))

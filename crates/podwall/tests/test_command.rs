@@ -63,7 +63,8 @@ fn every_format_says_the_same() {
     for part in [
         "1 holds, 1 fails, 1 is unknown, 1 cannot be asked",
         "default/web-pod reaches default/app-pod on TCP 5000",
-        "allowed by rule 1 of app-policy (tests/data/three-tier/app-policy.yaml",
+        "allowed by rule 1 of app-policy",
+        "(tests/data/three-tier/app-policy.yaml:14:7)",
         "did you mean web-pod?",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
