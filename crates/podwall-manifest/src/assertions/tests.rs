@@ -81,7 +81,7 @@ fn what_is_wrong_is_said_with_its_line_and_a_remedy() {
             "must be `ingress`, `egress` or `both`",
         ),
         ("assertions:\n- allow: {from: a, to: b, to: c}", "stands there twice"),
-        ("assertions:\n- allow: [", "t.yaml:2"),
+        ("assertions:\n- allow: [", "t.yaml:3:1: error[syntax]"),
         ("kind: Pod\nassertions: []", "`kind` must be `PolicyTest`"),
     ];
     for (text, expected) in table {
