@@ -1,6 +1,6 @@
 //! `podwall test`: exit codes, formats, first files, and what is wrong with a file.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
 
 mod support;
 

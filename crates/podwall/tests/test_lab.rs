@@ -1,6 +1,6 @@
 //! Assertions by packets: what the engine says and what packets do must both bear them out.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test ends at the first surprise")]
 
 mod support;
 

@@ -166,6 +166,9 @@ fn each_claim_holds_where_it_is_so_and_fails_where_it_is_not() {
         // Who may go out: only the others, since web is shut in.
         ("only: {into: 8.8.8.8, from: [db, tools/ops]}", Holds),
         ("only: {into: 8.8.8.8, from: db}", Fails),
+        // The internet is no pod, though a pod has one of all addresses.
+        ("only: {into: tools/ops, from: internet, ports: 80}", Fails),
+        ("only: {into: tools/ops, from: [internet, db], ports: 80}", Holds),
     ];
     for (claim, expected) in table {
         let file = file(&[claim]);
@@ -187,6 +190,8 @@ fn nowhere_else_takes_what_the_other_assertions_let_pass() {
     assert_eq!(last(&[web, ops, else_]), Status::Holds);
     assert_eq!(last(&[web, else_]), Status::Fails);
     assert_eq!(last(&[else_]), Status::Fails);
+    let v4 = "allow: {from: sts/web, to: db, ports: 5432, families: IPv4}";
+    assert_eq!(last(&[v4, ops, else_]), Status::Fails, "one family lets the other pass not");
     let deny = "deny: {from: tools/ops, to: db, ports: 22}";
     assert_eq!(last(&[web, deny, else_]), Status::Fails, "a deny lets nothing pass");
     assert_eq!(last(&[web, "nowhereElse: {outOf: sts/web}"]), Status::Holds);
@@ -203,6 +208,7 @@ fn a_missing_fact_is_unknown_and_named() {
     let shop = cluster(&text);
     let claim = "allow: {from: tools/ops, to: db, ports: 22}";
     assert_eq!(ask(&shop, claim), Status::Unknown);
+    assert_eq!(ask(&shop, "allow: {from: tools/ops, to: db, ports: any}"), Status::Unknown);
     assert_eq!(ask(&shop, "deny: {from: tools/ops, to: db, ports: 22}"), Status::Unknown);
     assert_eq!(ask(&shop, "deny: {from: tools/ops, to: db, ports: 23}"), Status::Holds);
     let file = file(&[claim, "deny: {from: {namespaces: team=b}, to: db}"]);
