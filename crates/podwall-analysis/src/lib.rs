@@ -10,6 +10,7 @@
 //! knows what a policy means: every verdict is the evaluator's, this crate only chooses which flows
 //! to ask about and puts the answers together.
 
+pub mod assertions;
 pub mod can;
 pub mod combine;
 pub mod error;

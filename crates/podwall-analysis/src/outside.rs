@@ -55,6 +55,35 @@ pub fn taken(cluster: &Cluster) -> BTreeSet<IpAddr> {
     pods.flat_map(|pod| &pod.ips).chain(nodes).copied().collect()
 }
 
+/// Ranges that are no one's on the internet: private, shared, link-local, for documentation, and the
+/// like (the registries of RFC 6890, what is not globally reachable).
+const SPECIAL: [&str; 16] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "224.0.0.0/3",
+    "2001::/23",
+    "2001:db8::/32",
+];
+
+/// The addresses of the internet proper.
+pub fn public() -> AddressSet {
+    let nets = ["0.0.0.0/0", "2000::/3"].iter().filter_map(|net| net.parse::<IpNet>().ok());
+    let all = nets.fold(AddressSet::empty(), |all, net| all.union(&AddressSet::from(net)));
+    let special = SPECIAL.iter().filter_map(|net| net.parse::<IpNet>().ok());
+    special.fold(all, |rest, net| rest.difference(&AddressSet::from(net)))
+}
+
 /// The classes of all addresses, IPv4 first, in the order of their lowest address.
 pub fn classes(blocks: &[IpBlock], taken: &BTreeSet<IpAddr>) -> Vec<Class> {
     classes_within(blocks, &AddressSet::everything(), taken)
@@ -171,7 +200,7 @@ pub fn describe(addresses: &AddressSet) -> String {
 }
 
 /// The smallest CIDR that holds all addresses of a set of one family.
-fn around(addresses: &AddressSet) -> Option<IpNet> {
+pub(crate) fn around(addresses: &AddressSet) -> Option<IpNet> {
     let ranges = addresses.ranges();
     let (first, last) = (ranges.first()?.first(), ranges.last()?.last());
     let mut net = IpNet::from(first);

@@ -35,6 +35,13 @@ enum Address {
     In(Vec<u32>),
 }
 
+impl Key<'_> {
+    /// The key of a pod whose node does not matter.
+    pub(crate) fn without_node(self) -> Self {
+        Self { node: None, ..self }
+    }
+}
+
 /// What of a cluster decides how pods are told apart.
 pub(crate) struct Keys {
     /// Every ipBlock of every policy.

@@ -21,6 +21,7 @@
 //! assert!(reading.cluster().namespaces.contains_key("demo"));
 //! ```
 
+pub mod assertions;
 mod cidr;
 mod diagnostic;
 mod edit;
@@ -49,6 +50,7 @@ mod walk;
 mod workload;
 mod yaml;
 
+pub use crate::assertions::read_assertions;
 pub use crate::diagnostic::{Code, Diagnostic, Note, Place, Severity};
 pub use crate::edit::{Edit, Splice, apply, splices};
 pub use crate::expand::cluster;

@@ -5,10 +5,13 @@
 //!                                          takes out where nobody sees colours
 //!                               ──▶ json   structures with a published schema
 //!                               ──▶ csv, markdown   the matrix only
+//!                               ──▶ JUnit, TAP      checks: assertions, findings
 //! ```
 //!
 //! Nothing is decided here: what an answer says was decided by the evaluator.
 
+pub mod checks;
+pub mod claims;
 pub mod json;
 pub mod lint;
 pub mod next;

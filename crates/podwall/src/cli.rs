@@ -27,6 +27,7 @@ Podwall answers who can reach whom under Kubernetes NetworkPolicies, and why.
   podwall explain pod P      which policies apply to a pod, and what follows
   podwall matrix             every pair, and the outside
   podwall lint               what is probably not meant, with proof and fix
+  podwall test FILE          do the assertions of a file hold?
   podwall lab                a cluster on this machine, to try policies on packets
   podwall demo               what policies do to real packets, in a few seconds
   podwall agent              follow a cluster and enforce its policies on this node
@@ -35,6 +36,7 @@ Podwall answers who can reach whom under Kubernetes NetworkPolicies, and why.
 
 Objects come from files: podwall can web db --port 3306 -f manifests/
 or from a running lab:   podwall can web db --port 3306 --lab NAME
+else from the cluster that kubectl talks to: podwall can web db --port 3306
 Exit codes: 0 yes, 1 no, 2 could not be answered, 3 unknown.
 More: podwall --help, podwall COMMAND --help
 ";
@@ -94,6 +96,7 @@ pub(crate) enum Command {
     Explain(Explain),
     Matrix(Matrix),
     Lint(Lint),
+    Test(crate::commands::test::args::Test),
     Agent(crate::agent::AgentArgs),
     Status(crate::node::StatusArgs),
     Flows(crate::node::FlowsArgs),
@@ -121,15 +124,17 @@ pub(crate) struct Source {
     /// A running lab.
     #[arg(long, value_name = "NAME", conflicts_with = "files")]
     pub(crate) lab: Option<String>,
-    /// The kubeconfig, where neither files nor a lab are given.
-    #[arg(long, value_name = "FILE")]
+    /// The kubeconfig of the cluster that is asked where neither files nor a lab are given; without
+    /// it KUBECONFIG, ~/.kube/config, or a pod's own account.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "lab"])]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["files", "lab"])]
     pub(crate) context: Option<String>,
-    /// The namespace of names that are asked for without one. Manifests without one are in default.
-    #[arg(short = 'n', long, value_name = "NAMESPACE", default_value = "default")]
-    pub(crate) namespace: String,
+    /// The namespace of names that are asked for without one: else the context's, else default.
+    /// Manifests without one are in default.
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
     /// Go on without what cannot be read, and say what was left out.
     #[arg(long)]
     pub(crate) keep_going: bool,
@@ -187,7 +192,7 @@ pub(crate) struct Can {
 }
 
 /// The end of a long help: examples, then exit codes.
-fn with_codes(examples: &str) -> String {
+pub(crate) fn with_codes(examples: &str) -> String {
     format!("{examples}\n\n{EXIT_CODES}")
 }
 
@@ -460,12 +465,12 @@ pub(crate) fn parse() -> Result<Cli, Failure> {
         .and_then(|name| Path::new(name).file_name())
         .is_some_and(|name| name.to_string_lossy().starts_with("kubectl-podwall"));
     if arguments.len() == 1 {
-        print(OVERVIEW)?;
+        print(&if plugin { as_plugin(OVERVIEW) } else { OVERVIEW.to_owned() })?;
         std::process::exit(0);
     }
     let mut command = Cli::command();
     if plugin {
-        command = command.bin_name("kubectl podwall");
+        command = examples_as_plugin(command).bin_name("kubectl podwall");
     }
     let parsed = command
         .try_get_matches_from_mut(arguments)
@@ -476,6 +481,24 @@ pub(crate) fn parse() -> Result<Cli, Failure> {
         let _ = error.print();
         std::process::exit(error.exit_code());
     })
+}
+
+/// A text in which the program is called as kubectl's plugin.
+fn as_plugin(text: &str) -> String {
+    let commands = ["  podwall ", "$ podwall ", ": podwall ", ":   podwall "];
+    commands.into_iter().fold(text.to_owned(), |text, command| {
+        text.replace(command, &command.replace("podwall", "kubectl podwall"))
+    })
+}
+
+/// The examples of a command and of those below it, as one types them for kubectl's plugin.
+fn examples_as_plugin(command: clap::Command) -> clap::Command {
+    let examples = command.get_after_long_help().map(|text| as_plugin(&text.to_string()));
+    let command = match examples {
+        Some(examples) => command.after_long_help(examples),
+        None => command,
+    };
+    command.mut_subcommands(examples_as_plugin)
 }
 
 /// A protocol in any case.

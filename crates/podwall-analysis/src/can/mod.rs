@@ -30,7 +30,8 @@ use podwall_policy::object::{Exposure, Node, Pod, ServicePort};
 use podwall_policy::port::{PortSet, Protocol};
 
 pub use self::targets::service_port;
-use self::targets::{Target, ends, service_targets, targets};
+pub(crate) use self::targets::service_targets;
+use self::targets::{Target, ends, targets};
 use self::together::{merge, passes_of, verdict_of};
 use crate::error::AskError;
 use crate::outside;

@@ -18,9 +18,9 @@ use crate::outside;
 use crate::peer::{Peer, backends};
 
 /// A destination with its questions.
-pub(super) struct Target<'a> {
-    pub(super) end: End<'a>,
-    pub(super) questions: Vec<Question>,
+pub(crate) struct Target<'a> {
+    pub(crate) end: End<'a>,
+    pub(crate) questions: Vec<Question>,
     pub(super) translation: Option<usize>,
 }
 
@@ -113,10 +113,10 @@ pub fn service_port(port: &ServicePort) -> String {
     format!("{} {}{name}", port.protocol, port.port)
 }
 
-pub(super) type ServiceTargets<'a> = (Vec<Target<'a>>, Vec<Translation<'a>>);
+pub(crate) type ServiceTargets<'a> = (Vec<Target<'a>>, Vec<Translation<'a>>);
 
 /// A Service's pods, each with the port that it translates to.
-pub(super) fn service_targets<'a>(
+pub(crate) fn service_targets<'a>(
     cluster: &'a Cluster,
     service: &'a Service,
     ask: &Ask,

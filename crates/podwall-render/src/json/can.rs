@@ -224,7 +224,7 @@ fn question(question: Question) -> QuestionJson {
     }
 }
 
-fn side(cluster: &Cluster, case: &Case<'_>, side: &Side) -> SideJson {
+pub(super) fn side(cluster: &Cluster, case: &Case<'_>, side: &Side) -> SideJson {
     let (end, why): (&End<'_>, &SideExplanation) = match side.direction {
         podwall_policy::policy::Direction::Egress => (&case.src, &case.egress),
         podwall_policy::policy::Direction::Ingress => (&case.dst, &case.ingress),

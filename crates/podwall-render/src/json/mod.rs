@@ -8,6 +8,9 @@ pub mod can;
 pub mod explain;
 pub mod lint;
 pub mod matrix;
+pub mod mutate;
+pub mod test;
+pub mod test_file;
 
 use std::collections::BTreeMap;
 
@@ -21,8 +24,9 @@ use podwall_policy::policy::{RuleRef, Tier};
 use podwall_policy::port::{PortRange, PortSet, Protocol};
 use podwall_policy::reason::Reason;
 
-/// The answers that have a schema.
-pub const SCHEMAS: [&str; 5] = ["can", "matrix", "explain-policy", "explain-pod", "lint"];
+/// The answers that have a schema, and the file of assertions.
+pub const SCHEMAS: [&str; 8] =
+    ["can", "matrix", "explain-policy", "explain-pod", "lint", "test", "test-mutate", "test-file"];
 
 /// The JSON Schema of an answer, pretty-printed; `None` if there is no such answer.
 pub fn schema(of: &str) -> Option<String> {
@@ -31,6 +35,9 @@ pub fn schema(of: &str) -> Option<String> {
         "matrix" => schemars::schema_for!(matrix::MatrixJson),
         "explain-policy" => schemars::schema_for!(explain::PolicyAnswer),
         "lint" => schemars::schema_for!(lint::Lint),
+        "test-mutate" => schemars::schema_for!(mutate::MutateAnswer),
+        "test-file" => schemars::schema_for!(test_file::TestFile),
+        "test" => schemars::schema_for!(test::TestAnswer),
         "explain-pod" => schemars::schema_for!(explain::PodAnswer),
         _ => return None,
     };

@@ -4,3 +4,5 @@ pub mod can;
 pub mod explain;
 pub mod lint;
 pub mod matrix;
+pub mod mutate;
+pub mod test;

@@ -23,7 +23,7 @@ pub(crate) fn run(command: &Can) -> Result<ExitCode, Failure> {
     };
     let objects = load(&command.source)?;
     let cluster = &objects.cluster;
-    let namespace = &command.source.namespace;
+    let namespace = &objects.namespace;
     let src = resolve(cluster, &command.src, namespace)?;
     let dst = resolve(cluster, &command.dst, namespace)?;
     let answer = can(cluster, &src, &dst, &ask)?;

@@ -19,7 +19,7 @@ pub(crate) fn run(command: &Explain) -> Result<ExitCode, Failure> {
 
 fn policy(one: &ExplainOne) -> Result<ExitCode, Failure> {
     let objects = load(&one.source)?;
-    let policy = peer::policy(&objects.cluster, &one.name, &one.source.namespace)?;
+    let policy = peer::policy(&objects.cluster, &one.name, &objects.namespace)?;
     let answer = explain::policy(&objects.cluster, policy);
     print(&match one.output {
         Format::Text => text::explain::policy(&answer),
@@ -31,7 +31,7 @@ fn policy(one: &ExplainOne) -> Result<ExitCode, Failure> {
 fn pod(one: &ExplainOne) -> Result<ExitCode, Failure> {
     let objects = load(&one.source)?;
     let cluster = &objects.cluster;
-    let pod = match peer::resolve(cluster, &one.name, &one.source.namespace)? {
+    let pod = match peer::resolve(cluster, &one.name, &objects.namespace)? {
         Peer::Pod(pod) => pod,
         // Policies cannot tell the pods of a workload apart; the first speaks for them.
         Peer::Workload(workload) if !workload.pods.is_empty() => workload.pods[0],

@@ -5,6 +5,7 @@ mod explain;
 mod lint;
 mod matrix;
 mod pages;
+pub(crate) mod test;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Explain(explain) => explain::run(explain),
         Command::Matrix(matrix) => matrix::run(matrix),
         Command::Lint(lint) => lint::run(lint),
+        Command::Test(args) => test::run(args),
         Command::Lab(args) => crate::lab::run(args).map_err(Failure::from),
         Command::Agent(args) => crate::agent::run(args),
         Command::Status(args) => crate::node::status(args),

@@ -195,6 +195,11 @@ impl Lab {
         lab
     }
 
+    /// What it is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Runs a verb of `podwall lab` on this lab.
     #[track_caller]
     pub(crate) fn run(&self, verb: &str, args: &[&str], stdin: Option<&str>) -> Ran {

@@ -5,6 +5,10 @@
 //!   --lab NAME  ──▶ a lab     ├──▶ Cluster, and what was left out
 //!   otherwise   ──▶ kubeconfig┘
 //! ```
+//!
+//! One parser reads all three, so that a manifest means the same wherever it is met.
+
+mod live;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +23,8 @@ use crate::output::{Failure, remark};
 pub(crate) struct Objects {
     /// Everything that could be read.
     pub(crate) cluster: Cluster,
-    /// What could not, a line each; only with `--keep-going`.
+    /// What could not, a line each: broken objects only with `--keep-going`, and what a cluster does
+    /// not let the caller see.
     pub(crate) left_out: Vec<String>,
     /// The objects as they are written; not those of a lab that it has of itself.
     pub(crate) objects: Vec<Object>,
@@ -27,6 +32,8 @@ pub(crate) struct Objects {
     pub(crate) texts: BTreeMap<Arc<str>, Arc<str>>,
     /// Whether these are all objects that there are: a lab's or a cluster's, not some files'.
     pub(crate) complete: bool,
+    /// The namespace of names without one: `-n`, else the context's, else `default`.
+    pub(crate) namespace: String,
 }
 
 /// Reads the objects that the command line names.
@@ -47,12 +54,14 @@ fn load_as(source: &Source, options: &Options) -> Result<Objects, Failure> {
         return from_files(source, options);
     }
     if let Some(name) = &source.lab {
-        return from_lab(name);
+        return from_lab(name, namespace(source));
     }
-    Err(Failure::new("no objects to answer from: neither -f PATH nor --lab NAME is given")
-        .hint("reading a live cluster by its kubeconfig is not possible yet")
-        .hint("write -f manifests/, or: kubectl get ns,pods,svc,networkpolicies -A -o yaml |")
-        .hint("podwall … -f -"))
+    live::load(source)
+}
+
+/// The namespace that `-n` names.
+fn namespace(source: &Source) -> String {
+    source.namespace.clone().unwrap_or_else(|| "default".to_owned())
 }
 
 /// Manifests. Broken ones are reported in full; whether the rest is used is up to `--keep-going`.
@@ -69,9 +78,9 @@ fn from_files(source: &Source, options: &Options) -> Result<Objects, Failure> {
         remark(&render_all(&reading.diagnostics, true));
     }
     if !reading.has_errors() {
-        let (cluster, left_out) = (reading.cluster(), Vec::new());
+        let (cluster, left_out, namespace) = (reading.cluster(), Vec::new(), namespace(source));
         let objects = reading.objects;
-        return Ok(Objects { cluster, left_out, objects, texts, complete: false });
+        return Ok(Objects { cluster, left_out, objects, texts, complete: false, namespace });
     }
     if !source.keep_going {
         return Err(Failure::new("the manifests have errors, so nothing is answered from them")
@@ -85,16 +94,16 @@ fn from_files(source: &Source, options: &Options) -> Result<Objects, Failure> {
         return Err(Failure::new("nothing of the manifests could be read"));
     }
     remark(&format!("left out (--keep-going): {}\n", left_out.join(", ")));
-    let cluster = reading.cluster();
-    Ok(Objects { cluster, left_out, objects: reading.objects, texts, complete: false })
+    let (cluster, namespace) = (reading.cluster(), namespace(source));
+    Ok(Objects { cluster, left_out, objects: reading.objects, texts, complete: false, namespace })
 }
 
 /// The objects of a lab.
-fn from_lab(name: &str) -> Result<Objects, Failure> {
+fn from_lab(name: &str, namespace: String) -> Result<Objects, Failure> {
     let objects = podwall_lab::client::Client::connect(name)
         .and_then(|mut client| podwall_lab::snapshot::objects(&mut client))
         .map_err(|error| Failure::new(error.to_string()))?;
     let cluster = podwall_lab::snapshot::cluster_of(&objects);
     let (left_out, texts) = (Vec::new(), BTreeMap::new());
-    Ok(Objects { cluster, left_out, objects, texts, complete: true })
+    Ok(Objects { cluster, left_out, objects, texts, complete: true, namespace })
 }

@@ -1,0 +1,306 @@
+//! Which changes of the policies would the assertions not notice?
+//!
+//! ```text
+//!   policy ──▶ changed in one place, a hundred ways ──▶ the same reach? nothing to notice
+//!                                                   └─▶ the assertions again ─▶ noticed, or not
+//! ```
+//!
+//! Each change is one that a slip of the hand makes: a rule or a peer deleted, a selector without its
+//! labels, a port list emptied. A change after which every pod reaches and is reached by everybody
+//! exactly as before is equivalent: no assertion about packets could notice it.
+
+use std::collections::BTreeMap;
+
+use podwall_manifest::assertions::AssertionFile;
+use podwall_policy::address::IpBlock;
+use podwall_policy::cluster::Cluster;
+use podwall_policy::matching::{Match, selects};
+use podwall_policy::object::{Name, Pod};
+use podwall_policy::policy::{Direction, NamespaceScope, Peer, PodScope, Policy, Tier};
+use podwall_policy::port::PortSet;
+use podwall_policy::selector::Selector;
+use podwall_policy::source::Source;
+
+use super::ask::Asker;
+use super::{Status, statuses};
+use crate::can::End;
+
+/// What came of all changes.
+#[derive(Clone, Debug, Default)]
+pub struct Mutation {
+    /// Changes that make a difference, by policy.
+    pub mutants: Vec<Mutant>,
+    /// How many changes make none.
+    pub equivalent: usize,
+}
+
+/// A change that makes a difference.
+#[derive(Clone, Debug)]
+pub struct Mutant {
+    /// The policy.
+    pub policy: Name,
+    /// What was changed, in words: "rule 2 of ingress deleted".
+    pub change: String,
+    /// The rule, or the policy where it is about no rule.
+    pub source: Option<Source>,
+    /// The first difference that it makes.
+    pub difference: Difference,
+    /// Indices of the assertions that held and no longer do.
+    pub noticed_by: Vec<usize>,
+}
+
+/// A pair of whom more or less passes.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// Who.
+    pub src: String,
+    /// Whom.
+    pub dst: String,
+    /// What passes now, and did not before.
+    pub opened: PortSet,
+    /// What passed before, and does not now.
+    pub closed: PortSet,
+}
+
+impl Mutation {
+    /// The changes that no assertion notices.
+    pub fn unnoticed(&self) -> impl Iterator<Item = &Mutant> {
+        self.mutants.iter().filter(|mutant| mutant.noticed_by.is_empty())
+    }
+}
+
+/// Makes every change and asks the assertions again.
+pub fn mutate(cluster: &Cluster, file: &AssertionFile, namespace: &str) -> Mutation {
+    let before = statuses(cluster, file, namespace);
+    let mut original = Reaches::new(cluster);
+    let mut out = Mutation::default();
+    for (key, policy) in &cluster.policies {
+        for change in changes(policy) {
+            let mut changed = cluster.clone();
+            match &change.policy {
+                Some(policy) => _ = changed.policies.insert(key.clone(), policy.clone()),
+                None => _ = changed.policies.remove(key),
+            }
+            let Some(difference) = original.difference(&changed, policy, change.policy.as_ref())
+            else {
+                out.equivalent += 1;
+                continue;
+            };
+            let after = statuses(&changed, file, namespace);
+            let noticed_by = (0..before.len())
+                .filter(|i| before[*i] == Status::Holds && after[*i] != Status::Holds)
+                .collect();
+            out.mutants.push(Mutant {
+                policy: policy.name.clone(),
+                change: change.words,
+                source: change.source.or_else(|| policy.source.clone()),
+                difference,
+                noticed_by,
+            });
+        }
+    }
+    out
+}
+
+/// A policy that was changed in one place; `None` if it was deleted.
+struct Change {
+    words: String,
+    source: Option<Source>,
+    policy: Option<Policy>,
+}
+
+/// Every change of a policy, each with another result.
+fn changes(policy: &Policy) -> Vec<Change> {
+    let mut out = vec![Change { words: "deleted".to_owned(), source: None, policy: None }];
+    let mut add = |words: String, source: Option<&Source>, changed: Policy| {
+        let known = out.iter().any(|it: &Change| it.policy.as_ref() == Some(&changed));
+        if !known && changed != *policy {
+            out.push(Change { words, source: source.cloned(), policy: Some(changed) });
+        }
+    };
+    for (i, requirement) in policy.subject.pods.requirements.iter().enumerate() {
+        let mut changed = policy.clone();
+        changed.subject.pods.requirements.remove(i);
+        add(format!("podSelector without {requirement}"), None, changed);
+    }
+    for direction in Direction::BOTH {
+        let type_name = if direction == Direction::Ingress { "Ingress" } else { "Egress" };
+        let Some(rules) = policy.rules(direction) else {
+            if policy.tier == Tier::NetworkPolicy {
+                let mut changed = policy.clone();
+                *rules_of(&mut changed, direction) = Some(Vec::new());
+                add(format!("policyTypes with {type_name}"), None, changed);
+            }
+            continue;
+        };
+        let mut changed = policy.clone();
+        *rules_of(&mut changed, direction) = None;
+        add(format!("policyTypes without {type_name}"), None, changed);
+        for (i, rule) in rules.iter().enumerate() {
+            let of = format!("rule {} of {direction}", i + 1);
+            let source = rule.source.as_ref();
+            let with = |change: &dyn Fn(&mut podwall_policy::policy::Rule)| {
+                let mut changed = policy.clone();
+                if let Some(rule) =
+                    rules_of(&mut changed, direction).as_mut().and_then(|all| all.get_mut(i))
+                {
+                    change(rule);
+                }
+                changed
+            };
+            let mut without = policy.clone();
+            if let Some(rules) = rules_of(&mut without, direction) {
+                rules.remove(i);
+            }
+            add(format!("{of} deleted"), source, without);
+            let field = if direction == Direction::Ingress { "from" } else { "to" };
+            for (p, peer) in rule.peers.iter().enumerate() {
+                if rule.peers.len() > 1 {
+                    let changed = with(&|rule| _ = rule.peers.remove(p));
+                    add(format!("{of} without {field} {peer}"), source, changed);
+                }
+                for (words, wider) in widened(peer) {
+                    let changed = with(&|rule| rule.peers[p] = wider.clone());
+                    add(format!("{of} with {words}"), source, changed);
+                }
+            }
+            let changed = with(&|rule| rule.peers.clear());
+            add(format!("{of} without {field}, so for anybody"), source, changed);
+            for (p, port) in rule.ports.iter().enumerate() {
+                if rule.ports.len() > 1 {
+                    let changed = with(&|rule| _ = rule.ports.remove(p));
+                    add(format!("{of} without port {port}"), source, changed);
+                }
+            }
+            let changed = with(&|rule| rule.ports.clear());
+            add(format!("{of} without ports, so for every port"), source, changed);
+        }
+    }
+    out
+}
+
+fn rules_of(
+    policy: &mut Policy,
+    direction: Direction,
+) -> &mut Option<Vec<podwall_policy::policy::Rule>> {
+    match direction {
+        Direction::Ingress => &mut policy.ingress,
+        Direction::Egress => &mut policy.egress,
+    }
+}
+
+/// A peer that matches more.
+fn widened(peer: &Peer) -> Vec<(String, Peer)> {
+    match peer {
+        Peer::Block(block) if !block.except.is_empty() => {
+            let wider = IpBlock { except: Vec::new(), ..block.clone() };
+            vec![(format!("{} without its exceptions", block.cidr), Peer::Block(wider))]
+        }
+        Peer::Block(_) => Vec::new(),
+        Peer::Pods(scope) => {
+            let mut out = Vec::new();
+            if !scope.pods.is_everything() {
+                let wider = PodScope { pods: Selector::everything(), ..scope.clone() };
+                out.push((format!("{wider} instead of {}", scope.pods), Peer::Pods(wider)));
+            }
+            let all = NamespaceScope::Matching(Selector::everything());
+            if scope.namespaces != all {
+                let wider = PodScope { namespaces: all, ..scope.clone() };
+                out.push((format!("{wider} instead of {scope}"), Peer::Pods(wider)));
+            }
+            out
+        }
+    }
+}
+
+/// What passes in the cluster as it is, to be compared with what passes after a change.
+struct Reaches<'a> {
+    asker: Asker<'a>,
+    /// Pods that no policy tells apart: the first two of each class.
+    classes: BTreeMap<usize, Vec<&'a Pod>>,
+    outside: Vec<End<'a>>,
+}
+
+impl<'a> Reaches<'a> {
+    fn new(cluster: &'a Cluster) -> Self {
+        let mut asker = Asker::new(cluster);
+        let mut classes: BTreeMap<usize, Vec<&'a Pod>> = BTreeMap::new();
+        for pod in asker.pods() {
+            let own = classes.entry(asker.class(pod)).or_default();
+            if own.len() < 2 {
+                own.push(pod);
+            }
+        }
+        let outside = asker.outside(&podwall_policy::address::AddressSet::everything());
+        Self { asker, classes, outside }
+    }
+
+    /// The first pair of whom something else passes than before. Only pods that the policy selects,
+    /// before or after, can be one of the two; and every block of the changed policy is one of the
+    /// policy as it was, so that addresses that were alike still are.
+    fn difference(
+        &mut self,
+        changed: &Cluster,
+        before: &Policy,
+        after: Option<&Policy>,
+    ) -> Option<Difference> {
+        let touched = |policy: &Policy, pod: &Pod| {
+            !matches!(selects(self.asker.cluster, &policy.subject, pod), Match::No(_))
+        };
+        let subjects: Vec<&'a Pod> = self
+            .classes
+            .values()
+            .flatten()
+            .copied()
+            .filter(|pod| touched(before, pod) || after.is_some_and(|after| touched(after, pod)))
+            .collect();
+        let mut new = Asker::new(changed);
+        let nodes = self.asker.cluster.nodes.values().map(End::Node);
+        let pods = self.classes.values().flatten().map(|pod| End::Pod(pod));
+        let others: Vec<End<'a>> = pods.chain(nodes).chain(self.outside.iter().cloned()).collect();
+        for subject in subjects {
+            let own = End::Pod(subject);
+            for other in &others {
+                if own.party() == other.party() {
+                    continue;
+                }
+                for (src, dst) in [(&own, other), (other, &own)] {
+                    if let Some(found) = self.differs(&mut new, src, dst) {
+                        return Some(found);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn differs<'b>(
+        &mut self,
+        new: &mut Asker<'b>,
+        src: &End<'a>,
+        dst: &End<'a>,
+    ) -> Option<Difference> {
+        let before = self.asker.flows(src, dst);
+        let now = new.flows(&same(new.cluster, src)?, &same(new.cluster, dst)?);
+        let pair = before
+            .iter()
+            .zip(now.iter())
+            .find(|(before, now)| before.allowed != now.allowed || before.denied != now.denied);
+        let (before, now) = pair?;
+        Some(Difference {
+            src: src.to_string(),
+            dst: dst.to_string(),
+            opened: now.allowed.difference(&before.allowed),
+            closed: before.allowed.difference(&now.allowed),
+        })
+    }
+}
+
+/// The same end in another cluster.
+fn same<'b>(cluster: &'b Cluster, end: &End<'_>) -> Option<End<'b>> {
+    match end {
+        End::Pod(pod) => cluster.pods.get(&pod.name).map(End::Pod),
+        End::Node(node) => cluster.nodes.get(&node.name).map(End::Node),
+        End::Outside(class) => Some(End::Outside(class.clone())),
+    }
+}
