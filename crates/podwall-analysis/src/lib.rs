@@ -4,12 +4,14 @@
 //!   "default/web", "internet"  ──peer──▶ pods, Services, addresses ┐
 //!   Cluster ──outside──▶ classes of addresses outside              ├─▶ can, explain, matrix
 //!                                             reference evaluator ─┘
+//!   Cluster, changes ──▶ Reachability ──▶ the same answers, in microseconds
 //! ```
 //!
 //! Pure functions from a [`Cluster`](podwall_policy::cluster::Cluster) to answers. Nothing here
 //! knows what a policy means: every verdict is the evaluator's, this crate only chooses which flows
 //! to ask about and puts the answers together.
 
+mod blocks;
 pub mod can;
 pub mod combine;
 pub mod error;
@@ -18,5 +20,5 @@ pub mod matrix;
 pub mod outside;
 pub mod peer;
 mod podclass;
-mod reach;
+pub mod reachability;
 mod suggest;

@@ -9,7 +9,7 @@ use podwall_policy::address::{AddressRange, AddressSet, Family, IpBlock};
 use podwall_policy::flow::Flow;
 use podwall_policy::matching::rule_ports;
 use podwall_policy::object::Name;
-use podwall_policy::policy::{Action, Direction, Peer, Policy, Rule, Tier};
+use podwall_policy::policy::{Action, Direction, Peer, PodScope, Policy, Rule, Tier};
 use podwall_policy::port::{PortMatch, PortRange, PortSet, PortSpec};
 
 use super::selectors::{PolicySlot, ScopeId, Selectors, Use, side};
@@ -41,8 +41,6 @@ pub(super) struct Clause {
 pub(super) enum Asks {
     Scope(ScopeId),
     Block {
-        /// As the policy has it.
-        peer: Peer,
         block: IpBlock,
         /// Whether it covers every address of its family.
         whole: bool,
@@ -65,7 +63,7 @@ impl Program {
         selectors: &mut Selectors,
         shapes: &mut Shapes,
     ) -> Self {
-        let mut take = |scope, used| {
+        let mut take = |scope: &PodScope, used: Use| {
             let (id, new) = selectors.take(scope, used);
             if let Some(scope) = new {
                 shapes.attach(cluster, id, &scope);
@@ -83,7 +81,6 @@ impl Program {
                     .map(|peer| match peer {
                         Peer::Pods(scope) => Asks::Scope(take(scope, Use::Peer(direction))),
                         Peer::Block(block) => Asks::Block {
-                            peer: peer.clone(),
                             block: block.clone(),
                             whole: covers_its_family(block),
                         },

@@ -82,17 +82,19 @@ impl Shapes {
         namespace: &Arc<str>,
         labels: &Labels,
     ) -> ShapeId {
-        let of = || Narrow::of(cluster, selectors, namespace);
-        self.enter_with(cluster, selectors, (namespace, labels), of)
+        let meets = || {
+            Narrow::of(cluster, selectors, namespace).meets(cluster, selectors, namespace, labels)
+        };
+        self.enter_with(cluster, selectors, (namespace, labels), meets)
     }
 
-    /// As [`Shapes::enter`], with the namespace's selectors as the caller has them.
-    pub(super) fn enter_with<'n>(
+    /// As [`Shapes::enter`]; the caller finds out what a new shape meets.
+    pub(super) fn enter_with(
         &mut self,
         cluster: &Cluster,
-        selectors: &'n Selectors,
+        selectors: &Selectors,
         (namespace, labels): (&Arc<str>, &Labels),
-        narrow: impl FnOnce() -> Narrow<'n>,
+        meets: impl FnOnce() -> Meets,
     ) -> ShapeId {
         let key = (namespace.clone(), labels.clone());
         if let Some(id) = self.by_facts.get(&key) {
@@ -101,9 +103,8 @@ impl Shapes {
             }
             return *id;
         }
-        let meets = narrow().meets(cluster, selectors, namespace, labels);
         let (namespace, labels) = key.clone();
-        let shape = Shape { namespace: namespace.clone(), labels, pods: 1, meets };
+        let shape = Shape { namespace: namespace.clone(), labels, pods: 1, meets: meets() };
         let id = self.free.pop().unwrap_or_else(|| {
             self.list.push(None);
             self.list.len() - 1
@@ -287,7 +288,7 @@ impl<'a> Narrow<'a> {
 }
 
 /// The selectors of whole namespaces that a namespace meets.
-fn broad_meets(cluster: &Cluster, selectors: &Selectors, name: &Arc<str>) -> Meets {
+pub(super) fn broad_meets(cluster: &Cluster, selectors: &Selectors, name: &Arc<str>) -> Meets {
     let namespace = cluster.namespaces.get(name).filter(|namespace| namespace.labels_known);
     let nothing = Labels::default();
     match namespace {
