@@ -99,11 +99,9 @@ pub fn matrix<'a>(cluster: &'a Cluster, by: By, only: Option<&PortSet>) -> Matri
         rows.iter().map(|row| Likes::of(&mut factored, row, &anywhere, &at_nodes)).collect();
     let mut possible = vec![false; rows.len()];
     let mut connections = Vec::new();
+    let mut kinds = Kinds::of(&likes, inside);
     for src in 0..rows.len() {
-        for dst in 0..rows.len() {
-            if src >= inside && dst >= inside {
-                break; // between others no policy of this cluster has a say
-            }
+        for dst in kinds.worth_asking(&mut factored, &likes, src, &mut possible) {
             let mut sum: Option<Connection> = None;
             let mut last: Option<Cell> = None;
             pairs(&likes[src], &likes[dst], src == dst, |from, to| {
@@ -125,6 +123,90 @@ pub fn matrix<'a>(cluster: &'a Cluster, by: By, only: Option<&PortSet>) -> Matri
     }
     let (matrix, possible) = merge_outside(Matrix { rows, connections }, inside, possible);
     keep(matrix, |row| row < inside || possible[row])
+}
+
+/// Which rows are alike, so that most pairs of rows need no look.
+struct Kinds {
+    /// The kinds of rows that are like one pod or one address.
+    simple: Vec<Option<u32>>,
+    rows: BTreeMap<u32, Vec<usize>>,
+    /// The other rows.
+    special: Vec<usize>,
+    /// Rows from here on are outside.
+    inside: usize,
+    /// By kind of the source the kinds of destinations to which something may pass.
+    reached: HashMap<u32, Vec<u32>>,
+}
+
+impl Kinds {
+    fn of(likes: &[Likes<'_>], inside: usize) -> Self {
+        let simple: Vec<Option<u32>> = likes.iter().map(Likes::kind).collect();
+        let mut rows: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        let mut special = Vec::new();
+        for (row, kind) in simple.iter().enumerate() {
+            match kind {
+                Some(kind) => rows.entry(*kind).or_default().push(row),
+                None => special.push(row),
+            }
+        }
+        Self { simple, rows, special, inside, reached: HashMap::new() }
+    }
+
+    /// The rows to which something may pass from a row, ascending, and all of which that cannot be
+    /// told; notes which rows outside have a family in common with pods.
+    fn worth_asking<'e>(
+        &mut self,
+        factored: &mut Factored<'e>,
+        likes: &[Likes<'e>],
+        src: usize,
+        possible: &mut [bool],
+    ) -> Vec<usize> {
+        // Between others no policy of this cluster has a say.
+        let end = if src < self.inside { self.simple.len() } else { self.inside };
+        let Some(kind) = self.simple[src] else { return (0..end).collect() };
+        if !self.reached.contains_key(&kind) {
+            let reached = self.ask(factored, likes, src, possible);
+            self.reached.insert(kind, reached);
+        }
+        let reached = self.reached.get(&kind).into_iter().flatten();
+        let rows = reached.filter_map(|kind| self.rows.get(kind)).flatten();
+        let mut found: Vec<usize> = rows.chain(&self.special).copied().collect();
+        found.push(src); // its pods among each other
+        found.retain(|row| *row < end);
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    fn ask<'e>(
+        &self,
+        factored: &mut Factored<'e>,
+        likes: &[Likes<'e>],
+        src: usize,
+        possible: &mut [bool],
+    ) -> Vec<u32> {
+        let mut reached = Vec::new();
+        let Some(from) = likes[src].anywhere.first() else { return reached };
+        for (kind, rows) in &self.rows {
+            let Some(dst) = rows.iter().copied().find(|row| *row != src) else { continue };
+            if src >= self.inside && dst >= self.inside {
+                continue;
+            }
+            let Some(to) = likes[dst].anywhere.first() else { continue };
+            let cell = factored.cell(&from.end, &to.end);
+            if cell == Cell::IMPOSSIBLE {
+                continue;
+            }
+            if src >= self.inside || dst >= self.inside {
+                let all = self.simple[src].and_then(|kind| self.rows.get(&kind));
+                all.into_iter().flatten().chain(rows).for_each(|row| possible[*row] = true);
+            }
+            if cell != Cell::NOTHING {
+                reached.push(*kind);
+            }
+        }
+        reached
+    }
 }
 
 /// Calls with each pair of pods that may differ from the others.
@@ -169,6 +251,14 @@ struct Like<'e> {
 }
 
 impl<'e> Likes<'e> {
+    /// The kind of all its pods, if they are alike and nothing of them is special.
+    fn kind(&self) -> Option<u32> {
+        match &self.anywhere[..] {
+            [one] if !self.uses_nodes => one.end.kind(),
+            _ => None,
+        }
+    }
+
     fn of(
         factored: &mut Factored<'e>,
         row: &Row<'e>,
@@ -223,7 +313,10 @@ fn pod_rows(cluster: &Cluster, by: By) -> Vec<Row<'_>> {
 }
 
 fn add(sum: &mut Option<Connection>, src: usize, dst: usize, cell: Passage, only: Option<&PortSet>) {
-    let cut = |set: PortSet| only.map_or(set.clone(), |only| set.intersection(only));
+    let cut = |set: PortSet| match only {
+        Some(only) => set.intersection(only),
+        None => set,
+    };
     let passes = cut(cell.passes);
     let families: Vec<(Family, PortSet)> =
         cell.families.into_iter().map(|(family, set)| (family, cut(set))).collect();

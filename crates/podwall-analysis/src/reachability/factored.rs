@@ -12,6 +12,7 @@
 //! about pairs of pods. Facts that are missing name pods; the address of the peer itself is kept as
 //! a mark, and gets its name when the cell is read.
 
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,10 +22,10 @@ use podwall_policy::evaluate::{Setting, setting};
 use podwall_policy::flow::{Flow, Party};
 use podwall_policy::object::{Phase, Pod};
 use podwall_policy::policy::Direction;
-use podwall_policy::port::{PortMatch, Protocol};
+use podwall_policy::port::{ContainerPort, PortMatch, Protocol};
 use podwall_policy::reason::MissingFact;
 use podwall_policy::walk::Decided;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
 use super::selectors::{PolicySlot, ScopeId, side};
 use super::shapes::ShapeId;
@@ -48,15 +49,22 @@ pub struct Factored<'e> {
     shapes: FxHashMap<ShapeId, ShapeClasses>,
     met: Numbers<(Vec<ScopeId>, Perhaps<ScopeId>)>,
     port_names: Numbers<Vec<(Arc<str>, Protocol, u16)>>,
+    /// The names of these ports, by direction.
+    named: FxHashMap<&'e [ContainerPort], [Id; 2]>,
+    selected: Numbers<(Vec<PolicySlot>, Perhaps<PolicySlot>)>,
     addresses: Numbers<AddressClass>,
-    /// By direction: the policies, and the port names.
-    subjects: [Numbers<(Vec<PolicySlot>, Perhaps<PolicySlot>, Id)>; 2],
+    /// By direction: the policies that select it, and its port names.
+    subjects: [Numbers<(Id, Id)>; 2],
     /// By direction and family.
     peers: [[Numbers<PeerClass>; 2]; 2],
     sides: Numbers<SideTemplate>,
     /// By direction and family.
     known: [[Remembered; 2]; 2],
     cells: FxHashMap<[Id; 4], Id>,
+    /// Ends that are alike in all that is here.
+    kinds: Numbers<Kind>,
+    /// By kind of src and dst, where no end is special.
+    by_kinds: Remembered,
     passages: Vec<Template>,
     asked: usize,
 }
@@ -81,6 +89,15 @@ pub struct Sizes {
 #[derive(Clone, Debug)]
 pub struct End<'e> {
     party: Party<'e>,
+    /// A number that other parties hardly have.
+    who: u64,
+    kind: Id,
+    of: Kind,
+}
+
+/// All that decides what an end may do, but for who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Kind {
     /// Its classes as a subject of egress, ingress; `None` if no policy selects such a party.
     subject: [Option<Id>; 2],
     /// Its classes as a peer, by direction and family.
@@ -90,6 +107,15 @@ pub struct End<'e> {
     /// Whether it is no node, nor a hostNetwork pod, nor a loopback address, so that policies alone
     /// decide.
     ordinary: bool,
+}
+
+impl End<'_> {
+    /// The kind of an end of which nothing is special: two different ends of one kind have the same
+    /// cells. `None` for nodes, hostNetwork pods, loopback addresses, and where nodes isolate
+    /// strangers.
+    pub(crate) fn kind(&self) -> Option<u32> {
+        self.of.ordinary.then_some(self.kind)
+    }
 }
 
 /// What a cell is; for pairs whose ends are told apart by no policy it is the same.
@@ -106,7 +132,10 @@ impl Cell {
 /// Classes of a shape, by direction.
 #[derive(Clone, Copy, Debug)]
 struct ShapeClasses {
+    /// As a peer.
     met: [Id; 2],
+    /// As a subject.
+    selected: [Id; 2],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -169,17 +198,22 @@ impl<'e> Factored<'e> {
             shapes: FxHashMap::default(),
             met: Numbers::default(),
             port_names: Numbers::default(),
+            named: FxHashMap::default(),
+            selected: Numbers::default(),
             addresses: Numbers::default(),
             subjects: Default::default(),
             peers: Default::default(),
             sides: Numbers::default(),
             known: Default::default(),
             cells: FxHashMap::default(),
+            kinds: Numbers::default(),
+            by_kinds: Remembered::default(),
             passages: vec![passage(false), passage(true)],
             asked: 0,
         };
         factored.sides.number(SideTemplate { decided: Decided::open(), peer_address: false });
         factored.sides.number(SideTemplate { decided: Decided::closed(), peer_address: false });
+        factored.port_names.number(Vec::new()); // who has no names has number 0
         factored
     }
 
@@ -195,10 +229,12 @@ impl<'e> Factored<'e> {
 
     /// A pod as an end.
     pub fn pod(&mut self, pod: &'e Pod) -> End<'e> {
-        let met = pod.is_subject().then(|| self.met_by(pod));
-        let subject = Direction::BOTH
-            .map(|direction| pod.is_subject().then(|| self.subject_class(pod, direction)));
-        self.end(Party::Pod(pod), subject, met)
+        if !pod.is_subject() {
+            return self.end(Party::Pod(pod), None, [0; 2]);
+        }
+        let classes = self.classes_of(pod);
+        let names = self.names_of(pod);
+        self.end(Party::Pod(pod), Some(classes), names)
     }
 
     /// An address as an end: a pod's is the pod, a node's is the node.
@@ -206,27 +242,29 @@ impl<'e> Factored<'e> {
         let party = Party::at(self.engine.cluster(), address);
         match party {
             Party::Pod(pod) => self.pod(pod),
-            _ => self.end(party, [None; 2], None),
+            _ => self.end(party, None, [0; 2]),
         }
     }
 
     /// An address that no pod and no node has, as an end.
     pub fn outside(&mut self, address: IpAddr) -> End<'e> {
-        self.end(Party::Address(address), [None; 2], None)
+        self.end(Party::Address(address), None, [0; 2])
     }
 
-    fn end(&mut self, party: Party<'e>, subject: [Option<Id>; 2], met: Option<[Id; 2]>) -> End<'e> {
-        let peer = Direction::BOTH.map(|direction| {
-            let names = match (direction, party.subject()) {
-                (Direction::Egress, Some(pod)) => self.names_of(pod, direction),
-                _ => self.port_names.number(Vec::new()),
-            };
-            [0, 1].map(|f| {
-                let class = self.address_class(party, Family::BOTH[f]);
-                let address = self.addresses.number(class);
-                let met = met.map(|met| met[side(direction)]);
-                self.peers[side(direction)][f].number(PeerClass { met, address, names })
-            })
+    fn end(&mut self, party: Party<'e>, its: Option<ShapeClasses>, names: [Id; 2]) -> End<'e> {
+        let addresses = Family::BOTH.map(|family| {
+            let class = self.address_class(party, family);
+            self.addresses.number(class)
+        });
+        let peer = [0, 1].map(|d| {
+            // Rules of egress look their names up on the peer.
+            let names = if d == side(Direction::Egress) { names[d] } else { 0 };
+            let met = its.map(|its| its.met[d]);
+            [0, 1].map(|f| self.peers[d][f].number(PeerClass { met, address: addresses[f], names }))
+        });
+        let subject = [0, 1].map(|d| {
+            let names = if d == side(Direction::Ingress) { names[d] } else { 0 };
+            its.map(|its| self.subjects[d].number((its.selected[d], names)))
         });
         let speaks = Family::BOTH.map(|family| party.speaks(family));
         let states_address = Family::BOTH.iter().any(|family| party.address(*family).is_some());
@@ -239,16 +277,26 @@ impl<'e> Factored<'e> {
                     !address.is_loopback() && cluster.node_by_ip(address).is_none()
                 }
             };
-        End { party, subject, peer, speaks, states_address, ordinary }
+        let of = Kind { subject, peer, speaks, states_address, ordinary };
+        let mut who = FxHasher::default();
+        match party {
+            Party::Pod(pod) => pod.name.hash(&mut who),
+            Party::Node(node) => node.name.hash(&mut who),
+            Party::Address(address) => address.hash(&mut who),
+        }
+        End { party, who: who.finish(), kind: self.kinds.number(of), of }
     }
 
-    /// The selectors that a pod meets, as numbers by direction.
-    fn met_by(&mut self, pod: &Pod) -> [Id; 2] {
-        let shape = self.engine.pods.get(&pod.name).copied();
-        if let Some(classes) = shape.and_then(|shape| self.shapes.get(&shape)) {
-            return classes.met;
-        }
+    /// The selectors that a pod meets and the policies that select it, as numbers by direction.
+    fn classes_of(&mut self, pod: &Pod) -> ShapeClasses {
         let engine = self.engine;
+        let shape = engine.pods.get(&pod.name).copied();
+        let shape = shape.filter(|id| {
+            engine.shapes.get(*id).is_some_and(|shape| shape.labels == pod.labels)
+        });
+        if let Some(classes) = shape.and_then(|shape| self.shapes.get(&shape)) {
+            return *classes;
+        }
         let met = Direction::BOTH.map(|direction| {
             let (mut certain, mut perhaps) = (Vec::new(), Vec::new());
             engine.with_subject(pod, |side| {
@@ -260,43 +308,43 @@ impl<'e> Factored<'e> {
             });
             self.met.number((sorted(certain), depending(pod, perhaps)))
         });
-        if let Some(shape) = shape {
-            self.shapes.insert(shape, ShapeClasses { met });
-        }
-        met
-    }
-
-    fn subject_class(&mut self, pod: &Pod, direction: Direction) -> Id {
-        let engine = self.engine;
-        let (mut certain, mut perhaps) = (Vec::new(), Vec::new());
-        engine.with_subject(pod, |side| {
-            for (slot, facts) in side.policies() {
-                let speaks =
-                    engine.program(slot).is_some_and(|its| its.clauses(direction).is_some());
-                if speaks {
-                    if facts.is_none() { &mut certain } else { &mut perhaps }.push(slot);
+        let selected = Direction::BOTH.map(|direction| {
+            let (mut certain, mut perhaps) = (Vec::new(), Vec::new());
+            engine.with_subject(pod, |side| {
+                for (slot, facts) in side.policies() {
+                    let program = engine.program(slot);
+                    if program.is_some_and(|its| its.clauses(direction).is_some()) {
+                        if facts.is_none() { &mut certain } else { &mut perhaps }.push(slot);
+                    }
                 }
-            }
+            });
+            self.selected.number((sorted(certain), depending(pod, perhaps)))
         });
-        let names = match direction {
-            Direction::Ingress => self.names_of(pod, direction),
-            Direction::Egress => self.port_names.number(Vec::new()),
-        };
-        let class = (sorted(certain), depending(pod, perhaps), names);
-        self.subjects[side(direction)].number(class)
+        let classes = ShapeClasses { met, selected };
+        if let Some(shape) = shape {
+            self.shapes.insert(shape, classes);
+        }
+        classes
     }
 
     /// The port names of a pod that rules of a direction ask for, and their numbers.
-    fn names_of(&mut self, pod: &Pod, direction: Direction) -> Id {
-        let asked = &self.names[side(direction)];
-        let named = pod.ports.iter().filter_map(|port| {
-            let key = (port.name.clone()?, port.protocol);
-            asked.contains(&key).then_some((key.0, key.1, port.number))
+    fn names_of(&mut self, pod: &'e Pod) -> [Id; 2] {
+        if let Some(ids) = self.named.get(&pod.ports[..]) {
+            return *ids;
+        }
+        let ids = [0, 1].map(|d| {
+            let asked = &self.names[d];
+            let named = pod.ports.iter().filter_map(|port| {
+                let key = (port.name.clone()?, port.protocol);
+                asked.contains(&key).then_some((key.0, key.1, port.number))
+            });
+            let mut named: Vec<_> = named.collect();
+            named.sort_unstable();
+            named.dedup();
+            self.port_names.number(named)
         });
-        let mut named: Vec<_> = if asked.is_empty() { Vec::new() } else { named.collect() };
-        named.sort_unstable();
-        named.dedup();
-        self.port_names.number(named)
+        self.named.insert(&pod.ports, ids);
+        ids
     }
 
     fn address_class(&self, party: Party<'_>, family: Family) -> AddressClass {
@@ -327,11 +375,23 @@ impl<'e> Factored<'e> {
     /// What passes from one end to another; equal cells say the same but for the names of pods
     /// whose addresses are missing.
     pub fn cell(&mut self, src: &End<'e>, dst: &End<'e>) -> Cell {
+        if !src.of.ordinary || !dst.of.ordinary || perhaps_one(src, dst) {
+            return self.ask(src, dst);
+        }
+        if let Some(cell) = self.by_kinds.get(src.kind, dst.kind) {
+            return Cell(cell);
+        }
+        let cell = self.ask(src, dst);
+        self.by_kinds.insert(src.kind, dst.kind, cell.0);
+        cell
+    }
+
+    fn ask(&mut self, src: &End<'e>, dst: &End<'e>) -> Cell {
         let mut key = [Id::MAX; 4];
         let mut closed = true;
         for (f, family) in Family::BOTH.into_iter().enumerate() {
-            let asked = src.states_address || dst.states_address || family == Family::V4;
-            if !asked || !src.speaks[f] || !dst.speaks[f] {
+            let asked = src.of.states_address || dst.of.states_address || family == Family::V4;
+            if !asked || !src.of.speaks[f] || !dst.of.speaks[f] {
                 continue;
             }
             let egress = self.side(src, dst, src, dst, Direction::Egress, f);
@@ -402,8 +462,8 @@ impl<'e> Factored<'e> {
     ) -> Id {
         let family = Family::BOTH[f];
         let flow = || Flow { src: src.party, dst: dst.party, family };
-        if let (Some(class), Party::Pod(pod)) = (subject.subject[side(direction)], subject.party)
-            && peer.ordinary
+        if let (Some(class), Party::Pod(pod)) = (subject.of.subject[side(direction)], subject.party)
+            && peer.of.ordinary
             && self.engine.cluster().strangers.is_empty()
             && !is_itself(pod, peer.party)
         {
@@ -420,7 +480,7 @@ impl<'e> Factored<'e> {
                 self.sides.number(SideTemplate { decided, peer_address: false })
             }
             Setting::Policies { pod, perhaps_own_node, .. } => {
-                let Some(class) = subject.subject[side(direction)] else { return OPEN };
+                let Some(class) = subject.of.subject[side(direction)] else { return OPEN };
                 let id = self.policies(class, pod, peer, &flow(), direction, f);
                 if perhaps_own_node.is_empty() {
                     return id;
@@ -444,7 +504,7 @@ impl<'e> Factored<'e> {
         f: usize,
     ) -> Id {
         let d = side(direction);
-        let peer_class = peer.peer[d][f];
+        let peer_class = peer.of.peer[d][f];
         if let Some(id) = self.known[d][f].get(class, peer_class) {
             return id;
         }
@@ -466,6 +526,16 @@ impl<'e> Factored<'e> {
 const OPEN: Id = 0;
 /// Nothing passes; the second.
 const CLOSED: Id = 1;
+
+/// Whether the two may be one party.
+fn perhaps_one(src: &End<'_>, dst: &End<'_>) -> bool {
+    src.who == dst.who
+        || match (src.party, dst.party) {
+            (Party::Pod(pod), Party::Address(address))
+            | (Party::Address(address), Party::Pod(pod)) => pod.ips.contains(&address),
+            _ => false,
+        }
+}
 
 fn is_itself(pod: &Pod, peer: Party<'_>) -> bool {
     match peer {
@@ -497,7 +567,7 @@ impl<T> Default for Numbers<T> {
     }
 }
 
-impl<T: Clone + Eq + std::hash::Hash> Numbers<T> {
+impl<T: Clone + Eq + Hash> Numbers<T> {
     fn number(&mut self, thing: T) -> Id {
         if let Some(number) = self.numbers.get(&thing) {
             return *number;
