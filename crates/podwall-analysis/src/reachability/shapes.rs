@@ -20,12 +20,15 @@ use podwall_policy::object::{Namespace, Pod};
 use podwall_policy::policy::{NamespaceScope, PodScope};
 use podwall_policy::reason::MissingFact;
 use podwall_policy::selector::Selector;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::selectors::{Meets, ScopeId, Selectors, is_broad};
 
 /// A shape's place while some pod has it.
 pub(crate) type ShapeId = usize;
+
+/// Below so many words a look for those that nobody uses is not worth it.
+const FEW: usize = 1024;
 
 /// All shapes, by what they are searched by. Owned by the engine.
 #[derive(Debug, Default)]
@@ -37,6 +40,11 @@ pub(super) struct Shapes {
     by_label: FxHashMap<LabelHash, Vec<ShapeId>>,
     /// Namespaces that have pods.
     namespaces: FxHashMap<Arc<str>, Inhabited>,
+    /// Keys and values of labels, each once: a selector that is held against many shapes then reads
+    /// a few words many times, and not as many places in memory as there are shapes.
+    words: FxHashSet<Arc<str>>,
+    /// How many words there were when those that nobody used went.
+    swept: usize,
     /// How many shapes and namespaces the last change was held against; tests hold it down.
     pub(super) walked: usize,
 }
@@ -103,7 +111,9 @@ impl Shapes {
             }
             return *id;
         }
-        let (namespace, labels) = key.clone();
+        let namespace = namespace.clone();
+        let labels = self.in_known_words(labels);
+        let key = (namespace.clone(), labels.clone());
         let shape = Shape { namespace: namespace.clone(), labels, pods: 1, meets: meets() };
         let id = self.free.pop().unwrap_or_else(|| {
             self.list.push(None);
@@ -123,6 +133,22 @@ impl Shapes {
         self.by_facts.insert(key, id);
         self.list[id] = Some(shape);
         id
+    }
+
+    fn in_known_words(&mut self, labels: &Labels) -> Labels {
+        if self.words.len() > 2 * self.swept + FEW {
+            self.words.retain(|word| Arc::strong_count(word) > 1);
+            self.swept = self.words.len();
+        }
+        let mut word = |text: &str| match self.words.get(text) {
+            Some(word) => word.clone(),
+            None => {
+                let word: Arc<str> = text.into();
+                self.words.insert(word.clone());
+                word
+            }
+        };
+        labels.iter().map(|(key, value)| (word(key), word(value))).collect()
     }
 
     /// A pod goes.
