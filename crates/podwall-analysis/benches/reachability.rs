@@ -47,7 +47,9 @@ fn main() {
     let mut engine = Reachability::owning(cluster);
     let built = since(start);
     let (all, peak) = memory();
-    println!("built in {built}; {objects} MiB of objects, {all} MiB with the engine, peak {peak} MiB");
+    println!(
+        "built in {built}; {objects} MiB of objects, {all} MiB with the engine, peak {peak} MiB"
+    );
     println!("{:?}", engine.stats());
 
     let names: Vec<Name> = engine.cluster().pods.keys().cloned().collect();
@@ -196,7 +198,8 @@ fn memory() -> (usize, usize) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let of = |field: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(field));
-        let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok());
+        let kilobytes =
+            line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok());
         kilobytes.unwrap_or(0) / 1024
     };
     (of("VmRSS:"), of("VmHWM:"))
@@ -309,7 +312,8 @@ fn policy(dice: &mut Dice, number: usize, namespaces: usize) -> Policy {
         }
         5 => {
             policy.subject.pods = app(dice);
-            let net = format!("{}.{}.{}.0/24", dice.between(11, 90), dice.below(256), dice.below(256));
+            let net =
+                format!("{}.{}.{}.0/24", dice.between(11, 90), dice.below(256), dice.below(256));
             let net = net.parse().ok().map(|net| Peer::Block(IpBlock::new(net, [])));
             policy.ingress = Some(vec![Rule::allow(net.into_iter().collect(), vec![tcp(8080)])]);
         }

@@ -73,10 +73,9 @@ mod tests {
             block("2001:db8::/32", &["2001:db8:1::/48"]),
         ]);
         let mut found = BTreeSet::new();
-        for text in
-            ["9.9.9.9", "10.0.0.1", "10.1.1.1", "10.1.2.3", "10.1.2.4", "10.1.3.3", "::1"]
-                .into_iter()
-                .chain(["2001:db8::1", "2001:db8:1::1"])
+        for text in ["9.9.9.9", "10.0.0.1", "10.1.1.1", "10.1.2.3", "10.1.2.4", "10.1.3.3", "::1"]
+            .into_iter()
+            .chain(["2001:db8::1", "2001:db8:1::1"])
         {
             let address: IpAddr = text.parse().unwrap();
             let all = (0u32..).zip(blocks.list());

@@ -259,12 +259,7 @@ impl<'e> Likes<'e> {
         }
     }
 
-    fn of(
-        factored: &mut Factored<'e>,
-        row: &Row<'e>,
-        anywhere: &Keys,
-        at_nodes: &Keys,
-    ) -> Self {
+    fn of(factored: &mut Factored<'e>, row: &Row<'e>, anywhere: &Keys, at_nodes: &Keys) -> Self {
         match row {
             Row::Outside(class) => {
                 let end = factored.outside(class.example);
@@ -312,7 +307,13 @@ fn pod_rows(cluster: &Cluster, by: By) -> Vec<Row<'_>> {
     rows.into_iter().map(|(label, pods)| Row::Pods { label, pods }).collect()
 }
 
-fn add(sum: &mut Option<Connection>, src: usize, dst: usize, cell: Passage, only: Option<&PortSet>) {
+fn add(
+    sum: &mut Option<Connection>,
+    src: usize,
+    dst: usize,
+    cell: Passage,
+    only: Option<&PortSet>,
+) {
     let cut = |set: PortSet| match only {
         Some(only) => set.intersection(only),
         None => set,

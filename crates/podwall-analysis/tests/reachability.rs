@@ -194,9 +194,10 @@ fn check(engine: &Reachability<'_>, cluster: &Cluster, dice: &mut Dice, coverage
             let mut expected = Vec::new();
             for flow in Flow::between(src, dst) {
                 let evaluation = evaluate(cluster, &flow);
-                for (direction, side) in
-                    [(Direction::Egress, &evaluation.egress), (Direction::Ingress, &evaluation.ingress)]
-                {
+                for (direction, side) in [
+                    (Direction::Egress, &evaluation.egress),
+                    (Direction::Ingress, &evaluation.ingress),
+                ] {
                     let found = engine.side(&flow, direction);
                     let found = (&found.allowed, &found.denied, &found.missing);
                     let wanted = (&side.allowed, &side.denied, &side.missing);

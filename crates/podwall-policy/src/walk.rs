@@ -82,7 +82,9 @@ pub fn both(selected: &Match, peers: &Match) -> Match {
     match (selected, peers) {
         (Match::Yes, peers) => peers.clone(),
         (selected, Match::Yes) => selected.clone(),
-        (Match::Unknown(a), Match::Unknown(b)) => Match::Unknown(a.iter().chain(b).cloned().collect()),
+        (Match::Unknown(a), Match::Unknown(b)) => {
+            Match::Unknown(a.iter().chain(b).cloned().collect())
+        }
         (no @ Match::No(_), _) | (_, no) => no.clone(),
     }
 }

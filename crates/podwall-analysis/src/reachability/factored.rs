@@ -291,9 +291,8 @@ impl<'e> Factored<'e> {
     fn classes_of(&mut self, pod: &Pod) -> ShapeClasses {
         let engine = self.engine;
         let shape = engine.pods.get(&pod.name).copied();
-        let shape = shape.filter(|id| {
-            engine.shapes.get(*id).is_some_and(|shape| shape.labels == pod.labels)
-        });
+        let shape = shape
+            .filter(|id| engine.shapes.get(*id).is_some_and(|shape| shape.labels == pod.labels));
         if let Some(classes) = shape.and_then(|shape| self.shapes.get(&shape)) {
             return *classes;
         }
@@ -442,7 +441,8 @@ impl<'e> Factored<'e> {
             let Party::Pod(pod) = end.party else { continue };
             let families = Family::BOTH.into_iter().zip(missing).filter(|(_, missing)| **missing);
             passage.missing.extend(
-                families.map(|(family, _)| MissingFact::PodAddress { pod: pod.name.clone(), family }),
+                families
+                    .map(|(family, _)| MissingFact::PodAddress { pod: pod.name.clone(), family }),
             );
         }
         passage.missing.sort();

@@ -225,7 +225,8 @@ impl Reachability<'_> {
         let same = match (before, after) {
             (Some(before), Some(after)) if known(Some(before)) && known(Some(after)) => {
                 let differ = |a, b| {
-                    self.selectors.narrow.tells_apart(a, b) || self.selectors.broad.tells_apart(a, b)
+                    self.selectors.narrow.tells_apart(a, b)
+                        || self.selectors.broad.tells_apart(a, b)
                 };
                 !differ(&before.labels, &after.labels)
             }

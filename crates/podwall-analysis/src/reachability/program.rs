@@ -80,10 +80,9 @@ impl Program {
                     .iter()
                     .map(|peer| match peer {
                         Peer::Pods(scope) => Asks::Scope(take(scope, Use::Peer(direction))),
-                        Peer::Block(block) => Asks::Block {
-                            block: block.clone(),
-                            whole: covers_its_family(block),
-                        },
+                        Peer::Block(block) => {
+                            Asks::Block { block: block.clone(), whole: covers_its_family(block) }
+                        }
                     })
                     .collect(),
                 ports: ports(rule),

@@ -230,7 +230,12 @@ impl Shapes {
         let asked = whole(&scope.namespaces);
         let taken = |name: &Arc<str>| Some((name.clone(), in_namespace(cluster, &asked, name)?));
         if let NamespaceScope::Own(name) = &scope.namespaces {
-            return self.namespaces.get_key_value(name).and_then(|(name, _)| taken(name)).into_iter().collect();
+            return self
+                .namespaces
+                .get_key_value(name)
+                .and_then(|(name, _)| taken(name))
+                .into_iter()
+                .collect();
         }
         self.walked += self.namespaces.len();
         self.namespaces.keys().filter_map(taken).collect()
@@ -240,11 +245,14 @@ impl Shapes {
     /// walked: of the shapes with a label that it asks for, or of those of its namespaces.
     fn matching(&mut self, cluster: &Cluster, scope: &PodScope) -> Vec<(ShapeId, Facts)> {
         let labels = anchors(&scope.pods);
-        let with_label = |label: &LabelHash| self.by_label.get(label).map_or(&[][..], Vec::as_slice);
+        let with_label =
+            |label: &LabelHash| self.by_label.get(label).map_or(&[][..], Vec::as_slice);
         let labelled: Option<usize> =
             labels.as_ref().map(|labels| labels.iter().map(|label| with_label(label).len()).sum());
         let most = match &scope.namespaces {
-            NamespaceScope::Own(name) => self.namespaces.get(name).map_or(0, |its| its.shapes.len()),
+            NamespaceScope::Own(name) => {
+                self.namespaces.get(name).map_or(0, |its| its.shapes.len())
+            }
             NamespaceScope::Matching(_) => self.namespaces.len(),
         };
         if let (Some(labels), Some(count)) = (&labels, labelled)
