@@ -173,6 +173,11 @@ fn a_change_is_held_against_what_it_touches_and_not_against_all_pods() {
     };
     assert!(walked(&|engine| engine.put_policy(whole.clone())) <= 60 + 20, "all namespaces");
     assert_eq!(walked(&|engine| engine.put_pod(Pod::new("ns3", "p1", app(9)))), 0);
+    let rare: Labels = [("rare", "yes")].into_iter().collect();
+    assert_eq!(walked(&|engine| engine.put_pod(Pod::new("ns3", "p2", rare.clone()))), 0);
+    whole.subject.pods = Selector::labels([("rare", "yes")]);
+    whole.name.name = "rare".into();
+    assert!(walked(&|engine| engine.put_policy(whole.clone())) <= 1 + 20, "pods with the label");
 }
 
 #[test]

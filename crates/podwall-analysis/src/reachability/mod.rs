@@ -65,6 +65,10 @@ pub struct Stats {
     pub pods: usize,
     /// Distinct (namespace, labels) of these.
     pub shapes: usize,
+    /// Namespaces that have such pods.
+    pub namespaces: usize,
+    /// Distinct labels of such pods.
+    pub labels: usize,
     /// Policies that decide something.
     pub policies: usize,
     /// Distinct selectors that they use.
@@ -169,6 +173,8 @@ impl<'a> Reachability<'a> {
         Stats {
             pods: self.pods.len(),
             shapes: self.shapes.len(),
+            namespaces: self.shapes.namespaces(),
+            labels: self.shapes.labels(),
             policies: self.slots.len(),
             selectors: self.selectors.len(),
             walked: self.shapes.walked,

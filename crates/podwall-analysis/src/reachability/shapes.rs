@@ -77,6 +77,16 @@ impl Shapes {
         self.by_facts.len()
     }
 
+    /// How many namespaces have pods.
+    pub(super) fn namespaces(&self) -> usize {
+        self.namespaces.len()
+    }
+
+    /// How many labels they have.
+    pub(super) fn labels(&self) -> usize {
+        self.by_label.len()
+    }
+
     /// The selectors of whole namespaces that a namespace meets; `None` if it has no pods.
     pub(super) fn namespace(&self, name: &str) -> Option<&Meets> {
         self.namespaces.get(name).map(|its| &its.meets)
