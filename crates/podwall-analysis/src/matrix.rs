@@ -347,12 +347,12 @@ fn add(
     }
 }
 
-/// Puts rows of addresses together that have the same connections; with them whether the ends of a
-/// row have a family in common with anybody.
+/// Puts rows of addresses together that have the same connections; with them whether a row has a
+/// family in common with anybody, which is the same for all addresses of a family.
 fn merge_outside(
     matrix: Matrix<'_>,
     inside: usize,
-    mut possible: Vec<bool>,
+    possible: Vec<bool>,
 ) -> (Matrix<'_>, Vec<bool>) {
     let Matrix { mut rows, connections } = matrix;
     // What a row of addresses has: with whom, in which direction, and the number of what passes.
@@ -376,7 +376,6 @@ fn merge_outside(
         let Row::Outside(class) = &rows[row] else { continue };
         let at = *first.entry((class.family, seen)).or_insert(row);
         into[row] = at;
-        possible[at] |= possible[row];
         merged.entry(at).or_default().extend(class.addresses.ranges());
     }
     for (row, ranges) in merged {

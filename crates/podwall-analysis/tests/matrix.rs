@@ -34,6 +34,20 @@ fn cluster(dice: &mut Dice) -> Cluster {
             pod.ips.clear();
         }
     }
+    // Replicas on other nodes, which nothing but a node tells apart.
+    let pods: Vec<Pod> = cluster.pods.values().filter(|_| dice.chance(50)).cloned().collect();
+    for (number, pod) in (1u8..).zip(pods) {
+        for (copy, node) in (0u8..).zip(["n1", "n2"]) {
+            let mut replica = pod.clone();
+            replica.name.name = format!("{}-{copy}", pod.name.name).into();
+            replica.node = Some(node.into());
+            if !replica.ips.is_empty() {
+                replica.ips = vec![IpAddr::from([10, 0, 70 + copy, number])];
+            }
+            cluster.put_pod(replica);
+        }
+        cluster.pods.remove(&pod.name);
+    }
     if dice.chance(70) {
         cluster.strangers.clear();
     }

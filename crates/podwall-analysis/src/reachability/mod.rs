@@ -71,7 +71,9 @@ pub struct Stats {
     pub labels: usize,
     /// Policies that decide something.
     pub policies: usize,
-    /// Distinct selectors that they use.
+    /// Policies for a dry run.
+    pub dry_runs: usize,
+    /// Distinct selectors that the others use.
     pub selectors: usize,
     /// Shapes and namespaces that a selector was held against since the engine was made.
     pub walked: usize,
@@ -176,6 +178,7 @@ impl<'a> Reachability<'a> {
             namespaces: self.shapes.namespaces(),
             labels: self.shapes.labels(),
             policies: self.slots.len(),
+            dry_runs: self.dry_runs.len(),
             selectors: self.selectors.len(),
             walked: self.shapes.walked,
         }
