@@ -355,9 +355,8 @@ fn merge_outside(
     possible: Vec<bool>,
 ) -> (Matrix<'_>, Vec<bool>) {
     let Matrix { mut rows, connections } = matrix;
-    // What a row of addresses has: with whom, in which direction, and the number of what passes.
     let mut contents: HashMap<Content<'_>, usize> = HashMap::new();
-    let mut seen: Vec<Vec<(bool, usize, usize)>> = vec![Vec::new(); rows.len() - inside];
+    let mut seen: Vec<Seen> = vec![Vec::new(); rows.len() - inside];
     for connection in &connections {
         for (own, other, out) in
             [(connection.src, connection.dst, true), (connection.dst, connection.src, false)]
@@ -370,7 +369,7 @@ fn merge_outside(
         }
     }
     let mut into: Vec<usize> = (0..rows.len()).collect();
-    let mut first: HashMap<(Family, &Vec<(bool, usize, usize)>), usize> = HashMap::new();
+    let mut first: HashMap<(Family, &Seen), usize> = HashMap::new();
     let mut merged: BTreeMap<usize, Vec<AddressRange>> = BTreeMap::new();
     for (row, seen) in (inside..).zip(&seen) {
         let Row::Outside(class) = &rows[row] else { continue };
@@ -391,6 +390,9 @@ fn merge_outside(
     let possible = possible.collect();
     (reindex(Matrix { rows, connections }, &kept), possible)
 }
+
+/// What a row of addresses has: in which direction, with whom, and the number of what passes.
+type Seen = Vec<(bool, usize, usize)>;
 
 /// What a connection says, whoever the ends are.
 #[derive(PartialEq, Eq, Hash)]

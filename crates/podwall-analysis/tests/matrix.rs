@@ -9,7 +9,7 @@ use podwall_analysis::reachability::{Passage, Reachability};
 use podwall_compile::testing::dice::Dice;
 use podwall_compile::testing::random;
 use podwall_policy::cluster::Cluster;
-use podwall_policy::evaluate::evaluate;
+use podwall_policy::evaluate::{Evaluation, evaluate};
 use podwall_policy::flow::{Flow, Party};
 use podwall_policy::label::Labels;
 use podwall_policy::object::{Namespace, Owner, Pod};
@@ -71,8 +71,8 @@ fn pairs(cluster: &Cluster, src: &Row<'_>, dst: &Row<'_>) -> Vec<[PortSet; 2]> {
             }
             let flows = Flow::between(from, to);
             let all: Vec<_> = flows.iter().map(|flow| evaluate(cluster, flow)).collect();
-            let passes = all.iter().map(|its| its.allowed()).reduce(|a, b| a.intersection(&b));
-            let denied = all.iter().map(|its| its.denied()).reduce(|a, b| a.union(&b));
+            let passes = all.iter().map(Evaluation::allowed).reduce(|a, b| a.intersection(&b));
+            let denied = all.iter().map(Evaluation::denied).reduce(|a, b| a.union(&b));
             let (Some(passes), Some(denied)) = (passes, denied) else {
                 found.push([PortSet::empty(), PortSet::empty()]);
                 continue;

@@ -200,9 +200,8 @@ impl Reachability<'_> {
                     View::Other => {}
                 },
                 Asks::Block { block, whole } => match address {
-                    Address::Nobodys => {}
                     Address::Known(address) if block.contains(address) => return Match::Yes,
-                    Address::Known(_) => {}
+                    Address::Known(_) | Address::Nobodys => {}
                     Address::Open => match self.unknown_in_block(block, party, family, *whole) {
                         Match::Yes => return Match::Yes,
                         Match::Unknown(facts) => missing.extend(facts),
