@@ -16,6 +16,7 @@ pub mod can;
 pub mod combine;
 pub mod error;
 pub mod explain;
+mod kinds;
 pub mod matrix;
 pub mod outside;
 pub mod peer;

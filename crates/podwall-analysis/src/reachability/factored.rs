@@ -27,17 +27,12 @@ use podwall_policy::reason::MissingFact;
 use podwall_policy::walk::Decided;
 use rustc_hash::{FxHashMap, FxHashSet, FxHasher};
 
+use super::numbers::{Id, Numbers, Remembered};
 use super::selectors::{PolicySlot, ScopeId, side};
 use super::shapes::ShapeId;
 use super::{Passage, Reachability};
 use crate::blocks::Blocks;
 use crate::outside;
-
-/// The number of a class, of a side, or of a cell.
-type Id = u32;
-
-/// Entries of remembered sides; beyond that all are forgotten.
-const REMEMBERED: usize = 64 << 20;
 
 /// A matrix by classes, which grows with what is asked. Owned by who prints it.
 #[derive(Debug)]
@@ -552,60 +547,4 @@ fn sorted<T: Ord>(mut list: Vec<T>) -> Vec<T> {
 
 fn depending<T: Ord>(pod: &Pod, list: Vec<T>) -> Perhaps<T> {
     (!list.is_empty()).then(|| (pod.name.namespace.clone(), sorted(list)))
-}
-
-/// Things with numbers, from 0.
-#[derive(Debug)]
-struct Numbers<T> {
-    list: Vec<T>,
-    numbers: FxHashMap<T, Id>,
-}
-
-impl<T> Default for Numbers<T> {
-    fn default() -> Self {
-        Self { list: Vec::new(), numbers: FxHashMap::default() }
-    }
-}
-
-impl<T: Clone + Eq + Hash> Numbers<T> {
-    fn number(&mut self, thing: T) -> Id {
-        if let Some(number) = self.numbers.get(&thing) {
-            return *number;
-        }
-        let number = Id::try_from(self.list.len()).unwrap_or(Id::MAX);
-        self.list.push(thing.clone());
-        self.numbers.insert(thing, number);
-        number
-    }
-}
-
-/// Sides by class of the subject and of the peer.
-#[derive(Debug, Default)]
-struct Remembered {
-    rows: Vec<Vec<Id>>,
-    entries: usize,
-}
-
-impl Remembered {
-    fn get(&self, subject: Id, peer: Id) -> Option<Id> {
-        let id = *self.rows.get(subject as usize)?.get(peer as usize)?;
-        (id != Id::MAX).then_some(id)
-    }
-
-    fn insert(&mut self, subject: Id, peer: Id, id: Id) {
-        if self.entries > REMEMBERED {
-            *self = Self::default();
-        }
-        let (subject, peer) = (subject as usize, peer as usize);
-        if self.rows.len() <= subject {
-            self.rows.resize_with(subject + 1, Vec::new);
-        }
-        let row = &mut self.rows[subject];
-        if row.len() <= peer {
-            let more = (peer + 1).max(row.len() * 5 / 4) - row.len();
-            self.entries += more;
-            row.resize(row.len() + more, Id::MAX);
-        }
-        row[peer] = id;
-    }
 }

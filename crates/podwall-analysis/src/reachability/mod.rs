@@ -18,6 +18,7 @@
 
 mod decide;
 pub mod factored;
+mod numbers;
 mod program;
 mod selectors;
 mod shapes;
