@@ -17,7 +17,9 @@ use podwall_policy::policy::{Direction, Policy, Rule, RuleRef};
 use podwall_policy::port::PortSet;
 use podwall_policy::reason::{MissingFact, Reason};
 
-use crate::reach::Reach;
+use crate::outside::{self, Class};
+use crate::reachability::Reachability;
+use crate::reachability::factored::{End, Factored};
 
 /// A policy in words.
 #[derive(Clone, Debug)]
@@ -171,11 +173,13 @@ fn matches(cluster: &Cluster, rule: &Rule, pod: &Pod) -> Match {
 
 /// Explains what policies say of a pod.
 pub fn pod<'a>(cluster: &'a Cluster, pod: &'a Pod) -> PodExplanation<'a> {
-    let mut reach = Reach::new(cluster);
+    let engine = Reachability::of(cluster);
+    let mut factored = Factored::new(&engine);
+    let outside = outside::classes(&outside::blocks(cluster), &outside::taken(cluster));
     let mut exempt = None;
     let directions = Direction::BOTH.map(|direction| {
         // Any address outside will do to ask who isolates the pod: that does not depend on peers.
-        let probe = reach.outside.iter().find(|class| Party::Pod(pod).speaks(class.family));
+        let probe = outside.iter().find(|class| Party::Pod(pod).speaks(class.family));
         let mut isolated_by = Vec::new();
         if let Some(class) = probe {
             let (own, other) = (Party::Pod(pod), Party::Address(class.example));
@@ -207,7 +211,7 @@ pub fn pod<'a>(cluster: &'a Cluster, pod: &'a Pod) -> PodExplanation<'a> {
             shut: Vec::new(),
             open: 0,
         };
-        passing(cluster, &mut reach, pod, &mut out);
+        passing(cluster, &mut factored, &outside, pod, &mut out);
         out
     });
     PodExplanation { pod, exempt, directions, passed_over: passed_over(cluster, pod) }
@@ -227,16 +231,22 @@ fn own_ports(rule: &RuleExplanation<'_>, pod: &Pod, direction: Direction) -> Opt
 }
 
 /// Asks both sides of every flow between the pod and everybody else.
-fn passing<'a>(
+fn passing<'a: 'e, 'e>(
     cluster: &'a Cluster,
-    reach: &mut Reach<'a>,
+    factored: &mut Factored<'e>,
+    outside: &[Class],
     pod: &'a Pod,
     out: &mut PodDirection<'a>,
 ) {
-    let own = reach.pod(pod);
-    let cell = |reach: &mut Reach<'a>, other| match out.direction {
-        Direction::Egress => reach.cell(own, other),
-        Direction::Ingress => reach.cell(other, own),
+    let own = factored.pod(pod);
+    let direction = out.direction;
+    let passage = |factored: &mut Factored<'e>, other: &End<'e>| {
+        let (src, dst) = match direction {
+            Direction::Egress => (&own, other),
+            Direction::Ingress => (other, &own),
+        };
+        let cell = factored.cell(src, dst);
+        factored.passage(cell, src, dst)
     };
     let mut add = |ports: PortSet, other: Option<&'a Pod>, addresses: &AddressSet| {
         let at = out.now.iter().position(|passing| passing.ports == ports).unwrap_or_else(|| {
@@ -247,8 +257,8 @@ fn passing<'a>(
         out.now[at].outside = out.now[at].outside.union(addresses);
     };
     for other in running(cluster).filter(|other| other.name != pod.name) {
-        let end = reach.pod(other);
-        let cell = cell(reach, end);
+        let end = factored.pod(other);
+        let cell = passage(factored, &end);
         if !cell.passes.is_empty() {
             add(cell.passes, Some(other), &AddressSet::empty());
         } else if cell.families.iter().any(|(_, ports)| !ports.is_empty()) {
@@ -259,8 +269,9 @@ fn passing<'a>(
             out.open += 1;
         }
     }
-    for class in reach.outside.clone() {
-        let cell = cell(reach, Reach::address(&class));
+    for class in outside {
+        let end = factored.outside(class.example);
+        let cell = passage(factored, &end);
         if !cell.passes.is_empty() {
             add(cell.passes, None, &class.addresses);
         } else if !cell.open.is_empty() {

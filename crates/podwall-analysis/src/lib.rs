@@ -4,6 +4,7 @@
 //!   "default/web", "internet"  ──peer──▶ pods, Services, addresses ┐
 //!   Cluster ──outside──▶ classes of addresses outside              ├─▶ can, explain, matrix
 //!                                             reference evaluator ─┘
+//!   Cluster, changes ──▶ Reachability ──▶ the same answers, in microseconds
 //! ```
 //!
 //! Pure functions from a [`Cluster`](podwall_policy::cluster::Cluster) to answers. Nothing here
@@ -11,14 +12,16 @@
 //! to ask about and puts the answers together.
 
 pub mod assertions;
+mod blocks;
 pub mod can;
 pub mod combine;
 pub mod error;
 pub mod explain;
+mod kinds;
 pub mod lint;
 pub mod matrix;
 pub mod outside;
 pub mod peer;
 mod podclass;
-mod reach;
+pub mod reachability;
 mod suggest;

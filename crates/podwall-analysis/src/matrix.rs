@@ -10,16 +10,20 @@
 //! differ the connection says what each lets pass. Pods that have ended are left out, and so are
 //! addresses of a family that no pod speaks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use podwall_policy::address::Family;
+use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::object::{Phase, Pod};
 use podwall_policy::port::PortSet;
 use podwall_policy::reason::MissingFact;
 
-use crate::outside::Class;
-use crate::reach::{Cell, Node, Reach};
+use crate::blocks::Blocks;
+use crate::kinds::{Kinds, Likes, pairs};
+use crate::outside::{self, Class};
+use crate::podclass::Keys;
+use crate::reachability::factored::{Cell, Factored};
+use crate::reachability::{Passage, Reachability};
 
 /// What a row stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,50 +86,44 @@ impl Connection {
 
 /// All pairs of a cluster; with `only`, of these ports.
 pub fn matrix<'a>(cluster: &'a Cluster, by: By, only: Option<&PortSet>) -> Matrix<'a> {
-    let mut reach = Reach::new(cluster);
+    let engine = Reachability::of(cluster);
+    let mut factored = Factored::new(&engine);
+    let blocks = outside::blocks(cluster);
+    let outside = outside::classes(&blocks, &outside::taken(cluster));
     let mut rows = pod_rows(cluster, by);
     let inside = rows.len();
-    rows.extend(reach.outside.clone().into_iter().map(Row::Outside));
-    let ends: Vec<Vec<(Node<'a>, usize)>> =
-        rows.iter().map(|row| representatives(&mut reach, row)).collect();
+    rows.extend(outside.into_iter().map(Row::Outside));
+    let blocks = Blocks::new(blocks);
+    let at_nodes = Keys::new(cluster, blocks.clone());
+    let anywhere = Keys::without_nodes(blocks);
+    let likes: Vec<Likes<'_>> =
+        rows.iter().map(|row| Likes::of(&mut factored, row, &anywhere, &at_nodes)).collect();
     let mut possible = vec![false; rows.len()];
     let mut connections = Vec::new();
+    let mut kinds = Kinds::of(&likes, inside);
     for src in 0..rows.len() {
-        for dst in 0..rows.len() {
-            if src >= inside && dst >= inside {
-                continue; // between others no policy of this cluster has a say
-            }
+        for dst in kinds.worth_asking(&mut factored, &likes, src, &mut possible) {
             let mut sum: Option<Connection> = None;
-            for (i, (from, _)) in ends[src].iter().enumerate() {
-                for (j, (to, second)) in ends[dst].iter().enumerate() {
-                    if src == dst && i == j && *second < 2 {
-                        continue; // one pod and itself
-                    }
-                    let to = if src == dst && i == j {
-                        second_of(&mut reach, &rows[dst], i)
-                    } else {
-                        Some(*to)
-                    };
-                    let Some(to) = to else { continue };
-                    let cell = reach.cell(*from, to);
-                    possible[src] |= cell.possible;
-                    possible[dst] |= cell.possible;
-                    add(&mut sum, src, dst, cell, only);
+            let mut last: Option<Cell> = None;
+            pairs(&likes[src], &likes[dst], src == dst, |from, to| {
+                let cell = factored.cell(from, to);
+                possible[src] |= cell != Cell::IMPOSSIBLE;
+                possible[dst] |= cell != Cell::IMPOSSIBLE;
+                if cell <= Cell::NOTHING && (sum.is_none() || last == Some(cell)) {
+                    last = Some(cell);
+                    return; // most pairs
                 }
-            }
+                if sum.is_none() && last.is_some() {
+                    add(&mut sum, src, dst, Passage::default(), only);
+                }
+                last = Some(cell);
+                add(&mut sum, src, dst, factored.passage(cell, from, to), only);
+            });
             connections.extend(sum.filter(|c| c.passes_any() || !c.open.is_empty()));
         }
     }
-    let matrix = merge_outside(&Matrix { rows, connections }, inside);
-    let spoken = |row: &Row<'_>| match row {
-        Row::Pods { .. } => true,
-        Row::Outside(class) => reach
-            .outside
-            .iter()
-            .zip(&possible[inside..])
-            .any(|(of, possible)| *possible && class.addresses.contains(of.example)),
-    };
-    keep(matrix, spoken)
+    let (matrix, possible) = merge_outside(Matrix { rows, connections }, inside, possible);
+    keep(matrix, |row| row < inside || possible[row])
 }
 
 fn pod_rows(cluster: &Cluster, by: By) -> Vec<Row<'_>> {
@@ -142,42 +140,17 @@ fn pod_rows(cluster: &Cluster, by: By) -> Vec<Row<'_>> {
     rows.into_iter().map(|(label, pods)| Row::Pods { label, pods }).collect()
 }
 
-/// One pod of each class in the row, and how many pods of the row are like it.
-fn representatives<'a>(reach: &mut Reach<'a>, row: &Row<'a>) -> Vec<(Node<'a>, usize)> {
-    match row {
-        Row::Outside(class) => vec![(Reach::address(class), 1)],
-        Row::Pods { pods, .. } => {
-            let mut out: Vec<(Node<'a>, usize)> = Vec::new();
-            let mut index: BTreeMap<Option<usize>, usize> = BTreeMap::new();
-            for pod in pods {
-                let node = reach.pod(pod);
-                let at = *index.entry(node.class()).or_insert_with(|| {
-                    out.push((node, 0));
-                    out.len() - 1
-                });
-                out[at].1 += 1;
-            }
-            out
-        }
-    }
-}
-
-/// Another pod of the same class as the row's `i`th representative.
-fn second_of<'a>(reach: &mut Reach<'a>, row: &Row<'a>, i: usize) -> Option<Node<'a>> {
-    let Row::Pods { pods, .. } = row else { return None };
-    let nodes: Vec<Node<'a>> = pods.iter().map(|pod| reach.pod(pod)).collect();
-    let mut classes: Vec<Option<usize>> = Vec::new();
-    for node in &nodes {
-        if !classes.contains(&node.class()) {
-            classes.push(node.class());
-        }
-    }
-    let class = *classes.get(i)?;
-    nodes.into_iter().filter(|node| node.class() == class).nth(1)
-}
-
-fn add(sum: &mut Option<Connection>, src: usize, dst: usize, cell: Cell, only: Option<&PortSet>) {
-    let cut = |set: PortSet| only.map_or(set.clone(), |only| set.intersection(only));
+fn add(
+    sum: &mut Option<Connection>,
+    src: usize,
+    dst: usize,
+    cell: Passage,
+    only: Option<&PortSet>,
+) {
+    let cut = |set: PortSet| match only {
+        Some(only) => set.intersection(only),
+        None => set,
+    };
     let passes = cut(cell.passes);
     let families: Vec<(Family, PortSet)> =
         cell.families.into_iter().map(|(family, set)| (family, cut(set))).collect();
@@ -207,60 +180,72 @@ fn add(sum: &mut Option<Connection>, src: usize, dst: usize, cell: Cell, only: O
     }
 }
 
-/// Puts rows of addresses together that have the same connections.
-fn merge_outside<'a>(matrix: &Matrix<'a>, inside: usize) -> Matrix<'a> {
-    type Seen<'c> = Vec<(bool, usize, &'c Connection)>;
-    let mut seen: Vec<Seen<'_>> = vec![Vec::new(); matrix.rows.len()];
-    for connection in &matrix.connections {
+/// Puts rows of addresses together that have the same connections; with them whether a row has a
+/// family in common with anybody, which is the same for all addresses of a family.
+fn merge_outside(
+    matrix: Matrix<'_>,
+    inside: usize,
+    possible: Vec<bool>,
+) -> (Matrix<'_>, Vec<bool>) {
+    let Matrix { mut rows, connections } = matrix;
+    let mut contents: HashMap<Content<'_>, usize> = HashMap::new();
+    let mut seen: Vec<Seen> = vec![Vec::new(); rows.len() - inside];
+    for connection in &connections {
         for (own, other, out) in
             [(connection.src, connection.dst, true), (connection.dst, connection.src, false)]
         {
             if own >= inside {
-                seen[own].push((out, other, connection));
+                let next = contents.len();
+                let content = *contents.entry(Content::of(connection)).or_insert(next);
+                seen[own - inside].push((out, other, content));
             }
         }
     }
-    let alike = |a: usize, b: usize| {
-        let same = |(x, y): (&(bool, usize, &Connection), &(bool, usize, &Connection))| {
-            let ((out, other, p), (out2, other2, q)) = (x, y);
-            out == out2
-                && other == other2
-                && p.passes == q.passes
-                && p.open == q.open
-                && p.missing == q.missing
-                && p.partly == q.partly
-                && p.families == q.families
-        };
-        seen[a].len() == seen[b].len() && seen[a].iter().zip(&seen[b]).all(same)
-    };
-    let mut into: Vec<usize> = (0..matrix.rows.len()).collect();
-    let mut rows = matrix.rows.clone();
-    for row in inside..rows.len() {
-        let Row::Outside(class) = &matrix.rows[row] else { continue };
-        let first = (inside..row).find(|first| {
-            into[*first] == *first
-                && matches!(&matrix.rows[*first], Row::Outside(c) if c.family == class.family)
-                && alike(*first, row)
-        });
-        if let Some(first) = first {
-            into[row] = first;
-            if let Row::Outside(all) = &mut rows[first] {
-                all.addresses = all.addresses.union(&class.addresses);
-            }
+    let mut into: Vec<usize> = (0..rows.len()).collect();
+    let mut first: HashMap<(Family, &Seen), usize> = HashMap::new();
+    let mut merged: BTreeMap<usize, Vec<AddressRange>> = BTreeMap::new();
+    for (row, seen) in (inside..).zip(&seen) {
+        let Row::Outside(class) = &rows[row] else { continue };
+        let at = *first.entry((class.family, seen)).or_insert(row);
+        into[row] = at;
+        merged.entry(at).or_default().extend(class.addresses.ranges());
+    }
+    for (row, ranges) in merged {
+        if let Row::Outside(class) = &mut rows[row] {
+            class.addresses = ranges.into_iter().collect();
         }
     }
-    let connections: Vec<Connection> = matrix
-        .connections
-        .iter()
-        .filter(|c| into[c.src] == c.src && into[c.dst] == c.dst)
-        .cloned()
-        .collect();
     let kept: Vec<bool> = into.iter().enumerate().map(|(i, to)| i == *to).collect();
-    reindex(Matrix { rows, connections }, &kept)
+    drop((contents, first));
+    let mut connections = connections;
+    connections.retain(|c| kept[c.src] && kept[c.dst]);
+    let possible = possible.into_iter().zip(&kept).filter(|(_, kept)| **kept).map(|(p, _)| p);
+    let possible = possible.collect();
+    (reindex(Matrix { rows, connections }, &kept), possible)
 }
 
-fn keep<'a>(matrix: Matrix<'a>, wanted: impl Fn(&Row<'a>) -> bool) -> Matrix<'a> {
-    let kept: Vec<bool> = matrix.rows.iter().map(wanted).collect();
+/// What a row of addresses has: in which direction, with whom, and the number of what passes.
+type Seen = Vec<(bool, usize, usize)>;
+
+/// What a connection says, whoever the ends are.
+#[derive(PartialEq, Eq, Hash)]
+struct Content<'c> {
+    passes: &'c PortSet,
+    partly: bool,
+    open: &'c PortSet,
+    missing: &'c [MissingFact],
+    families: &'c [(Family, PortSet)],
+}
+
+impl<'c> Content<'c> {
+    fn of(connection: &'c Connection) -> Self {
+        let Connection { passes, partly, open, missing, families, .. } = connection;
+        Self { passes, partly: *partly, open, missing, families }
+    }
+}
+
+fn keep(matrix: Matrix<'_>, wanted: impl Fn(usize) -> bool) -> Matrix<'_> {
+    let kept: Vec<bool> = (0..matrix.rows.len()).map(wanted).collect();
     reindex(matrix, &kept)
 }
 

@@ -11,7 +11,7 @@
 //! about such an address asks about the pod, who reads "0.0.0.0/0" reads "anybody outside". But a
 //! class is never asked about by such an address, and one that has no other is no class.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -19,6 +19,8 @@ use podwall_policy::address::{AddressRange, AddressSet, Family, IpBlock};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::object::Phase;
 use podwall_policy::policy::{Direction, Peer};
+
+use crate::blocks::Blocks;
 
 /// Addresses that no rule can tell apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,19 +97,24 @@ pub fn classes_within(
     within: &AddressSet,
     taken: &BTreeSet<IpAddr>,
 ) -> Vec<Class> {
+    let blocks = Blocks::new(blocks.to_vec());
     let mut out: Vec<Class> = Vec::new();
     for family in Family::BOTH {
-        let mut index: BTreeMap<Vec<u32>, usize> = BTreeMap::new();
-        for range in segments(blocks, within, family) {
-            let first = range.first();
-            let member: Vec<u32> =
-                (0u32..).zip(blocks).filter(|(_, b)| b.contains(first)).map(|(i, _)| i).collect();
-            let at = *index.entry(member).or_insert_with(|| {
-                out.push(Class { family, addresses: AddressSet::empty(), example: first });
-                out.len() - 1
-            });
-            out[at].addresses = out[at].addresses.union(&AddressSet::from(range));
+        let mut index: HashMap<Vec<u32>, usize> = HashMap::new();
+        let mut members: Vec<Vec<AddressRange>> = Vec::new();
+        for range in segments(blocks.list(), within, family) {
+            let next = members.len();
+            let at = *index.entry(blocks.of(range.first())).or_insert(next);
+            if at == next {
+                members.push(Vec::new());
+            }
+            members[at].push(range);
         }
+        out.extend(members.into_iter().map(|ranges| Class {
+            family,
+            example: ranges[0].first(),
+            addresses: ranges.into_iter().collect(),
+        }));
     }
     out.retain_mut(|class| match example(&class.addresses, class.family, taken) {
         Some(example) => {
@@ -129,17 +136,19 @@ fn segments(blocks: &[IpBlock], within: &AddressSet, family: Family) -> Vec<Addr
         starts.insert(net.network());
         starts.extend(after(net.broadcast()));
     }
+    let starts: Vec<IpAddr> = starts.into_iter().collect();
     let mut out = Vec::new();
     for range in within.ranges().iter().filter(|r| r.family() == family) {
-        let mut rest = AddressSet::from(*range);
-        // Cutting at each start: what lies before it is one segment.
-        for start in starts.iter().copied().filter(|s| range.contains(*s)) {
-            let tail = AddressSet::from(AddressRange::since(start));
-            let head = rest.difference(&tail);
-            out.extend(head.ranges().iter().copied());
-            rest = rest.intersection(&tail);
+        // Cut at each start that lies in it.
+        let inside = starts.partition_point(|start| *start <= range.first())
+            ..starts.partition_point(|start| *start <= range.last());
+        let (mut first, last) = range.bits();
+        for start in &starts[inside] {
+            let (cut, _) = AddressRange::one(*start).bits();
+            out.extend(AddressRange::from_bits(family, first, cut - 1));
+            first = cut;
         }
-        out.extend(rest.ranges().iter().copied());
+        out.extend(AddressRange::from_bits(family, first, last));
     }
     out
 }

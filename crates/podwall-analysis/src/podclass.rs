@@ -4,12 +4,14 @@
 //! blocks: one question to the evaluator answers for all of them. The key holds every fact of a pod
 //! that a policy can ask for, and nothing else.
 
-use podwall_policy::address::{Family, IpBlock};
+use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::flow::Party;
 use podwall_policy::label::Labels;
 use podwall_policy::object::{Phase, Pod};
 use podwall_policy::port::ContainerPort;
+
+use crate::blocks::Blocks;
 
 /// Two pods with equal keys get equal answers, but for flows between a pod and itself, and for the
 /// names in missing facts.
@@ -45,27 +47,31 @@ impl Key<'_> {
 /// What of a cluster decides how pods are told apart.
 pub(crate) struct Keys {
     /// Every ipBlock of every policy.
-    blocks: Vec<IpBlock>,
+    blocks: Blocks,
     /// Whether a pod can be asked from a node's address, so that its own node matters.
     node_traffic: bool,
 }
 
 impl Keys {
-    pub(crate) fn new(cluster: &Cluster, blocks: Vec<IpBlock>) -> Self {
+    pub(crate) fn new(cluster: &Cluster, blocks: Blocks) -> Self {
         let node_traffic = cluster.pods.values().any(|pod| pod.host_network);
         Self { blocks, node_traffic }
+    }
+
+    /// For pods of which none is asked from a node's address.
+    pub(crate) fn without_nodes(blocks: Blocks) -> Self {
+        Self { blocks, node_traffic: false }
+    }
+
+    /// Whether pods of different nodes have different keys.
+    pub(crate) fn tells_nodes(&self) -> bool {
+        self.node_traffic
     }
 
     /// The pod's key. `node_traffic` says that the other end is a node.
     pub(crate) fn key<'a>(&self, pod: &'a Pod, node_traffic: bool) -> Key<'a> {
         let families = Family::BOTH.map(|family| match pod.ip(family) {
-            Some(ip) => Address::In(
-                (0u32..)
-                    .zip(&self.blocks)
-                    .filter(|(_, block)| block.contains(ip))
-                    .map(|(i, _)| i)
-                    .collect(),
-            ),
+            Some(ip) => Address::In(self.blocks.of(ip)),
             None if Party::Pod(pod).speaks(family) => Address::Open,
             None => Address::None,
         });

@@ -17,7 +17,7 @@ mod ids;
 mod partition;
 mod policies;
 mod rows;
-mod scopes;
+pub mod scopes;
 mod segments;
 mod shared;
 mod slots;

@@ -21,17 +21,17 @@ use crate::ids::Ids;
 
 /// A `key=value` pair as a number. Two pairs may share one: it finds candidates, and each candidate
 /// is then matched in full.
-pub(crate) type LabelHash = u64;
+pub type LabelHash = u64;
 
 /// The number of a `key=value` pair.
-pub(crate) fn label_hash(key: &str, value: &str) -> LabelHash {
+pub fn label_hash(key: &str, value: &str) -> LabelHash {
     let mut hasher = FxHasher::default();
     (key, value).hash(&mut hasher);
     hasher.finish()
 }
 
 /// Of what matches the requirement, everything carries one of these labels. `None`: no such list.
-pub(crate) fn anchors_of(requirement: &Requirement) -> Option<Vec<LabelHash>> {
+pub fn anchors_of(requirement: &Requirement) -> Option<Vec<LabelHash>> {
     match &requirement.operator {
         Operator::Equals(value) => Some(vec![label_hash(&requirement.key, value)]),
         Operator::In(values) => {
@@ -41,14 +41,15 @@ pub(crate) fn anchors_of(requirement: &Requirement) -> Option<Vec<LabelHash>> {
     }
 }
 
-/// The shortest list of labels of which everything that matches carries one.
-fn anchors(selector: &Selector) -> Option<Vec<LabelHash>> {
+/// The shortest list of labels of which everything that matches carries one; `None` where there
+/// is no such list.
+pub fn anchors(selector: &Selector) -> Option<Vec<LabelHash>> {
     selector.requirements.iter().filter_map(anchors_of).min_by_key(Vec::len)
 }
 
 /// The same scope in one spelling, so that equal scopes are one: requirements sorted, and a
 /// namespace that is asked for by `kubernetes.io/metadata.name` alone is named.
-pub(crate) fn normal(scope: &PodScope) -> PodScope {
+pub fn normal(scope: &PodScope) -> PodScope {
     let sorted = |selector: &Selector| {
         let mut requirements = selector.requirements.clone();
         requirements.sort_unstable();
@@ -71,7 +72,7 @@ pub(crate) fn normal(scope: &PodScope) -> PodScope {
 ///
 /// A selector stands under each label of its list, which may be long; what stands there is shared.
 #[derive(Debug)]
-pub(crate) struct ScopeIndex<T> {
+pub struct ScopeIndex<T> {
     groups: FxHashMap<u32, Group<T>>,
     numbers: FxHashMap<NamespaceScope, u32>,
     ids: Ids,
@@ -109,12 +110,12 @@ impl<T> Default for ScopeIndex<T> {
 
 impl<T: Copy + Ord> ScopeIndex<T> {
     /// Whether there is no selector.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
 
     /// Adds a selector, which must be [`normal`].
-    pub(crate) fn insert(&mut self, scope: &Arc<PodScope>, value: T) {
+    pub fn insert(&mut self, scope: &Arc<PodScope>, value: T) {
         let number = match self.numbers.get(&scope.namespaces) {
             Some(number) => *number,
             None => self.add_group(&scope.namespaces),
@@ -149,7 +150,7 @@ impl<T: Copy + Ord> ScopeIndex<T> {
     }
 
     /// Removes a selector that was added with the same value.
-    pub(crate) fn remove(&mut self, scope: &PodScope, value: T) {
+    pub fn remove(&mut self, scope: &PodScope, value: T) {
         let Some(number) = self.numbers.get(&scope.namespaces).copied() else { return };
         let Some(group) = self.groups.get_mut(&number) else { return };
         let gone = |(other, its): &(Arc<PodScope>, T)| *its == value && other.pods == scope.pods;
@@ -194,7 +195,7 @@ impl<T: Copy + Ord> ScopeIndex<T> {
     }
 
     /// What belongs to the selectors that match a pod with these labels in this namespace, sorted.
-    pub(crate) fn matching(
+    pub fn matching(
         &self,
         namespace: &Arc<str>,
         namespace_labels: &Labels,
@@ -207,7 +208,7 @@ impl<T: Copy + Ord> ScopeIndex<T> {
     }
 
     /// The selectors that can match pods of a namespace; for many of its pods.
-    pub(crate) fn of_namespace(
+    pub fn of_namespace(
         &self,
         namespace: &Arc<str>,
         namespace_labels: &Labels,
@@ -220,8 +221,19 @@ impl<T: Copy + Ord> ScopeIndex<T> {
         OfNamespace(numbers.iter().filter_map(|number| self.groups.get(number)).collect())
     }
 
+    /// The selectors that might match pods of a namespace of whose labels only the name is known:
+    /// those of every namespace selector. Each needs a closer look.
+    pub fn of_unstated_namespace(&self, namespace: &Arc<str>) -> OfNamespace<'_, T> {
+        let might = |scope: &NamespaceScope| match scope {
+            NamespaceScope::Own(name) => name == namespace,
+            NamespaceScope::Matching(_) => true,
+        };
+        let numbers = self.numbers.iter().filter(|(scope, _)| might(scope));
+        OfNamespace(numbers.filter_map(|(_, number)| self.groups.get(number)).collect())
+    }
+
     /// Whether some namespace selector matches one of the two sets of labels and not the other.
-    pub(crate) fn tells_apart(&self, before: &Labels, after: &Labels) -> bool {
+    pub fn tells_apart(&self, before: &Labels, after: &Labels) -> bool {
         let differs = |a: &Labels, b: &Labels| {
             self.namespace_selectors(a).any(|(selector, _)| !selector.matches(b))
         };
@@ -245,11 +257,11 @@ impl<T: Copy + Ord> ScopeIndex<T> {
 
 /// What a [`ScopeIndex`] has for one namespace.
 #[derive(Debug)]
-pub(crate) struct OfNamespace<'a, T>(Vec<&'a Group<T>>);
+pub struct OfNamespace<'a, T>(Vec<&'a Group<T>>);
 
 impl<T: Copy + Ord> OfNamespace<'_, T> {
     /// What belongs to the selectors that match a pod of the namespace, sorted.
-    pub(crate) fn matching(&self, labels: &Labels) -> Vec<T> {
+    pub fn matching(&self, labels: &Labels) -> Vec<T> {
         let mut found = Vec::new();
         for group in &self.0 {
             let under_labels = labels.iter().filter_map(|(key, value)| {

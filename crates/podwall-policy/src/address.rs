@@ -152,6 +152,13 @@ impl AddressRange {
         self.first <= address && address <= self.last
     }
 
+    /// Whether a range that does not start before this one overlaps it or comes right behind it.
+    fn meets(&self, next: &Self) -> bool {
+        let behind = bits(self.last).checked_add(1);
+        self.family() == next.family()
+            && (next.first <= self.last || behind == Some(bits(next.first)))
+    }
+
     /// The fewest CIDRs that cover exactly this range, in ascending order.
     pub fn cidrs(&self) -> Vec<IpNet> {
         match (self.first(), self.last()) {
@@ -292,6 +299,22 @@ impl From<AddressRange> for AddressSet {
     }
 }
 
+impl FromIterator<AddressRange> for AddressSet {
+    /// All addresses of these ranges, which may overlap and come in any order.
+    fn from_iter<I: IntoIterator<Item = AddressRange>>(ranges: I) -> Self {
+        let mut ranges: Vec<AddressRange> = ranges.into_iter().collect();
+        ranges.sort_unstable();
+        let mut out: Vec<AddressRange> = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            match out.last_mut() {
+                Some(before) if before.meets(&range) => before.last = before.last.max(range.last),
+                _ => out.push(range),
+            }
+        }
+        Self(out)
+    }
+}
+
 /// The family's last address as a number.
 fn highest(family: Family) -> u128 {
     if family == Family::V4 { u128::from(u32::MAX) } else { u128::MAX }
@@ -374,6 +397,8 @@ mod tests {
                 prop_assert_eq!(x.difference(&y).contains(probe), in_a && !in_b);
             }
             prop_assert_eq!(x.is_within(&y), x.union(&y) == y);
+            let together: AddressSet = a.iter().chain(&b).map(|n| AddressRange::from(*n)).collect();
+            prop_assert_eq!(together, x.union(&y));
             let cidrs: Vec<IpNet> = x.ranges().iter().flat_map(AddressRange::cidrs).collect();
             prop_assert_eq!(set(&cidrs), x);
         }

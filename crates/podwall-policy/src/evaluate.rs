@@ -25,6 +25,7 @@ use crate::object::{Name, Phase, Pod};
 use crate::policy::{Action, Direction, Policy, Rule, RuleRef, Tier};
 use crate::port::{PortSet, Protocol};
 use crate::reason::{MissingFact, Reason};
+use crate::walk::{Decided, Walk, Word, both};
 
 /// The answer to "does it pass".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -171,6 +172,14 @@ impl Side {
         }
     }
 
+    fn perhaps_own_node(mut self, facts: Vec<MissingFact>) -> Self {
+        let mut decided =
+            Decided { allowed: self.allowed, denied: self.denied, missing: self.missing };
+        decided.perhaps_own_node(facts);
+        Decided { allowed: self.allowed, denied: self.denied, missing: self.missing } = decided;
+        self
+    }
+
     fn stranger(direction: Direction, node: Arc<str>) -> Self {
         Self {
             stranger_on: Some(node),
@@ -191,13 +200,62 @@ pub fn evaluate(cluster: &Cluster, flow: &Flow<'_>) -> Evaluation {
 
 /// Evaluates one side of a flow.
 pub fn side(cluster: &Cluster, flow: &Flow<'_>, direction: Direction) -> Side {
+    side_among(cluster, cluster.policies.values(), flow, direction)
+}
+
+/// Evaluates one side of a flow as if these were all policies. For who knows which of them select
+/// the pod: the others have no word, so that leaving them out changes nothing but the time.
+pub fn side_among<'p>(
+    cluster: &Cluster,
+    policies: impl IntoIterator<Item = &'p Policy>,
+    flow: &Flow<'_>,
+    direction: Direction,
+) -> Side {
+    match setting(cluster, flow, direction) {
+        Setting::Open(exempt) => Side::open(direction, Some(exempt)),
+        Setting::Policies { pod, peer, perhaps_own_node } => {
+            let side = walk_tiers(cluster, policies, flow, pod, peer, direction);
+            side.perhaps_own_node(perhaps_own_node)
+        }
+        Setting::Stranger { node, perhaps_own_node } => {
+            Side::stranger(direction, node.clone()).perhaps_own_node(perhaps_own_node)
+        }
+    }
+}
+
+/// Who decides one side of a flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setting<'a> {
+    /// Nobody: everything passes.
+    Open(Exempt),
+    /// The pod's policies.
+    Policies {
+        /// The pod.
+        pod: &'a Pod,
+        /// The other party.
+        peer: Party<'a>,
+        /// What is missing to know whether the other party is the pod's own node: if it is,
+        /// whatever the policies deny passes after all. Empty where that is known.
+        perhaps_own_node: Vec<MissingFact>,
+    },
+    /// The node that isolates the party because nobody knows whose address it is: nothing passes.
+    Stranger {
+        /// The node.
+        node: &'a Arc<str>,
+        /// As above.
+        perhaps_own_node: Vec<MissingFact>,
+    },
+}
+
+/// Who decides one side of a flow; no policy is looked at.
+pub fn setting<'a>(cluster: &'a Cluster, flow: &Flow<'a>, direction: Direction) -> Setting<'a> {
     let (subject, peer) = match direction {
         Direction::Egress => (flow.src, flow.dst),
         Direction::Ingress => (flow.dst, flow.src),
     };
     let subject = match subject_of(cluster, subject) {
         Ok(subject) => subject,
-        Err(exempt) => return Side::open(direction, Some(exempt)),
+        Err(exempt) => return Setting::Open(exempt),
     };
     let itself = match (subject, peer) {
         (Subject::Pod(pod), _) => is_itself(pod, peer),
@@ -208,29 +266,20 @@ pub fn side(cluster: &Cluster, flow: &Flow<'_>, direction: Direction) -> Side {
         (Subject::Stranger(_), _) => false,
     };
     if itself {
-        return Side::open(direction, Some(Exempt::Itself));
+        return Setting::Open(Exempt::Itself);
     }
-    let own_node = match direction {
-        Direction::Ingress => from_own_node(cluster, subject, flow.src),
-        Direction::Egress => Match::No(Vec::new()),
+    let perhaps_own_node = match direction {
+        Direction::Ingress => match from_own_node(cluster, subject, flow.src) {
+            Match::Yes => return Setting::Open(Exempt::OwnNode),
+            Match::No(_) => Vec::new(),
+            Match::Unknown(facts) => facts,
+        },
+        Direction::Egress => Vec::new(),
     };
-    if own_node.is_yes() {
-        return Side::open(direction, Some(Exempt::OwnNode));
+    match subject {
+        Subject::Pod(pod) => Setting::Policies { pod, peer, perhaps_own_node },
+        Subject::Stranger(node) => Setting::Stranger { node, perhaps_own_node },
     }
-    let mut side = match subject {
-        Subject::Pod(pod) => walk_tiers(cluster, flow, pod, peer, direction),
-        Subject::Stranger(node) => Side::stranger(direction, node.clone()),
-    };
-    if let Match::Unknown(facts) = own_node
-        && !side.denied.is_empty()
-    {
-        // If the source is the pod's own node, whatever the policies deny passes after all.
-        side.denied = PortSet::empty();
-        side.missing.extend(facts);
-    }
-    side.missing.sort();
-    side.missing.dedup();
-    side
 }
 
 /// Who is protected.
@@ -291,39 +340,22 @@ fn from_own_node(cluster: &Cluster, destination: Subject<'_>, src: Party<'_>) ->
     }
 }
 
-/// What is decided so far on one side. A port is in `may_pass` if some completion of the missing
-/// facts lets it pass, in `may_drop` if some completion drops it, in `rest` if some completion has
-/// not decided it yet. So what is not in `may_drop` certainly passes, and the other way round.
-struct Walk {
-    may_pass: PortSet,
-    may_drop: PortSet,
-    rest: PortSet,
-    /// What a Pass rule may have taken out of the current tier.
-    passed: PortSet,
-    /// Which facts leave which ports open.
-    doubts: Vec<(PortSet, Vec<MissingFact>)>,
-}
-
-fn walk_tiers(
+fn walk_tiers<'p>(
     cluster: &Cluster,
+    policies: impl IntoIterator<Item = &'p Policy>,
     flow: &Flow<'_>,
     pod: &Pod,
     peer: Party<'_>,
     direction: Direction,
 ) -> Side {
-    let mut walk = Walk {
-        may_pass: PortSet::empty(),
-        may_drop: PortSet::empty(),
-        rest: PortSet::everything(),
-        passed: PortSet::empty(),
-        doubts: Vec::new(),
-    };
+    let policies = in_order(policies);
+    let mut walk = Walk::new();
     let mut isolated_by = Vec::new();
     let mut outcomes = Vec::new();
-    for tier in [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline] {
-        let tier_starts_with = walk.rest.clone();
+    for tier in Tier::IN_ORDER {
+        walk.begin_tier(tier);
         let mut perhaps_isolated = Vec::new();
-        for policy in in_order(cluster, tier) {
+        for policy in policies.iter().filter(|policy| policy.tier == tier) {
             let Some(rules) = policy.rules(direction) else { continue };
             let selected = selects(cluster, &policy.subject, pod);
             if matches!(selected, Match::No(_)) {
@@ -335,102 +367,37 @@ fn walk_tiers(
                     _ => isolated_by.push(policy.name.clone()),
                 }
             }
-            // If the policy selects the pod at all, its earlier rules have decided these ports.
-            let mut decided_here = PortSet::empty();
+            walk.begin_policy();
             for (i, rule) in rules.iter().enumerate() {
                 let mut outcome = outcome(cluster, flow, peer, direction, policy, rule, i);
-                outcome.reach = match tier {
-                    Tier::NetworkPolicy => tier_starts_with.clone(), // additive: no order
-                    Tier::Admin | Tier::Baseline => walk.rest.difference(&decided_here),
-                };
-                if outcome.peers.is_yes() {
-                    decided_here = decided_here.union(&outcome.ports);
-                }
-                outcome.peers = both(selected.clone(), outcome.peers);
-                if !policy.dry_run {
-                    walk.hear(&outcome);
-                }
+                outcome.reach = walk.reach();
+                let applies = both(&selected, &outcome.peers);
+                let word = Word { action: outcome.action, ports: &outcome.ports };
+                walk.rule(word, &outcome.peers, &applies, policy.dry_run);
+                outcome.peers = applies;
                 outcomes.push(outcome);
             }
         }
-        walk.end_tier();
-        if tier == Tier::NetworkPolicy {
-            walk.isolate(!isolated_by.is_empty(), perhaps_isolated);
-        }
+        walk.end_tier(!isolated_by.is_empty(), perhaps_isolated);
     }
-    let may_pass = walk.may_pass.union(&walk.rest); // no tier has a word on the rest: open
-    let open = may_pass.intersection(&walk.may_drop);
-    let missing = walk
-        .doubts
-        .into_iter()
-        .filter(|(ports, _)| !ports.intersection(&open).is_empty())
-        .flat_map(|(_, facts)| facts)
-        .collect();
+    let Decided { allowed, denied, missing } = walk.finish();
     Side {
         direction,
         exempt: None,
         stranger_on: None,
         isolated_by,
         rules: outcomes,
-        allowed: PortSet::everything().difference(&walk.may_drop),
-        denied: PortSet::everything().difference(&may_pass),
+        allowed,
+        denied,
         missing,
     }
 }
 
-/// A rule has a word if its policy selects the pod and its peers match: both must hold.
-fn both(selected: Match, peers: Match) -> Match {
-    match (selected, peers) {
-        (Match::Yes, peers) => peers,
-        (selected, Match::Yes) => selected,
-        (Match::Unknown(a), Match::Unknown(b)) => Match::Unknown(a.into_iter().chain(b).collect()),
-        (no @ Match::No(_), _) | (_, no) => no,
-    }
-}
-
-impl Walk {
-    /// Takes one rule's word into account. Only a rule that certainly matches ends the walk for
-    /// its ports; NetworkPolicies only allow, so among them that changes nothing.
-    fn hear(&mut self, outcome: &RuleOutcome) {
-        let hit = self.rest.intersection(&outcome.reach).intersection(&outcome.ports);
-        match &outcome.peers {
-            Match::No(_) => return,
-            Match::Unknown(facts) => self.doubts.push((hit.clone(), facts.clone())),
-            Match::Yes => self.rest = self.rest.difference(&hit),
-        }
-        let heard = match outcome.action {
-            Action::Allow => &mut self.may_pass,
-            Action::Deny => &mut self.may_drop,
-            Action::Pass => &mut self.passed,
-        };
-        *heard = heard.union(&hit);
-    }
-
-    /// At the end of a tier what was passed goes on to the next.
-    fn end_tier(&mut self) {
-        self.rest = self.rest.union(&self.passed);
-        self.passed = PortSet::empty();
-    }
-
-    /// An isolated pod is closed for what no NetworkPolicy allows.
-    fn isolate(&mut self, certainly: bool, perhaps: Vec<MissingFact>) {
-        if certainly || !perhaps.is_empty() {
-            self.may_drop = self.may_drop.union(&self.rest);
-        }
-        if certainly {
-            self.rest = PortSet::empty();
-        } else if !perhaps.is_empty() {
-            self.doubts.push((self.rest.clone(), perhaps));
-        }
-    }
-}
-
-/// Policies of a tier in the order in which they decide. NetworkPolicies have none; by name, so
+/// Policies in the order in which those of a tier decide. NetworkPolicies have none; by name, so
 /// that answers do not depend on history.
-fn in_order(cluster: &Cluster, tier: Tier) -> Vec<&Policy> {
-    let mut policies: Vec<&Policy> =
-        cluster.policies.values().filter(|policy| policy.tier == tier).collect();
-    policies.sort_by_key(|policy| policy.priority); // stable: equal priorities stay by name
+fn in_order<'p>(policies: impl IntoIterator<Item = &'p Policy>) -> Vec<&'p Policy> {
+    let mut policies: Vec<&Policy> = policies.into_iter().collect();
+    policies.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
     policies
 }
 

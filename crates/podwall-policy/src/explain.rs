@@ -62,7 +62,7 @@ impl Question {
     }
 
     /// Allowed if anything that is asked about certainly passes, denied if nothing of it can.
-    fn answer(self, allowed: &PortSet, denied: &PortSet) -> Verdict {
+    pub fn answer(self, allowed: &PortSet, denied: &PortSet) -> Verdict {
         let asked = self.ports();
         if !asked.intersection(allowed).is_empty() {
             Verdict::Allowed

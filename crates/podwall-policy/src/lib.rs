@@ -25,3 +25,4 @@ pub mod port;
 pub mod reason;
 pub mod selector;
 pub mod source;
+pub mod walk;

@@ -61,6 +61,11 @@ pub enum Tier {
     Baseline,
 }
 
+impl Tier {
+    /// All, in the order of evaluation.
+    pub const IN_ORDER: [Self; 3] = [Self::Admin, Self::NetworkPolicy, Self::Baseline];
+}
+
 /// What a rule does with what it matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Action {

@@ -188,12 +188,12 @@ impl PortSet {
 
     /// Whether nothing is in the set.
     pub fn is_empty(&self) -> bool {
-        *self == Self::empty()
+        !self.other && self.tcp.is_empty() && self.udp.is_empty() && self.sctp.is_empty()
     }
 
     /// Whether every protocol and port is in the set.
     pub fn is_everything(&self) -> bool {
-        *self == Self::everything()
+        self.other && [&self.tcp, &self.udp, &self.sctp].iter().all(|ranges| is_all(ranges))
     }
 
     /// Whether protocols without ports are in the set.
@@ -266,8 +266,26 @@ impl PortSet {
     }
 }
 
+fn is_all(ranges: &Ranges) -> bool {
+    **ranges == [PortRange::ALL]
+}
+
 /// Merges two sorted lists over the port line: a boundary is any port where either list changes.
 fn combine(a: &Ranges, b: &Ranges, keep: impl Fn(bool, bool) -> bool) -> Ranges {
+    // Mostly one of them is empty or everything; then the other decides as a whole.
+    for (known, other, with) in [(a, b, true), (b, a, false)] {
+        if !known.is_empty() && !is_all(known) {
+            continue;
+        }
+        let here = !known.is_empty();
+        let keep = |there| if with { keep(here, there) } else { keep(there, here) };
+        match (keep(false), keep(true)) {
+            (false, false) => return Ranges::new(),
+            (true, true) => return vec![PortRange::ALL],
+            (false, true) => return other.clone(),
+            (true, false) => {}
+        }
+    }
     let mut cuts: Vec<u32> = [a, b]
         .into_iter()
         .flatten()

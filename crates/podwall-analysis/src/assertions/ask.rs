@@ -22,6 +22,7 @@ use podwall_policy::port::PortSet;
 use podwall_policy::reason::MissingFact;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::blocks::Blocks;
 use crate::can::End;
 use crate::outside;
 use crate::podclass::{Key, Keys};
@@ -69,7 +70,7 @@ impl<'a> Asker<'a> {
         Self {
             cluster,
             taken: outside::taken(cluster),
-            keys: Keys::new(cluster, blocks.clone()),
+            keys: Keys::new(cluster, Blocks::new(blocks.clone())),
             blocks,
             classes: FxHashMap::default(),
             class_of: FxHashMap::default(),

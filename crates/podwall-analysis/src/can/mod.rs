@@ -33,6 +33,7 @@ pub use self::targets::service_port;
 pub(crate) use self::targets::service_targets;
 use self::targets::{Target, ends, targets};
 use self::together::{merge, passes_of, verdict_of};
+use crate::blocks::Blocks;
 use crate::error::AskError;
 use crate::outside;
 use crate::peer::{Peer, backends};
@@ -203,7 +204,7 @@ pub fn can<'a>(
         (Peer::Outside { .. }, Peer::Outside { .. }) => Vec::new(),
         _ => outside::blocks(cluster),
     };
-    let keys = Keys::new(cluster, blocks.clone());
+    let keys = Keys::new(cluster, Blocks::new(blocks.clone()));
     let sources = ends(cluster, src, &blocks);
     let (targets, mut translations) = match dst {
         Peer::Service(service) => service_targets(cluster, service, ask)?,

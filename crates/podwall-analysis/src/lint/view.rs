@@ -24,6 +24,7 @@ use podwall_policy::selector::Selector;
 use serde_json::Value as Json;
 
 use super::Input;
+use crate::blocks::Blocks;
 use crate::outside;
 use crate::podclass::{Key, Keys};
 
@@ -80,7 +81,7 @@ pub(super) struct Namespaces<'a> {
 impl<'a> View<'a> {
     pub(super) fn new(input: &Input<'a>) -> Self {
         let cluster = input.cluster;
-        let keys = Keys::new(cluster, outside::blocks(cluster));
+        let keys = Keys::new(cluster, Blocks::new(outside::blocks(cluster)));
         let mut known: HashMap<Key<'a>, usize> = HashMap::new();
         let mut classes: Vec<Class<'a>> = Vec::new();
         let mut in_namespace: HashMap<&str, Vec<usize>> = HashMap::new();
