@@ -21,7 +21,7 @@ use rustc_hash::FxHashMap;
 use crate::diagnostic::{Code, Diagnostic, Findings, Place};
 use crate::object::{LeftOut, Object, ObjectKey, Outcome, read_document};
 use crate::text::{At, Part, Text};
-use crate::walk::{Path, Walk};
+use crate::walk::Walk;
 use crate::yaml::Broken;
 use crate::{expand, files, json, yaml};
 
@@ -290,16 +290,8 @@ impl Reader<'_> {
 
     /// A document that is no tree: nothing of it is read.
     fn broken(&mut self, text: &Text<'_>, broken: Broken) {
-        let mut walk = Walk { text, findings: &mut self.findings, object: None };
-        let earlier = broken.earlier.map(|(at, what)| (walk.place(at), what));
-        let diagnostic = walk.error(broken.code, broken.at, &Path::root(""), broken.message);
-        if let Some(help) = broken.help {
-            diagnostic.help(help);
-        }
-        if let Some((place, what)) = earlier {
-            diagnostic.note(what, Some(place));
-        }
         let source = text.source(broken.at);
+        Walk { text, findings: &mut self.findings, object: None }.broken(broken);
         let left_out = LeftOut { kind: None, namespace: None, name: None, source };
         self.reading.leave_out(left_out, self.options);
     }

@@ -16,6 +16,7 @@ use crate::names::short;
 use crate::node::{Entry, Map, Node, Value};
 use crate::suggest;
 use crate::text::{At, Text};
+use crate::yaml::Broken;
 
 /// Reads one object: knows its text, collects its findings.
 pub(crate) struct Walk<'r> {
@@ -86,6 +87,18 @@ pub(crate) enum Unknown {
 }
 
 impl Walk<'_> {
+    /// A document that is no tree.
+    pub(crate) fn broken(&mut self, broken: Broken) {
+        let earlier = broken.earlier.map(|(at, what)| (self.place(at), what));
+        let diagnostic = self.error(broken.code, broken.at, &Path::root(""), broken.message);
+        if let Some(help) = broken.help {
+            diagnostic.help(help);
+        }
+        if let Some((place, what)) = earlier {
+            diagnostic.note(what, Some(place));
+        }
+    }
+
     /// A finding at a place.
     pub(crate) fn find(
         &mut self,

@@ -30,7 +30,7 @@ use crate::names::short;
 use crate::node::{Map, Node, Value};
 use crate::text::{At, Text};
 use crate::walk::{Path, Unknown, Walk};
-use crate::yaml::{self, Broken};
+use crate::yaml;
 
 pub use self::peers::{PeerKind, PeerSpec, Permitted};
 pub use self::ports::Ports;
@@ -150,7 +150,7 @@ pub fn read_assertions(name: &str, bytes: &[u8]) -> Result<AssertionFile, Vec<Di
             document(&mut walk, node, &mut assertions);
         }
         if let Some(broken) = broken {
-            complain(&mut walk, broken);
+            walk.broken(broken);
         }
     }
     if assertions.is_empty() && findings.errors() == 0 {
@@ -168,17 +168,6 @@ fn whole(name: &str, code: Code, message: String) -> Vec<Diagnostic> {
     diagnostic.place = Some(crate::diagnostic::Place { source, length: 1, text: None });
     diagnostic.help("a file of assertions starts with `assertions:`");
     vec![diagnostic]
-}
-
-fn complain(walk: &mut Walk<'_>, broken: Broken) {
-    let earlier = broken.earlier.map(|(at, what)| (walk.place(at), what));
-    let diagnostic = walk.error(broken.code, broken.at, &Path::root(""), broken.message);
-    if let Some(help) = broken.help {
-        diagnostic.help(help);
-    }
-    if let Some((place, what)) = earlier {
-        diagnostic.note(what, Some(place));
-    }
 }
 
 fn document(walk: &mut Walk<'_>, node: &Node<'_>, out: &mut Vec<Assertion>) {
