@@ -12,7 +12,6 @@ use super::finding::{At, Finding, Fix, Severity};
 impl Finding {
     /// A finding about a field of a policy, with the rule's own severity.
     pub(super) fn new(id: &str, policy: &Policy, field: FieldPath, message: String) -> Self {
-        let rule = rule(id).unwrap_or(&RULES[0]);
         let at = At {
             kind: "NetworkPolicy",
             name: policy.name.clone(),
@@ -20,6 +19,11 @@ impl Finding {
             object: policy.source.clone(),
             field,
         };
+        Self::at(id, at, message)
+    }
+
+    fn at(id: &str, at: At, message: String) -> Self {
+        let rule = rule(id).unwrap_or(&RULES[0]);
         Self {
             rule,
             severity: rule.severity,
@@ -56,7 +60,6 @@ impl Finding {
         namespace: &str,
         message: String,
     ) -> Self {
-        let rule = rule(id).unwrap_or(&RULES[0]);
         let source = view.cluster.namespaces.get(namespace).and_then(|found| found.source.clone());
         let at = At {
             kind: "Namespace",
@@ -65,17 +68,7 @@ impl Finding {
             object: source.clone(),
             source,
         };
-        Self {
-            rule,
-            severity: rule.severity,
-            message,
-            at,
-            snippet: None,
-            proof: Vec::new(),
-            help: None,
-            fix: None,
-            about: String::new(),
-        }
+        Self::at(id, at, message)
     }
 
     /// Gives a finding about a namespace that nobody states a place.
