@@ -260,19 +260,26 @@ pub(super) fn side(cluster: &Cluster, case: &Case<'_>, side: &Side) -> SideJson 
     }
 }
 
-fn case_json(cluster: &Cluster, case: &Case<'_>) -> CaseJson {
-    let end = |end: &End<'_>| match end {
-        End::Outside(_) => "outside".to_owned(),
-        other => other.to_string(),
-    };
-    let cidrs = [&case.src, &case.dst].into_iter().filter_map(|end| match end {
+/// Source and destination of a case, and the addresses that stand behind `outside`.
+pub(super) fn ends(case: &Case<'_>) -> ([String; 2], Vec<String>) {
+    let both = [&case.src, &case.dst];
+    let cidrs = both.into_iter().filter_map(|end| match end {
         End::Outside(class) => Some(outside::cidrs(&class.addresses)),
         _ => None,
     });
+    let names = both.map(|end| match end {
+        End::Outside(_) => "outside".to_owned(),
+        other => other.to_string(),
+    });
+    (names, cidrs.flatten().collect())
+}
+
+fn case_json(cluster: &Cluster, case: &Case<'_>) -> CaseJson {
+    let ([source, destination], cidrs) = ends(case);
     CaseJson {
-        source: end(&case.src),
-        destination: end(&case.dst),
-        cidrs: cidrs.flatten().collect(),
+        source,
+        destination,
+        cidrs,
         family: case.family.to_string(),
         question: question(case.question),
         pairs: case.pairs,

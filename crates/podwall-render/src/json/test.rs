@@ -4,13 +4,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use podwall_analysis::assertions::{Finding, Outcome, Pair, Status};
-use podwall_analysis::can::End;
-use podwall_analysis::outside;
 use podwall_manifest::assertions::Claim;
 use podwall_policy::cluster::Cluster;
 
 use super::PortsJson;
-use super::can::{SideJson, side};
+use super::can::{SideJson, ends, side};
 use crate::claims;
 use crate::text::test::{PacketNote, with_packets};
 
@@ -208,18 +206,11 @@ fn finding(cluster: &Cluster, finding: &Finding<'_>) -> FindingJson {
 
 fn pair_json(cluster: &Cluster, pair: &Pair<'_>) -> PairJson {
     let case = &pair.case;
-    let end = |end: &End<'_>| match end {
-        End::Outside(_) => "outside".to_owned(),
-        other => other.to_string(),
-    };
-    let cidrs = [&case.src, &case.dst].into_iter().filter_map(|end| match end {
-        End::Outside(class) => Some(outside::cidrs(&class.addresses)),
-        _ => None,
-    });
+    let ([src, dst], cidrs) = ends(case);
     PairJson {
-        src: end(&case.src),
-        dst: end(&case.dst),
-        cidrs: cidrs.flatten().collect(),
+        src,
+        dst,
+        cidrs,
         family: case.family.to_string(),
         ports: (&pair.ports).into(),
         more: pair.more,
