@@ -305,7 +305,7 @@ fn the_node_reaches_itself_from_the_address_that_its_pods_know() {
     for (wiring, kind) in support::everywhere() {
         let world = World::new(wiring, 1);
         let node = Node::new(&world, kind);
-        world.node().ip("addr add 172.16.0.1/32 dev lo\naddr add fd99::1/128 dev lo\n");
+        world.node().ip("addr add 172.16.0.1/32 dev lo\naddr add fd99::1/128 dev lo nodad\n");
         for (family, own) in [(Family::V4, "172.16.0.1"), (Family::V6, "fd99::1")] {
             let own = SocketAddr::new(own.parse().unwrap(), 9000);
             let passed = world.node().run(|| {

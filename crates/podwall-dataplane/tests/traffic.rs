@@ -633,7 +633,7 @@ fn what_a_balancer_takes_at_local_in_is_not_judged_by_the_services_address() {
     for (wiring, kind) in support::everywhere() {
         let world = World::new(wiring, 2);
         let mut plane = world.node().plane(kind);
-        world.node().ip("addr add 10.96.0.1/32 dev lo\naddr add fd00:96::1/128 dev lo\n");
+        world.node().ip("addr add 10.96.0.1/32 dev lo\naddr add fd00:96::1/128 dev lo nodad\n");
         world.node().nft(
             "table inet balancer {
             chain taken { type filter hook input priority 99; policy accept;
