@@ -48,6 +48,7 @@ mod suggest;
 mod text;
 mod walk;
 mod workload;
+pub mod write;
 mod yaml;
 
 pub use crate::assertions::read_assertions;
