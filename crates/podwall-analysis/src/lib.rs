@@ -17,6 +17,7 @@ pub mod can;
 pub mod combine;
 pub mod error;
 pub mod explain;
+pub mod identity;
 mod kinds;
 pub mod lint;
 pub mod matrix;

@@ -1,0 +1,193 @@
+//! By which labels are these pods told from all others of their namespace?
+//!
+//! ```text
+//!   api-7d4f-x   app=api tier=back pod-template-hash=7d4f
+//!   api-7d4f-y   app=api tier=back pod-template-hash=7d4f   ──▶  app=api
+//!   web-66b1-z   app=web tier=back pod-template-hash=66b1
+//! ```
+//!
+//! The fewest labels, those first that people choose to name things by. Labels that a controller
+//! gives to each generation or each replica are of no use: the next rollout has others.
+
+use podwall_policy::cluster::Cluster;
+use podwall_policy::label::METADATA_NAME;
+use podwall_policy::object::{Name, Pod};
+use podwall_policy::policy::{NamespaceScope, Peer, PodScope};
+use podwall_policy::selector::Selector;
+
+/// Labels that a controller makes up; `k8s.io/api/apps/v1/types.go`, `batch/v1/types.go`.
+const MADE_UP: [&str; 11] = [
+    "pod-template-hash",
+    "controller-revision-hash",
+    "pod-template-generation",
+    "controller-uid",
+    "job-name",
+    "statefulset.kubernetes.io/pod-name",
+    "apps.kubernetes.io/pod-index",
+    "batch.kubernetes.io/controller-uid",
+    "batch.kubernetes.io/job-name",
+    "batch.kubernetes.io/job-completion-index",
+    "rollouts-pod-template-hash",
+];
+
+/// Labels that name what a pod is, those that people use most first.
+const NAMING: [&str; 8] = [
+    "app",
+    "app.kubernetes.io/name",
+    "k8s-app",
+    "app.kubernetes.io/component",
+    "app.kubernetes.io/instance",
+    "name",
+    "component",
+    "role",
+];
+
+/// How many labels together are tried before all are taken.
+const TOGETHER: usize = 3;
+
+/// What tells pods from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Labels that all of the pods have.
+    pub selector: Selector,
+    /// Pods of the namespace that have them too, by name: nothing tells these apart.
+    pub also: Vec<Name>,
+}
+
+/// Whether a controller makes the label up, so that it says nothing of what the pod is.
+pub fn is_made_up(key: &str) -> bool {
+    MADE_UP.contains(&key)
+}
+
+/// What tells these pods from the others of their namespace; all must be of one.
+pub fn identity(cluster: &Cluster, pods: &[&Pod]) -> Identity {
+    let Some(first) = pods.first() else {
+        return Identity { selector: Selector::everything(), also: Vec::new() };
+    };
+    let mut common: Vec<(&str, &str)> = first
+        .labels
+        .iter()
+        .filter(|(key, _)| !is_made_up(key))
+        .filter(|(key, value)| pods.iter().all(|pod| pod.labels.get(key) == Some(value)))
+        .collect();
+    let place = |key: &str| NAMING.iter().position(|its| *its == key).unwrap_or(NAMING.len());
+    common.sort_by_key(|(key, _)| (place(key), key.to_string()));
+    let namespace = &first.name.namespace;
+    let others: Vec<&Pod> = cluster
+        .pods
+        .values()
+        .filter(|pod| pod.name.namespace == *namespace && pod.is_subject())
+        .filter(|pod| !pods.iter().any(|own| own.name == pod.name))
+        .collect();
+    let has = |pod: &Pod, labels: &[(&str, &str)]| {
+        labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+    };
+    let tells = |labels: &[(&str, &str)]| !others.iter().any(|pod| has(pod, labels));
+    let chosen = (1..=TOGETHER.min(common.len()))
+        .find_map(|size| combinations(&common, size).find(|labels| tells(labels)))
+        .unwrap_or_else(|| fewest(&common, &others, has));
+    let also = others.iter().filter(|pod| has(pod, &chosen)).map(|pod| pod.name.clone()).collect();
+    Identity { selector: Selector::labels(chosen), also }
+}
+
+/// All labels are needed, or none helps: those that take nobody out are left out again.
+fn fewest<'l>(
+    common: &[(&'l str, &'l str)],
+    others: &[&Pod],
+    has: impl Fn(&Pod, &[(&str, &str)]) -> bool,
+) -> Vec<(&'l str, &'l str)> {
+    let caught = |labels: &[(&str, &str)]| others.iter().filter(|pod| has(pod, labels)).count();
+    let least = caught(common);
+    let mut kept = common.to_vec();
+    // Those that name least go first; one stays, so that pods to come are not all caught.
+    for index in (0..common.len()).rev() {
+        if kept.len() > 1 {
+            let label = kept.remove(index);
+            if caught(&kept) > least {
+                kept.insert(index, label);
+            }
+        }
+    }
+    kept
+}
+
+/// All ways to take so many of a list, in the list's order.
+fn combinations<'l, T: Copy>(list: &'l [T], size: usize) -> impl Iterator<Item = Vec<T>> + 'l {
+    let mut at: Option<Vec<usize>> = (size <= list.len()).then(|| (0..size).collect());
+    std::iter::from_fn(move || {
+        let now = at.clone()?;
+        at = (0..size).rev().find(|i| now[*i] < list.len() - size + i).map(|i| {
+            let next = now[i] + 1;
+            let tail = (0..size - i).map(|step| next + step);
+            now[..i].iter().copied().chain(tail).collect()
+        });
+        Some(now.iter().map(|i| list[*i]).collect())
+    })
+}
+
+/// A peer that matches what a selector matches in a namespace, as a policy of `own` writes it.
+pub fn peer_in(own: &str, namespace: &str, pods: Selector) -> Peer {
+    let namespaces = if own == namespace {
+        NamespaceScope::Own(own.into())
+    } else {
+        NamespaceScope::Matching(Selector::labels([(METADATA_NAME, namespace)]))
+    };
+    Peer::Pods(PodScope { namespaces, pods })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(pods: &[(&str, &[(&str, &str)])], own: &[&str]) -> (String, Vec<String>) {
+        let mut cluster = Cluster::default();
+        for (name, labels) in pods {
+            cluster.put_pod(Pod::new("shop", *name, labels.iter().copied().collect()));
+        }
+        let own: Vec<&Pod> =
+            own.iter().map(|pod| &cluster.pods[&Name::new("shop", *pod)]).collect();
+        let identity = identity(&cluster, &own);
+        (identity.selector.to_string(), identity.also.iter().map(|n| n.name.to_string()).collect())
+    }
+
+    #[test]
+    fn one_label_that_names_is_enough_and_made_up_ones_are_none() {
+        let pods: &[(&str, &[(&str, &str)])] = &[
+            ("api-1", &[("aaa", "x"), ("app", "api"), ("pod-template-hash", "1")]),
+            ("api-2", &[("aaa", "x"), ("app", "api"), ("pod-template-hash", "1")]),
+            ("web-1", &[("aaa", "y"), ("app", "web"), ("pod-template-hash", "2")]),
+        ];
+        assert_eq!(of(pods, &["api-1", "api-2"]), ("app=api".into(), vec![]));
+        assert_eq!(of(pods, &["api-1"]), ("app=api".into(), vec!["api-2".into()]));
+    }
+
+    #[test]
+    fn as_many_labels_as_it_takes() {
+        let pods: &[(&str, &[(&str, &str)])] = &[
+            ("a", &[("app", "x"), ("tier", "1"), ("z", "q"), ("color", "blue")]),
+            ("b", &[("app", "x"), ("tier", "2"), ("z", "q"), ("color", "blue")]),
+            ("c", &[("app", "y"), ("tier", "1"), ("z", "q"), ("color", "blue")]),
+        ];
+        assert_eq!(of(pods, &["a"]).0, "app=x,tier=1");
+        assert_eq!(of(pods, &["b"]).0, "tier=2");
+        assert_eq!(of(pods, &["a", "b"]).0, "app=x");
+        assert_eq!(of(pods, &["a", "c"]).0, "tier=1");
+        // Nothing tells it from another: the label that narrows most stays, and who is caught is said.
+        let twins: &[(&str, &[(&str, &str)])] = &[
+            ("a", &[("app", "x"), ("z", "q")]),
+            ("b", &[("app", "x"), ("z", "q")]),
+            ("c", &[("app", "y"), ("z", "q")]),
+            ("bare", &[]),
+        ];
+        assert_eq!(of(twins, &["a"]), ("app=x".into(), vec!["b".into()]));
+        assert_eq!(of(twins, &["bare"]).1, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn combinations_come_in_order_and_all() {
+        let all: Vec<Vec<u8>> = combinations(&[1, 2, 3, 4], 2).collect();
+        assert_eq!(all, [[1, 2], [1, 3], [1, 4], [2, 3], [2, 4], [3, 4]]);
+        assert_eq!(combinations(&[1, 2], 3).count(), 0);
+        assert_eq!(combinations(&[1, 2, 3], 3).count(), 1);
+    }
+}
