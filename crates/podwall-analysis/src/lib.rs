@@ -15,6 +15,7 @@ pub mod assertions;
 mod blocks;
 pub mod can;
 pub mod combine;
+pub mod difference;
 pub mod error;
 pub mod explain;
 pub mod identity;

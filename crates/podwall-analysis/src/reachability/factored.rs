@@ -165,6 +165,8 @@ struct SideTemplate {
 #[derive(Clone, Debug)]
 struct Template {
     passage: Passage,
+    /// What either side says, by family; not for what certainly lets nothing pass.
+    flows: Vec<(Family, [Decided; 2])>,
     /// Whether the addresses of src and dst are missing, by family.
     addresses: [[bool; 2]; 2],
 }
@@ -184,6 +186,7 @@ impl<'e> Factored<'e> {
         }
         let passage = |possible| Template {
             passage: Passage { possible, ..Passage::default() },
+            flows: Vec::new(),
             addresses: [[false; 2]; 2],
         };
         let mut factored = Self {
@@ -422,7 +425,13 @@ impl<'e> Factored<'e> {
             addresses[0][f] = ingress.peer_address;
             flows.push((family, [egress.decided.clone(), ingress.decided.clone()]));
         }
-        Template { passage: Passage::of(flows.into_iter()), addresses }
+        Template { passage: Passage::of(flows.iter().cloned()), flows, addresses }
+    }
+
+    /// What egress of the source and ingress of the destination say, by family. Nothing for cells in
+    /// which nothing passes for certain; the addresses of the ends are not among the missing facts.
+    pub(crate) fn flows(&self, cell: Cell) -> &[(Family, [Decided; 2])] {
+        self.passages.get(cell.0 as usize).map_or(&[], |template| &template.flows)
     }
 
     /// What a cell says of these ends.

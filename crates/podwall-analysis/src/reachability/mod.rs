@@ -40,6 +40,7 @@ use podwall_policy::reason::MissingFact;
 use rustc_hash::FxHashMap;
 
 use self::program::Program;
+pub(crate) use self::selectors::side;
 use self::selectors::{PolicySlot, Selectors};
 use self::shapes::{Narrow, ShapeId, Shapes};
 use crate::combine::worst;

@@ -1,0 +1,529 @@
+//! Which pairs differ, without asking all of them?
+//!
+//! ```text
+//!   kind of a row × kind of a row ──touched by a change?──▶ no: the same, for certain
+//!        └─ yes: cell before, cell after ──Shifts, once for each pair of cells──▶ nothing: the same
+//! ```
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use podwall_policy::address::{AddressRange, Family};
+use podwall_policy::cluster::Cluster;
+use podwall_policy::port::PortSet;
+use podwall_policy::walk::Decided;
+
+use super::rows::{Facts, Group, Kind as RowKind, Like, Members, rows};
+use super::{Change, Exposure, Kind, Row, Shift, Shifts};
+use crate::matrix::By;
+use crate::reachability::Reachability;
+use crate::reachability::factored::{Cell, Factored};
+
+/// The rows, and what differs between them in order.
+pub(super) fn compare<'a>(
+    engines: &[Reachability<'a>; 2],
+    clusters: [&'a Cluster; 2],
+    by: By,
+) -> (Vec<Row<'a>>, Vec<Change>) {
+    let (rows, inside, blocks) = rows(clusters, by);
+    let changes = {
+        let facts = Facts::of(clusters, &blocks);
+        let mut factored = [Factored::new(&engines[0]), Factored::new(&engines[1])];
+        let members: Vec<Members<'_>> =
+            rows.iter().map(|row| Members::of(&mut factored, engines, &facts, row)).collect();
+        let mut comparison = Comparison { factored, known: HashMap::new() };
+        let mut kinds = Kinds::of(&members, inside);
+        let mut changes = Vec::new();
+        for src in 0..rows.len() {
+            for dst in kinds.worth_asking(&mut comparison, &rows, &members, src) {
+                changes.extend(comparison.change(&rows, &members, src, dst));
+            }
+        }
+        changes
+    };
+    let (rows, mut changes) = merge_outside(rows, changes, inside);
+    changes.sort_by(|a, b| order(a, &rows).cmp(&order(b, &rows)));
+    (rows, changes)
+}
+
+/// New exposure first, and of that what is certain; then what is closed; then what is not known.
+fn order(change: &Change, rows: &[Row<'_>]) -> impl Ord + use<> {
+    let shift = &change.shift.all;
+    let class = match () {
+        () if !shift.opened.is_empty() => 0,
+        () if !shift.perhaps_opened.is_empty() => 1,
+        () if !shift.closed.is_empty() => 2,
+        () => 3,
+    };
+    let _ = rows; // rows are in the order of their names
+    (class, change.exposure, change.dst, change.src)
+}
+
+/// Both matrices, and what their cells come to. Owned by one comparison.
+struct Comparison<'e> {
+    factored: [Factored<'e>; 2],
+    /// By the cells before and after, and the sides that something touches.
+    known: HashMap<(Cell, Cell, [bool; 2]), Arc<Shifts>>,
+}
+
+impl<'e> Comparison<'e> {
+    /// What differs between two rows.
+    fn change(
+        &mut self,
+        rows: &[Row<'_>],
+        members: &[Members<'e>],
+        src: usize,
+        dst: usize,
+    ) -> Option<Change> {
+        let there = [rows[src].is_there(), rows[dst].is_there()];
+        let both = |s: usize| there[0][s] && there[1][s];
+        let mut sum: Option<Arc<Shifts>> = None;
+        let mut partly = false;
+        let mut example = None;
+        let sources = members[src].groups(&members[dst]);
+        let targets = members[dst].groups(&members[src]);
+        for from in sources {
+            for to in targets {
+                let cells = [0, 1].map(|s| self.cells(s, from, to, src == dst));
+                if (0..2).any(|s| cells[s].is_empty() && both(s)) {
+                    continue; // of a lone pod that gets a second there is no pair to compare with
+                }
+                let shifts = self.shifts(&cells, sides_touched(from, to));
+                if !shifts.is_nothing() && example.is_none() {
+                    example = Some([0, 1].map(|s| cells[s].first().map(|(_, pair)| *pair)));
+                }
+                sum = Some(match sum {
+                    None => shifts,
+                    Some(sum) if sum == shifts => sum,
+                    Some(sum) => {
+                        partly = true;
+                        Arc::new(sum.and(&shifts))
+                    }
+                });
+            }
+        }
+        let shift = sum.filter(|shifts| !shifts.is_nothing())?;
+        let kind = kind(&shift.all);
+        let exposure = exposure(&shift.all, &rows[src], &rows[dst]);
+        Some(Change { src, dst, kind, exposure, shift, partly, example: example? })
+    }
+
+    /// What may pass on one side between the pods of two groups, and between whom.
+    fn cells(
+        &mut self,
+        s: usize,
+        from: &Group<'e>,
+        to: &Group<'e>,
+        same_row: bool,
+    ) -> Vec<(Cell, (u32, u32))> {
+        let mut out = Vec::with_capacity(1);
+        for src in &from.likes[s] {
+            for dst in &to.likes[s] {
+                let Some((end, at)) = partner(src, dst, same_row) else { continue };
+                out.push((self.factored[s].cell(&src.end, end), (src.at, at)));
+            }
+        }
+        out
+    }
+
+    /// What happens between two groups.
+    fn shifts(
+        &mut self,
+        cells: &[Vec<(Cell, (u32, u32))>; 2],
+        touched: [bool; 2],
+    ) -> Arc<Shifts> {
+        let one = |list: &[(Cell, (u32, u32))]| match list {
+            [] => Some(Cell::IMPOSSIBLE),
+            [(cell, _)] => Some(*cell),
+            [(first, _), rest @ ..] => {
+                rest.iter().all(|(cell, _)| cell == first).then_some(*first)
+            }
+        };
+        if let (Some(before), Some(after)) = (one(&cells[0]), one(&cells[1])) {
+            return self.of_cells(before, after, touched);
+        }
+        // Pods without a namesake that are not alike: what some of them let pass before and after,
+        // and, where that is the same, what all of them do.
+        let sum = |which: Which| {
+            let states = [0, 1].map(|s| self.together(s, &cells[s], which));
+            Arc::new(Shifts::of(&states, |_| PortSet::everything()))
+        };
+        let some = sum(Which::Some);
+        let all = sum(Which::All);
+        if some.is_nothing() && !all.is_nothing() { all } else { some }
+    }
+
+    fn of_cells(&mut self, before: Cell, after: Cell, touched: [bool; 2]) -> Arc<Shifts> {
+        let [of_before, of_after] = &self.factored;
+        let known = self.known.entry((before, after, touched)).or_insert_with(|| {
+            let flows = [of_before.flows(before), of_after.flows(after)];
+            if touched == [false; 2] {
+                return Arc::new(Shifts::unchanged(&states(flows[0])));
+            }
+            Arc::new(Shifts::of(&flows.map(states), |family| {
+                // What a side leaves open on which nothing differs it leaves open in the same way.
+                let mut doubts = PortSet::empty();
+                for d in [0, 1].into_iter().filter(|d| touched[*d]) {
+                    for flow in flows {
+                        let of = flow.iter().find(|(its, _)| *its == family);
+                        doubts = of.map_or(doubts.clone(), |(_, sides)| doubts.union(&open(&sides[d])));
+                    }
+                }
+                doubts
+            }))
+        });
+        known.clone()
+    }
+
+    /// What pairs come to together.
+    fn together(&self, s: usize, cells: &[(Cell, (u32, u32))], which: Which) -> [Option<State>; 2] {
+        let mut out: [Option<State>; 2] = [None, None];
+        for (cell, _) in cells {
+            let states = states(self.factored[s].flows(*cell));
+            for (sum, state) in out.iter_mut().zip(states) {
+                let state = state.unwrap_or_default();
+                *sum = Some(match sum.take() {
+                    None => state,
+                    Some(sum) => sum.with(&state, which),
+                });
+            }
+        }
+        out
+    }
+}
+
+/// Whether a pair of groups is worth a look: on which sides something differs.
+fn sides_touched(from: &Group<'_>, to: &Group<'_>) -> [bool; 2] {
+    let facts = from.facts || to.facts;
+    [facts || from.touched[0], facts || to.touched[1]]
+}
+
+/// Who stands for the destination: another pod than the source.
+fn partner<'l, 'e>(
+    src: &'l Like<'e>,
+    dst: &'l Like<'e>,
+    same_row: bool,
+) -> Option<(&'l crate::reachability::factored::End<'e>, u32)> {
+    if same_row && src.at == dst.at {
+        return dst.second.as_ref().map(|(end, at)| (end, *at));
+    }
+    Some((&dst.end, dst.at))
+}
+
+fn open(side: &Decided) -> PortSet {
+    PortSet::everything().difference(&side.allowed).difference(&side.denied)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// What passes between at least one pair.
+    Some,
+    /// What passes between all.
+    All,
+}
+
+/// What passes over one family, of one pair or of several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct State {
+    allowed: PortSet,
+    denied: PortSet,
+}
+
+impl Default for State {
+    /// Nothing passes.
+    fn default() -> Self {
+        Self { allowed: PortSet::empty(), denied: PortSet::everything() }
+    }
+}
+
+impl State {
+    fn with(&self, other: &Self, which: Which) -> Self {
+        let (allowed, denied) = (&self.allowed, &self.denied);
+        match which {
+            Which::Some => Self {
+                allowed: allowed.union(&other.allowed),
+                denied: denied.intersection(&other.denied),
+            },
+            Which::All => Self {
+                allowed: allowed.intersection(&other.allowed),
+                denied: denied.union(&other.denied),
+            },
+        }
+    }
+}
+
+/// By family.
+fn states(flows: &[(Family, [Decided; 2])]) -> [Option<State>; 2] {
+    Family::BOTH.map(|family| {
+        let (_, [egress, ingress]) = flows.iter().find(|(its, _)| *its == family)?;
+        Some(State {
+            allowed: egress.allowed.intersection(&ingress.allowed),
+            denied: egress.denied.union(&ingress.denied),
+        })
+    })
+}
+
+impl Shifts {
+    /// What happens over both families; `doubts` are the ports that may be left open in another way
+    /// than before.
+    fn of(states: &[[Option<State>; 2]; 2], doubts: impl Fn(Family) -> PortSet) -> Self {
+        let mut found = Vec::new();
+        for (f, family) in Family::BOTH.into_iter().enumerate() {
+            let [before, after] = [&states[0][f], &states[1][f]];
+            if before.is_none() && after.is_none() {
+                continue;
+            }
+            let nothing = State::default();
+            let state = |its: &Option<State>| its.clone().unwrap_or_else(|| nothing.clone());
+            found.push((family, Shift::of(&state(before), &state(after), &doubts(family))));
+        }
+        Self::from_families(found)
+    }
+
+    fn unchanged(states: &[Option<State>; 2]) -> Self {
+        let found = Family::BOTH.into_iter().zip(states).filter_map(|(family, state)| {
+            let passes = state.as_ref()?.allowed.clone();
+            Some((family, Shift { before: passes.clone(), after: passes, ..Shift::default() }))
+        });
+        Self::from_families(found.collect())
+    }
+
+    fn from_families(found: Vec<(Family, Shift)>) -> Self {
+        let mut all = Shift::default();
+        for (_, shift) in &found {
+            all = all.and(shift);
+        }
+        all.settle();
+        let same = found.iter().all(|(_, shift)| *shift == all);
+        Self { all, families: if same { Vec::new() } else { found } }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.all.is_nothing()
+    }
+
+    /// Both together: of two pairs of pods.
+    fn and(&self, other: &Self) -> Self {
+        let mut all = self.all.and(&other.all);
+        all.settle();
+        if self.families.is_empty() && other.families.is_empty() {
+            return Self { all, families: Vec::new() };
+        }
+        let of = |shifts: &Self, family: Family| match shifts.families.iter().find(|its| its.0 == family)
+        {
+            Some((_, shift)) => Some(shift.clone()),
+            None if shifts.families.is_empty() => Some(shifts.all.clone()),
+            None => None,
+        };
+        let families = Family::BOTH.into_iter().filter_map(|family| {
+            let mut shift = match (of(self, family), of(other, family)) {
+                (Some(one), Some(two)) => one.and(&two),
+                (one, two) => one.or(two)?,
+            };
+            shift.settle();
+            Some((family, shift))
+        });
+        Self { all, families: families.collect() }
+    }
+}
+
+impl Shift {
+    fn of(before: &State, after: &State, doubts: &PortSet) -> Self {
+        let rest = |state: &State| {
+            PortSet::everything().difference(&state.allowed).difference(&state.denied)
+        };
+        let [unknown_before, unknown_after] = [rest(before), rest(after)];
+        Self {
+            before: before.allowed.clone(),
+            after: after.allowed.clone(),
+            opened: before.denied.intersection(&after.allowed),
+            closed: before.allowed.intersection(&after.denied),
+            perhaps_opened: before
+                .denied
+                .intersection(&unknown_after)
+                .union(&unknown_before.intersection(&after.allowed)),
+            perhaps_closed: before
+                .allowed
+                .intersection(&unknown_after)
+                .union(&unknown_before.intersection(&after.denied)),
+            undecided: unknown_before.intersection(&unknown_after).intersection(doubts),
+        }
+    }
+
+    /// What is certain of one pair or family needs no perhaps of another.
+    fn settle(&mut self) {
+        self.perhaps_opened = self.perhaps_opened.difference(&self.opened);
+        self.perhaps_closed = self.perhaps_closed.difference(&self.closed);
+    }
+}
+
+fn kind(shift: &Shift) -> Kind {
+    match (shift.opened.is_empty(), shift.closed.is_empty()) {
+        (true, true) => Kind::Unknown,
+        (false, true) if shift.before.is_empty() => Kind::Appears,
+        (true, false) if shift.after.is_empty() => Kind::Disappears,
+        _ => Kind::Changes,
+    }
+}
+
+fn exposure(shift: &Shift, src: &Row<'_>, dst: &Row<'_>) -> Option<Exposure> {
+    if shift.opened.is_empty() && shift.perhaps_opened.is_empty() {
+        return None;
+    }
+    Some(match (src.namespace(), dst.namespace()) {
+        (None, _) => Exposure::FromOutside,
+        (_, None) => Exposure::ToOutside,
+        (Some(a), Some(b)) if a == b => Exposure::SameNamespace,
+        _ => Exposure::FromOtherNamespace,
+    })
+}
+
+/// Rows that are alike, so that most pairs need no look.
+struct Kinds {
+    of: Vec<Option<u32>>,
+    list: Vec<(RowKind, Vec<usize>)>,
+    /// The rows that are like no others.
+    special: Vec<usize>,
+    /// Rows from here on are outside.
+    inside: usize,
+    /// By kind of the source the kinds of destinations for which something differs.
+    reached: HashMap<u32, Vec<u32>>,
+}
+
+impl Kinds {
+    fn of(members: &[Members<'_>], inside: usize) -> Self {
+        let mut numbers: BTreeMap<RowKind, u32> = BTreeMap::new();
+        let mut kinds = Self {
+            of: Vec::with_capacity(members.len()),
+            list: Vec::new(),
+            special: Vec::new(),
+            inside,
+            reached: HashMap::new(),
+        };
+        for (row, members) in members.iter().enumerate() {
+            let number = members.kind().map(|kind| {
+                let next = u32::try_from(kinds.list.len()).unwrap_or(u32::MAX);
+                *numbers.entry(kind).or_insert_with(|| {
+                    kinds.list.push((kind, Vec::new()));
+                    next
+                })
+            });
+            match number.and_then(|number| kinds.list.get_mut(number as usize)) {
+                Some((_, rows)) => rows.push(row),
+                None => kinds.special.push(row),
+            }
+            kinds.of.push(number);
+        }
+        kinds
+    }
+
+    /// The rows for which something may differ if they are asked from a row, ascending.
+    fn worth_asking<'e>(
+        &mut self,
+        comparison: &mut Comparison<'e>,
+        rows: &[Row<'_>],
+        members: &[Members<'e>],
+        src: usize,
+    ) -> Vec<usize> {
+        // Between addresses outside no policy has a say.
+        let end = if src < self.inside { rows.len() } else { self.inside };
+        let worth = |dst: usize| {
+            let [from, to] = [&members[src], &members[dst]];
+            from.facts() || to.facts() || from.touched()[0] || to.touched()[1]
+        };
+        let Some(number) = self.of[src] else {
+            return (0..end).filter(|dst| worth(*dst)).collect();
+        };
+        if !self.reached.contains_key(&number) {
+            let reached = self.ask(comparison, rows, members, src);
+            self.reached.insert(number, reached);
+        }
+        let reached = self.reached.get(&number).into_iter().flatten();
+        let like = reached.filter_map(|kind| self.list.get(*kind as usize)).flat_map(|(_, rows)| rows);
+        let special = self.special.iter().filter(|dst| worth(**dst));
+        let mut found: Vec<usize> = like.chain(special).copied().collect();
+        if worth(src) {
+            found.push(src); // its pods among each other
+        }
+        found.retain(|row| *row < end);
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    fn ask<'e>(
+        &self,
+        comparison: &mut Comparison<'e>,
+        rows: &[Row<'_>],
+        members: &[Members<'e>],
+        src: usize,
+    ) -> Vec<u32> {
+        let (Some(from), mut reached) = (members[src].kind(), Vec::new()) else { return Vec::new() };
+        for (number, (to, like)) in (0..).zip(&self.list) {
+            if !(from.facts || to.facts || from.touched[0] || to.touched[1]) {
+                continue;
+            }
+            let Some(dst) = like.iter().copied().find(|row| *row != src) else { continue };
+            if src >= self.inside && dst >= self.inside {
+                continue;
+            }
+            if comparison.change(rows, members, src, dst).is_some() {
+                reached.push(number);
+            }
+        }
+        reached
+    }
+}
+
+/// Puts rows of addresses together that change alike; those that do not change go.
+fn merge_outside(
+    rows: Vec<Row<'_>>,
+    mut changes: Vec<Change>,
+    inside: usize,
+) -> (Vec<Row<'_>>, Vec<Change>) {
+    let mut numbers: HashMap<(Arc<Shifts>, bool), usize> = HashMap::new();
+    let mut seen: Vec<Vec<(bool, usize, usize)>> = vec![Vec::new(); rows.len() - inside];
+    for change in &changes {
+        for (own, other, out) in [(change.src, change.dst, true), (change.dst, change.src, false)] {
+            if own >= inside {
+                let next = numbers.len();
+                let shift = (change.shift.clone(), change.partly);
+                let number = *numbers.entry(shift).or_insert(next);
+                seen[own - inside].push((out, other, number));
+            }
+        }
+    }
+    let mut kept: Vec<Row<'_>> = Vec::with_capacity(rows.len());
+    let mut into: Vec<Option<usize>> = vec![None; rows.len()];
+    let mut first: HashMap<(Family, &[(bool, usize, usize)]), usize> = HashMap::new();
+    let mut ranges: BTreeMap<usize, Vec<AddressRange>> = BTreeMap::new();
+    for (row, content) in rows.into_iter().enumerate() {
+        let Row::Outside(class) = &content else {
+            into[row] = Some(kept.len());
+            kept.push(content);
+            continue;
+        };
+        let seen = &seen[row - inside];
+        if seen.is_empty() {
+            continue;
+        }
+        let next = kept.len();
+        let at = *first.entry((class.family, seen)).or_insert(next);
+        ranges.entry(at).or_default().extend(class.addresses.ranges());
+        if at == next {
+            into[row] = Some(at);
+            kept.push(content);
+        }
+    }
+    for (at, ranges) in ranges {
+        if let Row::Outside(class) = &mut kept[at] {
+            class.addresses = ranges.into_iter().collect();
+        }
+    }
+    changes.retain_mut(|change| {
+        let (Some(src), Some(dst)) = (into[change.src], into[change.dst]) else { return false };
+        (change.src, change.dst) = (src, dst);
+        true
+    });
+    (kept, changes)
+}
