@@ -18,6 +18,7 @@ pub mod combine;
 pub mod difference;
 pub mod error;
 pub mod explain;
+pub mod fix;
 pub mod identity;
 mod kinds;
 pub mod lint;

@@ -161,9 +161,7 @@ fn namesakes<'a>(row: &'a Row<'a>) -> Option<Vec<[Option<Party<'a>>; 2]>> {
         return Some(one(before, 0).chain(one(after, 1)).collect());
     }
     let same = before.iter().map(|(name, _)| name).eq(after.iter().map(|(name, _)| name));
-    same.then(|| {
-        before.iter().zip(&after).map(|((_, a), (_, b))| [Some(*a), Some(*b)]).collect()
-    })
+    same.then(|| before.iter().zip(&after).map(|((_, a), (_, b))| [Some(*a), Some(*b)]).collect())
 }
 
 fn check_rows(difference: &Difference<'_>, clusters: [&Cluster; 2], coverage: &mut Coverage) {

@@ -16,5 +16,6 @@ pub mod json;
 pub mod lint;
 pub mod next;
 pub mod page;
+pub mod patch;
 pub mod text;
 pub mod words;

@@ -29,6 +29,11 @@ pub fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
+/// Text in a style, word by word, so that a style never crosses the end of a line.
+pub fn paint_words(style: Style, text: &str) -> String {
+    text.split_whitespace().map(|word| paint(style, word)).collect::<Vec<_>>().join(" ")
+}
+
 /// Text that grows by lines and paragraphs.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
@@ -82,9 +87,7 @@ impl Page {
     /// A heading.
     pub fn heading(&mut self, words: &str) {
         self.gap();
-        // Word by word, so that a style never crosses the end of a line.
-        let words: Vec<String> = words.split_whitespace().map(|word| paint(HEAD, word)).collect();
-        self.para("", 2, &words.join(" "));
+        self.para("", 2, &paint_words(HEAD, words));
     }
 
     /// An item of a list.

@@ -184,11 +184,25 @@ pub(crate) struct Can {
     /// Over IPv6 only.
     #[arg(short = '6', long = "ipv6")]
     pub(crate) ipv6: bool,
+    /// How to turn the answer round: the smallest change, as a patch, and what else it would do.
+    #[arg(long)]
+    pub(crate) fix: bool,
     /// How to answer.
     #[arg(short = 'o', long, value_name = "FORMAT", default_value = "text")]
-    pub(crate) output: Format,
+    pub(crate) output: CanFormat,
     #[command(flatten)]
     pub(crate) source: Source,
+}
+
+/// Formats of `can`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CanFormat {
+    /// For people.
+    Text,
+    /// For programs; `podwall schema can` describes it.
+    Json,
+    /// The best fix alone, as a unified diff for `git apply` or `patch -p1`.
+    Patch,
 }
 
 /// The end of a long help: examples, then exit codes.

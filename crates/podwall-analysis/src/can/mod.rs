@@ -11,6 +11,7 @@
 //! speak; the internet, if any of its addresses can; a Service asked without a port, if any of its
 //! ports can. The cases say which did and which did not.
 
+mod contribution;
 mod targets;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use podwall_policy::flow::{Flow, Party};
 use podwall_policy::object::{Exposure, Node, Pod, ServicePort};
 use podwall_policy::port::{PortSet, Protocol};
 
+pub use self::contribution::{Contribution, contributions};
 pub use self::targets::service_port;
 pub(crate) use self::targets::service_targets;
 use self::targets::{Target, ends, targets};

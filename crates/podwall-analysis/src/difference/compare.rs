@@ -127,17 +127,11 @@ impl<'e> Comparison<'e> {
     }
 
     /// What happens between two groups.
-    fn shifts(
-        &mut self,
-        cells: &[Vec<(Cell, (u32, u32))>; 2],
-        touched: [bool; 2],
-    ) -> Arc<Shifts> {
+    fn shifts(&mut self, cells: &[Vec<(Cell, (u32, u32))>; 2], touched: [bool; 2]) -> Arc<Shifts> {
         let one = |list: &[(Cell, (u32, u32))]| match list {
             [] => Some(Cell::IMPOSSIBLE),
             [(cell, _)] => Some(*cell),
-            [(first, _), rest @ ..] => {
-                rest.iter().all(|(cell, _)| cell == first).then_some(*first)
-            }
+            [(first, _), rest @ ..] => rest.iter().all(|(cell, _)| cell == first).then_some(*first),
         };
         if let (Some(before), Some(after)) = (one(&cells[0]), one(&cells[1])) {
             return self.of_cells(before, after, touched);
@@ -166,7 +160,8 @@ impl<'e> Comparison<'e> {
                 for d in [0, 1].into_iter().filter(|d| touched[*d]) {
                     for flow in flows {
                         let of = flow.iter().find(|(its, _)| *its == family);
-                        doubts = of.map_or(doubts.clone(), |(_, sides)| doubts.union(&open(&sides[d])));
+                        doubts =
+                            of.map_or(doubts.clone(), |(_, sides)| doubts.union(&open(&sides[d])));
                     }
                 }
                 doubts
@@ -309,7 +304,10 @@ impl Shifts {
         if self.families.is_empty() && other.families.is_empty() {
             return Self { all, families: Vec::new() };
         }
-        let of = |shifts: &Self, family: Family| match shifts.families.iter().find(|its| its.0 == family)
+        let of = |shifts: &Self, family: Family| match shifts
+            .families
+            .iter()
+            .find(|its| its.0 == family)
         {
             Some((_, shift)) => Some(shift.clone()),
             None if shifts.families.is_empty() => Some(shifts.all.clone()),
@@ -439,7 +437,8 @@ impl Kinds {
             self.reached.insert(number, reached);
         }
         let reached = self.reached.get(&number).into_iter().flatten();
-        let like = reached.filter_map(|kind| self.list.get(*kind as usize)).flat_map(|(_, rows)| rows);
+        let like =
+            reached.filter_map(|kind| self.list.get(*kind as usize)).flat_map(|(_, rows)| rows);
         let special = self.special.iter().filter(|dst| worth(**dst));
         let mut found: Vec<usize> = like.chain(special).copied().collect();
         if worth(src) {
@@ -458,7 +457,9 @@ impl Kinds {
         members: &[Members<'e>],
         src: usize,
     ) -> Vec<u32> {
-        let (Some(from), mut reached) = (members[src].kind(), Vec::new()) else { return Vec::new() };
+        let (Some(from), mut reached) = (members[src].kind(), Vec::new()) else {
+            return Vec::new();
+        };
         for (number, (to, like)) in (0..).zip(&self.list) {
             if !(from.facts || to.facts || from.touched[0] || to.touched[1]) {
                 continue;

@@ -134,7 +134,9 @@ impl Shift {
     }
 
     fn is_unsure_of_nothing(&self) -> bool {
-        self.perhaps_opened.is_empty() && self.perhaps_closed.is_empty() && self.undecided.is_empty()
+        self.perhaps_opened.is_empty()
+            && self.perhaps_closed.is_empty()
+            && self.undecided.is_empty()
     }
 
     /// Both shifts together: of two families, or of two pairs of pods.

@@ -122,9 +122,9 @@ impl<'e> Members<'e> {
     ) -> Self {
         match row {
             Row::Outside(class) => {
-                let likes = factored.each_mut().map(|its| {
-                    vec![Like { end: its.outside(class.example), at: 0, second: None }]
-                });
+                let likes = factored
+                    .each_mut()
+                    .map(|its| vec![Like { end: its.outside(class.example), at: 0, second: None }]);
                 let touched = [facts.everything; 2];
                 let group = Group { likes, touched, facts: facts.everything };
                 Self { anywhere: vec![group], at_nodes: None, uses_nodes: false }
@@ -134,7 +134,8 @@ impl<'e> Members<'e> {
                 let tells = facts.at_nodes.iter().any(Keys::tells_nodes);
                 Self {
                     anywhere: groups(factored, engines, facts, &facts.keys, pods),
-                    at_nodes: tells.then(|| groups(factored, engines, facts, &facts.at_nodes, pods)),
+                    at_nodes: tells
+                        .then(|| groups(factored, engines, facts, &facts.at_nodes, pods)),
                     uses_nodes: pods.iter().any(|its| its.iter().any(|pod| pod.host_network)),
                 }
             }
@@ -211,12 +212,10 @@ fn groups<'e>(
         let at = *index.entry(key).or_insert(next);
         let both = [before, after];
         if at == next {
-            let likes = [0, 1].map(|s| {
-                vec![Like { end: factored[s].pod(both[s]), at: places[s], second: None }]
-            });
-            let facts_differ = !same
-                || facts.everything
-                || facts.namespaces.contains(&*before.name.namespace);
+            let likes = [0, 1]
+                .map(|s| vec![Like { end: factored[s].pod(both[s]), at: places[s], second: None }]);
+            let facts_differ =
+                !same || facts.everything || facts.namespaces.contains(&*before.name.namespace);
             let touched = touched(engines, facts, both, facts_differ);
             out.push(Group { likes, touched, facts: facts_differ });
             continue;
@@ -266,11 +265,7 @@ fn touched(
     touched
 }
 
-fn alike<'e>(
-    factored: &mut Factored<'e>,
-    keys: &Keys,
-    pods: &[(u32, &'e Pod)],
-) -> Vec<Like<'e>> {
+fn alike<'e>(factored: &mut Factored<'e>, keys: &Keys, pods: &[(u32, &'e Pod)]) -> Vec<Like<'e>> {
     let mut out: Vec<Like<'e>> = Vec::new();
     let mut index: HashMap<Key<'e>, usize> = HashMap::new();
     for (place, pod) in pods {

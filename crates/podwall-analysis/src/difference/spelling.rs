@@ -75,7 +75,9 @@ pub(super) fn changed(before: &Cluster, after: &Cluster) -> [Changed; 2] {
         for tier in [Tier::Admin, Tier::Baseline] {
             let lists = clusters.map(|cluster| ordered(cluster, tier, direction));
             let contents = |list: &[Ordered<'_>]| -> Vec<_> {
-                list.iter().map(|its| (its.priority, its.subject.clone(), its.rules.clone())).collect()
+                list.iter()
+                    .map(|its| (its.priority, its.subject.clone(), its.rules.clone()))
+                    .collect()
             };
             if contents(&lists[0]) == contents(&lists[1]) {
                 continue;
@@ -128,9 +130,8 @@ fn ordered(cluster: &Cluster, tier: Tier, direction: Direction) -> Vec<Ordered<'
     let mut list: Vec<Ordered<'_>> = of_tier
         .filter_map(|policy| {
             let rules = policy.rules(direction)?.iter();
-            let rules = rules.map(|rule| {
-                (rule.action, rule.peers.iter().map(peer).collect(), ports(rule))
-            });
+            let rules =
+                rules.map(|rule| (rule.action, rule.peers.iter().map(peer).collect(), ports(rule)));
             Some(Ordered {
                 priority: policy.priority,
                 name: &policy.name,

@@ -75,6 +75,30 @@ fn item_lines(lines: &Lines<'_>, indent: usize, item: &[String]) -> String {
     item.iter().enumerate().map(line).collect()
 }
 
+pub(super) fn replace(
+    lines: &Lines<'_>,
+    root: &Node<'_>,
+    path: &FieldPath,
+    item: &[String],
+) -> Option<Splice> {
+    let (list, _) = whole(root, &FieldPath(path.0[..path.0.len().checked_sub(1)?].to_vec()))?;
+    let (node, _) = whole(root, path)?;
+    let old = lines.range(node.at)?;
+    if lines.starts_with(list.at, '[') {
+        // An item that begins with a bracket is known up to its end on the line.
+        let text = lines.text.get(old.clone())?;
+        let whole = text.starts_with('{') == text.ends_with('}');
+        let ([item], true) = (item, whole) else { return None };
+        return Some(Splice { range: old, text: item.clone() });
+    }
+    let dash = lines.dash(node.at)?;
+    let indent = dash - lines.start(node.at.line)?;
+    let end = end_of_block(lines, node.at.line, indent + 1)?;
+    let text = item_lines(lines, indent, item);
+    let text = text.trim_start_matches(['\r', '\n', ' ']).to_owned();
+    Some(Splice { range: dash..end, text })
+}
+
 pub(super) fn remove(lines: &Lines<'_>, root: &Node<'_>, path: &FieldPath) -> Option<Splice> {
     let (Some(Step::Item(index)), list) = (path.0.last(), &path.0[..path.0.len().checked_sub(1)?])
     else {

@@ -15,7 +15,7 @@ use std::ops::Range;
 use podwall_policy::source::FieldPath;
 
 use self::lines::{Lines, end_of_block, key_column};
-use self::list::{append, join, remove};
+use self::list::{append, join, remove, replace};
 
 use crate::json;
 use crate::locate::{documents, walk};
@@ -35,6 +35,8 @@ pub enum Edit {
     /// Adds an item to a list: lines of YAML without indentation of their own. A list in flow style
     /// takes one line, an empty one any number.
     Append(FieldPath, Vec<String>),
+    /// Writes an item of a list anew: lines of YAML, one line for a list in flow style.
+    Replace(FieldPath, Vec<String>),
     /// Takes an item out of a list, together with the comment on its last line.
     Remove(FieldPath),
     /// Adds a field, in lines of YAML, at the end of a mapping.
@@ -118,6 +120,7 @@ fn splice(lines: &Lines<'_>, root: &Node<'_>, edit: &Edit) -> Option<Splice> {
         }
         Edit::Join(path) => join(lines, root, path),
         Edit::Append(path, item) => append(lines, root, path, item),
+        Edit::Replace(path, item) => replace(lines, root, path, item),
         Edit::Remove(path) => remove(lines, root, path),
         Edit::Field(path, field) => add_field(lines, root, path, field),
         Edit::Insert(path, line) => insert(lines, root, path, line),

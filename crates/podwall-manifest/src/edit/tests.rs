@@ -142,6 +142,25 @@ fn an_item_is_taken_out_in_the_lists_own_style() {
 }
 
 #[test]
+fn an_item_is_written_anew_in_the_lists_own_style() {
+    let peer = || vec!["ipBlock:".to_owned(), "  cidr: 10.0.0.0/8".to_owned()];
+    assert_eq!(
+        edited(Edit::Replace(path("spec.ingress.0.from.1"), peer())).as_deref(),
+        Some("          - ipBlock:\n              cidr: 10.0.0.0/8")
+    );
+    let types = path("spec.policyTypes.0");
+    assert_eq!(
+        edited(Edit::Replace(types, vec!["Egress".into()])).as_deref(),
+        Some("    policyTypes: [Egress]")
+    );
+    let port = path("spec.ingress.0.ports.1");
+    assert_eq!(
+        edited(Edit::Replace(port, vec!["port: 443".into()])).as_deref(),
+        Some("          - port: 443")
+    );
+}
+
+#[test]
 fn a_field_is_added_to_a_mapping_in_flow_style() {
     let labels = path("spec.podSelector.matchLabels");
     assert_eq!(

@@ -3,13 +3,15 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use podwall_analysis::can::{Answer, Case, End};
+use podwall_analysis::can::{Answer, Case, Contribution, End, contributions};
 use podwall_analysis::outside;
 use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::evaluate::{Side, Verdict};
 use podwall_policy::explain::{Question, SideExplanation};
+use podwall_policy::policy::RuleRef;
 
+use super::fix::FixesJson;
 use super::{PolicyJson, PortsJson, ReasonJson, RuleJson, VerdictJson};
 use crate::{next, words};
 
@@ -41,6 +43,11 @@ pub struct Can {
     /// Which addresses outside pass, where an end is outside.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outside: Option<OutsideJson>,
+    /// Which policies matter for the case that decides, and how.
+    pub policies: Vec<ContributionJson>,
+    /// How to turn the answer round, where it was asked for (`--fix`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<FixesJson>,
     /// What a reader should know about how the answer was found.
     pub notes: Vec<String>,
     /// What would help where it is denied or unknown.
@@ -143,6 +150,27 @@ pub struct CaseJson {
     pub ingress: SideJson,
 }
 
+/// What one policy contributes to the verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ContributionJson {
+    /// The policy.
+    #[serde(flatten)]
+    pub policy: PolicyJson,
+    /// On which side it is asked: `egress` or `ingress`.
+    pub direction: String,
+    /// Whether it isolates the pod.
+    pub isolates: bool,
+    /// Its rules that match and allow, by number.
+    pub allows: Vec<u32>,
+    /// Its rules that match and deny, by number; only tiers have them.
+    pub denies: Vec<u32>,
+    /// The verdict if the policy were not there.
+    pub without: VerdictJson,
+    /// Whether that is another one: the policy alone decides.
+    pub decides: bool,
+}
+
 /// The verdict of one address family.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -198,6 +226,8 @@ pub fn can(cluster: &Cluster, answer: &Answer<'_>, left_out: &[String]) -> Optio
         families: families(answer),
         backends: backends(answer),
         outside: outside_json(answer),
+        policies: policies(cluster, answer),
+        fix: None,
         notes: answer.notes.clone(),
         next: next::steps(decisive),
         left_out: left_out.to_vec(),
@@ -288,6 +318,21 @@ fn case_json(cluster: &Cluster, case: &Case<'_>) -> CaseJson {
         egress: side(cluster, case, &case.evaluation.egress),
         ingress: side(cluster, case, &case.evaluation.ingress),
     }
+}
+
+fn policies(cluster: &Cluster, answer: &Answer<'_>) -> Vec<ContributionJson> {
+    let Some(case) = answer.decisive() else { return Vec::new() };
+    let numbers = |rules: &[RuleRef]| rules.iter().map(|rule| rule.number).collect();
+    let one = |its: &Contribution| ContributionJson {
+        policy: PolicyJson::new(cluster, &its.policy),
+        direction: its.direction.to_string(),
+        isolates: its.isolates,
+        allows: numbers(&its.allows),
+        denies: numbers(&its.denies),
+        without: its.without.into(),
+        decides: its.without != case.verdict,
+    };
+    contributions(cluster, case).iter().map(one).collect()
 }
 
 fn families(answer: &Answer<'_>) -> Vec<FamilyJson> {

@@ -6,6 +6,7 @@
 
 pub mod can;
 pub mod explain;
+pub mod fix;
 pub mod lint;
 pub mod matrix;
 pub mod mutate;

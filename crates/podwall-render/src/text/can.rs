@@ -10,15 +10,18 @@
 //!   What next                                                            and what would help
 //! ```
 
-use podwall_analysis::can::{Answer, Case, End, PortAsk, service_port};
+use podwall_analysis::can::{
+    Answer, Case, Contribution, End, PortAsk, contributions, service_port,
+};
 use podwall_analysis::outside;
 use podwall_analysis::peer::Peer;
 use podwall_policy::address::{AddressRange, AddressSet, Family};
+use podwall_policy::cluster::Cluster;
 use podwall_policy::evaluate::{Side, Verdict};
 use podwall_policy::explain::{Question, SideExplanation};
-use podwall_policy::policy::{Action, Direction};
+use podwall_policy::policy::{Action, Direction, RuleRef};
 
-use crate::page::{BAD, FAINT, GOOD, Page, UNSURE, pad, paint};
+use crate::page::{BAD, FAINT, GOOD, Page, UNSURE, pad, paint, paint_words};
 use crate::{next, words};
 
 /// How many rules that do not match are shown; JSON has them all.
@@ -26,12 +29,12 @@ const MISSES: usize = 3;
 /// How many peers of a group are named.
 const NAMED: usize = 3;
 
-/// The answer as coloured text.
-pub fn can(answer: &Answer<'_>) -> String {
+/// The answer as coloured text; `fixes` if ways to turn it round will follow.
+pub fn can(cluster: &Cluster, answer: &Answer<'_>, fixes: bool) -> String {
     let mut page = Page::default();
     page.para("", 2, &headline(answer));
     for note in &answer.notes {
-        page.para("  ", 2, &paint_words(note));
+        page.para("  ", 2, &paint_words(FAINT, note));
     }
     translations(&mut page, answer);
     addresses(&mut page, answer);
@@ -48,14 +51,54 @@ pub fn can(answer: &Answer<'_>) -> String {
             one_side(&mut page, case, side, why);
         }
     }
+    if let Some(case) = answer.decisive() {
+        policies(&mut page, &contributions(cluster, case), case.verdict);
+    }
     let steps = answer.decisive().map(next::steps).unwrap_or_default();
-    if !steps.is_empty() {
+    if !steps.is_empty() && !fixes {
         page.heading("What next");
         for step in steps {
             page.item(2, &step);
         }
+        if answer.verdict == Verdict::Denied {
+            page.item(2, "--fix shows the smallest change as a patch, and all that it would open");
+        }
     }
     page.into_text()
+}
+
+/// What each policy contributes, where a side has several.
+fn policies(page: &mut Page, found: &[Contribution], verdict: Verdict) {
+    let of = |direction| found.iter().filter(move |its| its.direction == direction).count();
+    if Direction::BOTH.into_iter().all(|direction| of(direction) < 2) {
+        return;
+    }
+    page.heading("Which policy matters");
+    let numbers = |rules: &[RuleRef]| {
+        let numbers: Vec<String> = rules.iter().map(|rule| rule.number.to_string()).collect();
+        let rules = if numbers.len() == 1 { "rule" } else { "rules" };
+        format!("{rules} {}", numbers.join(", "))
+    };
+    for its in found {
+        let mut does = Vec::new();
+        if its.isolates {
+            does.push("isolates".to_owned());
+        }
+        if !its.allows.is_empty() {
+            does.push(format!("allows it by {}", numbers(&its.allows)));
+        } else if !its.denies.is_empty() {
+            does.push(format!("denies it by {}", numbers(&its.denies)));
+        } else {
+            does.push("does not allow it".to_owned());
+        }
+        let without = if its.without == verdict {
+            paint_words(FAINT, &format!("still {} without it", words::verdict(verdict)))
+        } else {
+            format!("{} without it", words::painted(its.without))
+        };
+        let does = does.join(", ");
+        page.item(2, &format!("{} ({}): {does}; {without}", its.policy.name, its.direction));
+    }
 }
 
 /// The verdict in one sentence.
@@ -263,7 +306,7 @@ fn one_side(page: &mut Page, case: &Case<'_>, side: &Side, why: &SideExplanation
         && class.addresses != AddressSet::from(AddressRange::one(class.example))
     {
         let example = class.example;
-        page.para("  ", 4, &paint_words(&format!("{example} stands for all of {other}")));
+        page.para("  ", 4, &paint_words(FAINT, &format!("{example} stands for all of {other}")));
     }
     for (rule, facts) in &why.undecided {
         let facts: Vec<String> = facts.iter().map(ToString::to_string).collect();
@@ -301,11 +344,10 @@ fn misses(page: &mut Page, side: &Side, why: &SideExplanation, other: &End<'_>) 
     let more = allowing().count().saturating_sub(MISSES);
     if more > 0 {
         let rules = words::count(more, "more rule");
-        page.para("  ", 4, &paint_words(&format!("{rules} would not do either; -o json has all")));
+        page.para(
+            "  ",
+            4,
+            &paint_words(FAINT, &format!("{rules} would not do either; -o json has all")),
+        );
     }
-}
-
-/// Faint, word by word.
-fn paint_words(text: &str) -> String {
-    text.split_whitespace().map(|word| paint(FAINT, word)).collect::<Vec<_>>().join(" ")
 }

@@ -2,6 +2,7 @@
 
 pub mod can;
 pub mod explain;
+pub mod fix;
 pub mod lint;
 pub mod matrix;
 pub mod mutate;

@@ -2,14 +2,17 @@
 
 use std::process::ExitCode;
 
-use podwall_analysis::can::{Ask, PortAsk, can};
+use podwall_analysis::can::{Answer, Ask, PortAsk, can};
+use podwall_analysis::fix::patch::patches;
+use podwall_analysis::fix::{Fixes, fixes};
 use podwall_analysis::peer::resolve;
 use podwall_policy::address::Family;
+use podwall_render::patch::unified;
 use podwall_render::{json, text};
 
-use crate::cli::{Can, Format};
+use crate::cli::{Can, CanFormat};
 use crate::output::{Failure, code, print};
-use crate::source::load;
+use crate::source::{Objects, load, load_with_texts};
 
 pub(crate) fn run(command: &Can) -> Result<ExitCode, Failure> {
     let ask = Ask {
@@ -21,20 +24,53 @@ pub(crate) fn run(command: &Can) -> Result<ExitCode, Failure> {
             _ => None,
         },
     };
-    let objects = load(&command.source)?;
+    let fix = command.fix || command.output == CanFormat::Patch;
+    let objects = if fix { load_with_texts(&command.source) } else { load(&command.source) }?;
     let cluster = &objects.cluster;
     let namespace = &objects.namespace;
     let src = resolve(cluster, &command.src, namespace)?;
     let dst = resolve(cluster, &command.dst, namespace)?;
     let answer = can(cluster, &src, &dst, &ask)?;
+    let fix = fix.then(|| fixes(cluster, &answer));
     print(&match command.output {
-        Format::Text => text::can::can(&answer),
-        Format::Json => {
-            let answer = json::can::can(cluster, &answer, &objects.left_out);
-            json::pretty(&answer)?
+        CanFormat::Text => {
+            let mut page = text::can::can(cluster, &answer, fix.is_some());
+            if let Some(fix) = &fix {
+                page.push_str(&text::fix::fixes(cluster, &objects.texts, fix));
+            }
+            page
         }
+        CanFormat::Json => {
+            let mut json = json::can::can(cluster, &answer, &objects.left_out);
+            if let Some(json) = &mut json {
+                let of = |fix| json::fix::fixes(cluster, &objects.texts, fix);
+                json.fix = fix.as_ref().map(of);
+            }
+            json::pretty(&json)?
+        }
+        CanFormat::Patch => patch(&objects, &answer, fix.as_ref())?,
     })?;
     Ok(code(answer.verdict))
+}
+
+/// The best fix that stands in files.
+fn patch(objects: &Objects, answer: &Answer<'_>, fix: Option<&Fixes>) -> Result<String, Failure> {
+    let fixes = fix.map(|fix| &fix.fixes[..]).unwrap_or_default();
+    let written =
+        fixes.iter().find_map(|fix| patches(&objects.texts, &objects.cluster, &fix.changes));
+    if let Some(patches) = written {
+        return Ok(unified(&patches));
+    }
+    let failure = Failure::new(format!(
+        "no patch turns the answer on {} and {} round",
+        answer.src, answer.dst
+    ));
+    let obstacles = fix.map(|fix| fix.obstacles.join("; ")).unwrap_or_default();
+    Err(if obstacles.is_empty() {
+        failure.hint("--fix says it in words and commands")
+    } else {
+        failure.hint(obstacles)
+    })
 }
 
 /// A port by number or by name.

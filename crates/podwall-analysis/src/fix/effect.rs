@@ -1,0 +1,125 @@
+//! What does a change do besides what was asked for?
+//!
+//! ```text
+//!   difference of both clusters  −  the asked ports between the asked ends  =  effects
+//! ```
+
+use std::collections::BTreeSet;
+
+use podwall_policy::address::AddressSet;
+use podwall_policy::cluster::Cluster;
+use podwall_policy::explain::Question;
+use podwall_policy::object::Name;
+use podwall_policy::port::{PortRange, PortSet};
+
+use crate::can::Answer;
+use crate::difference::{Exposure, Row, difference};
+use crate::matrix::By;
+use crate::peer::Peer;
+
+/// A connection that differs, and was not asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effect {
+    /// From whom: a workload, or addresses.
+    pub src: String,
+    /// To whom.
+    pub dst: String,
+    /// What certainly did not pass, and certainly does.
+    pub opened: PortSet,
+    /// What certainly passed, and certainly does not.
+    pub closed: PortSet,
+    /// What differs if missing facts say so.
+    pub perhaps: PortSet,
+    /// Whether it is so for some of the pods only.
+    pub partly: bool,
+    /// Whom it newly exposes.
+    pub exposure: Option<Exposure>,
+}
+
+impl Effect {
+    /// How much it weighs against others: addresses outside stand for many.
+    pub(super) fn weight(&self) -> usize {
+        match self.exposure {
+            Some(Exposure::FromOutside) => 100,
+            Some(Exposure::FromOtherNamespace | Exposure::ToOutside) => 20,
+            _ => 10,
+        }
+    }
+}
+
+/// Everything that differs but for what was asked.
+pub(super) fn besides(before: &Cluster, after: &Cluster, answer: &Answer<'_>) -> Vec<Effect> {
+    let difference = difference(before, after, By::Workload);
+    let (src, dst) = (Asked::of(before, &answer.src), Asked::of(before, &answer.dst));
+    let ports = asked_ports(answer);
+    let mut found = Vec::new();
+    for change in &difference.changes {
+        let (Some(from), Some(to)) =
+            (difference.rows.get(change.src), difference.rows.get(change.dst))
+        else {
+            continue;
+        };
+        let shift = &change.shift.all;
+        let perhaps = shift.perhaps_opened.union(&shift.perhaps_closed).union(&shift.undecided);
+        let of = |set: &PortSet| {
+            if src.is(from) && dst.is(to) { set.difference(&ports) } else { set.clone() }
+        };
+        let (opened, closed, perhaps) = (of(&shift.opened), of(&shift.closed), of(&perhaps));
+        if [&opened, &closed, &perhaps].iter().all(|set| set.is_empty()) {
+            continue;
+        }
+        found.push(Effect {
+            src: from.label(),
+            dst: to.label(),
+            opened,
+            closed,
+            perhaps,
+            partly: change.partly,
+            exposure: change.exposure,
+        });
+    }
+    found
+}
+
+/// One end of the question among rows.
+enum Asked {
+    Pods(BTreeSet<Name>),
+    Addresses(AddressSet),
+}
+
+impl Asked {
+    fn of(cluster: &Cluster, peer: &Peer<'_>) -> Self {
+        match peer {
+            Peer::Outside { addresses, .. } => Self::Addresses(addresses.clone()),
+            Peer::Node(node) => {
+                let all = node
+                    .addresses
+                    .iter()
+                    .map(|ip| AddressSet::from(podwall_policy::address::AddressRange::one(*ip)));
+                Self::Addresses(all.fold(AddressSet::empty(), |all, one| all.union(&one)))
+            }
+            _ => Self::Pods(peer.pods(cluster).iter().map(|pod| pod.name.clone()).collect()),
+        }
+    }
+
+    /// Whether the row is what was asked about. Replicas of an asked pod are: labels do not tell
+    /// them apart.
+    fn is(&self, row: &Row<'_>) -> bool {
+        match (self, row) {
+            (Self::Pods(names), Row::Pods { before, .. }) => {
+                before.iter().any(|pod| names.contains(&pod.name))
+            }
+            (Self::Addresses(asked), Row::Outside(class)) => class.addresses.is_within(asked),
+            _ => false,
+        }
+    }
+}
+
+fn asked_ports(answer: &Answer<'_>) -> PortSet {
+    let of = |question| match question {
+        Question::Anything => PortSet::everything(),
+        Question::Port(protocol, None) => PortSet::range(protocol, PortRange::ALL),
+        Question::Port(protocol, Some(port)) => PortSet::range(protocol, PortRange::one(port)),
+    };
+    answer.cases.iter().fold(PortSet::empty(), |all, case| all.union(&of(case.question)))
+}
