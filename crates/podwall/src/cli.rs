@@ -135,6 +135,9 @@ pub(crate) struct Source {
     /// Manifests without one are in default.
     #[arg(short = 'n', long, value_name = "NAMESPACE")]
     pub(crate) namespace: Option<String>,
+    /// Answer again whenever one of the files changes, until it is interrupted.
+    #[arg(long, requires = "files")]
+    pub(crate) watch: bool,
     /// Go on without what cannot be read, and say what was left out.
     #[arg(long)]
     pub(crate) keep_going: bool,

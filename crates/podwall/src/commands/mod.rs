@@ -6,6 +6,7 @@ mod lint;
 mod matrix;
 mod pages;
 pub(crate) mod test;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -22,7 +23,14 @@ pub(crate) fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Color::Never => ColorChoice::Never,
     }
     .write_global();
-    match &cli.command {
+    match watch::watched(&cli.command) {
+        Some(watched) => watch::run(&watched, || once(&cli.command)),
+        None => once(&cli.command),
+    }
+}
+
+fn once(command: &Command) -> Result<ExitCode, Failure> {
+    match command {
         Command::Can(can) => can::run(can),
         Command::Explain(explain) => explain::run(explain),
         Command::Matrix(matrix) => matrix::run(matrix),
