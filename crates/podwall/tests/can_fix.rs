@@ -1,0 +1,120 @@
+//! Does the patch of `podwall can -o patch` do what was asked, in the user's own files?
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value as Json;
+
+/// A copy of an example, as the user's own folder.
+fn folder(example: &str) -> tempfile::TempDir {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(example);
+    let folder = tempfile::tempdir().unwrap();
+    copy(&from, folder.path());
+    folder
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            fs::create_dir(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
+fn can(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_podwall"))
+        .current_dir(folder)
+        .args(["can", "-f", "."])
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// Applies a patch as a user does.
+fn patch(folder: &Path, patch: &[u8]) {
+    fs::write(folder.join("fix.patch"), patch).unwrap();
+    let done =
+        Command::new("git").args(["apply", "fix.patch"]).current_dir(folder).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    fs::remove_file(folder.join("fix.patch")).unwrap();
+}
+
+#[test]
+fn a_patch_turns_the_answer_round_and_back() {
+    let questions: [(&str, [&str; 3]); 8] = [
+        ("three-tier", ["web-pod", "db-pod", "3306"]),
+        ("three-tier", ["web-pod", "app-pod", "5000"]),
+        ("three-tier", ["internet", "web-pod", "80"]),
+        ("three-tier", ["internet", "db-pod", "3306"]),
+        ("three-tier", ["203.0.113.9", "app-pod", "5000"]),
+        ("three-tier", ["app-pod", "internet", "443"]),
+        ("restrict-egress-prod", ["frontend", "prod/api", "80"]),
+        ("restrict-egress-prod", ["frontend", "prod/api", "443"]),
+    ];
+    for (example, [src, dst, port]) in questions {
+        let folder = folder(example);
+        let ask = [src, dst, "--port", port];
+        let mut verdict = code(&can(folder.path(), &ask));
+        for _ in 0..2 {
+            let out = can(folder.path(), &[&ask[..], &["-o", "patch"]].concat());
+            assert_eq!(code(&out), verdict, "{ask:?}: {out:?}");
+            patch(folder.path(), &out.stdout);
+            let now = code(&can(folder.path(), &ask));
+            assert_eq!([verdict, now].iter().sum::<i32>(), 1, "{example} {ask:?}");
+            verdict = now;
+        }
+    }
+}
+
+#[test]
+fn what_stands_in_no_file_that_can_be_edited_is_said_in_commands() {
+    let folder = folder("three-tier");
+    let policy = Path::new("policies/db-policy.yaml");
+    fs::remove_file(folder.path().join(policy)).unwrap();
+    let json = r#"{"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "db-policy"},
+        "spec": {"podSelector": {"matchLabels": {"app": "database"}}, "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "app-server"}}}]}]}}"#;
+    fs::write(folder.path().join("policies/db.json"), json).unwrap();
+    let ask = ["db-pod", "web-pod", "--port", "8080", "--fix", "-o", "json"];
+    let out = can(folder.path(), &ask);
+    let answer: Json = serde_json::from_slice(&out.stdout).unwrap();
+    let fixes = answer["fix"]["fixes"].as_array().unwrap();
+    assert!(fixes.iter().all(|fix| fix["changes"][0]["command"].is_string()), "{answer:#}");
+    let into_json = ["203.0.113.9", "db-pod", "--port", "3306", "--fix", "-o", "json"];
+    let answer: Json = serde_json::from_slice(&can(folder.path(), &into_json).stdout).unwrap();
+    let fixes = answer["fix"]["fixes"].as_array().unwrap();
+    let of_json = fixes.iter().find(|fix| fix["patch"].is_null()).unwrap();
+    let command = of_json["changes"][0]["command"].as_str().unwrap();
+    assert!(command.starts_with("kubectl patch networkpolicy db-policy -n default --type=json"));
+}
+
+#[test]
+fn which_policy_matters_is_told_by_leaving_each_out() {
+    let folder = folder("three-tier");
+    let out = can(folder.path(), &["web-pod", "app-pod", "--port", "5000", "-o", "json"]);
+    let answer: Json = serde_json::from_slice(&out.stdout).unwrap();
+    let decides: Vec<(&str, &str, bool)> = answer["policies"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|its| {
+            let decides = its["decides"].as_bool().unwrap();
+            (its["direction"].as_str().unwrap(), its["policy"].as_str().unwrap(), decides)
+        })
+        .collect();
+    assert!(decides.contains(&("egress", "web-policy", true)), "{decides:?}");
+    assert!(decides.contains(&("egress", "default-deny", false)), "{decides:?}");
+    assert!(decides.contains(&("ingress", "app-policy", true)), "{decides:?}");
+}
