@@ -38,6 +38,13 @@ enum Address {
 }
 
 impl Key<'_> {
+    /// Whether the pods are alike but for their labels and their namespace's.
+    pub(crate) fn is_like_but_for_labels(&self, other: &Self) -> bool {
+        let nothing = Labels::default();
+        let plain = |key: &Self| Key { labels: &nothing, ..key.clone() };
+        plain(self) == plain(other)
+    }
+
     /// The key of a pod whose node does not matter.
     pub(crate) fn without_node(self) -> Self {
         Self { node: None, ..self }

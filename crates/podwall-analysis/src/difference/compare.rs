@@ -5,7 +5,7 @@
 //!        └─ yes: cell before, cell after ──Shifts, once for each pair of cells──▶ nothing: the same
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use podwall_policy::address::{AddressRange, Family};
@@ -36,7 +36,9 @@ pub(super) fn compare<'a>(
         let mut changes = Vec::new();
         for src in 0..rows.len() {
             for dst in kinds.worth_asking(&mut comparison, &rows, &members, src) {
-                changes.extend(comparison.change(&rows, &members, src, dst));
+                let change = comparison.change(&rows, &members, src, dst);
+                let like = kinds.of[src].zip(kinds.of[dst]).filter(|_| src != dst);
+                changes.extend(change.map(|change| Change { like, ..change }));
             }
         }
         changes
@@ -105,7 +107,7 @@ impl<'e> Comparison<'e> {
         let shift = sum.filter(|shifts| !shifts.is_nothing())?;
         let kind = kind(&shift.all);
         let exposure = exposure(&shift.all, &rows[src], &rows[dst]);
-        Some(Change { src, dst, kind, exposure, shift, partly, example: example? })
+        Some(Change { src, dst, kind, exposure, shift, partly, like: None, example: example? })
     }
 
     /// What may pass on one side between the pods of two groups, and between whom.
@@ -144,7 +146,21 @@ impl<'e> Comparison<'e> {
         };
         let some = sum(Which::Some);
         let all = sum(Which::All);
-        if some.is_nothing() && !all.is_nothing() { all } else { some }
+        let kinds = [0, 1].map(|s| self.kinds(s, &cells[s]));
+        if !some.is_nothing() || kinds[0] == kinds[1] {
+            return some;
+        }
+        if !all.is_nothing() {
+            return all;
+        }
+        // Some pairs differ, but nobody can say which pod of before is which of after.
+        let undecided = some.all.before.difference(&all.all.before);
+        Arc::new(Shifts { all: Shift { undecided, ..some.all.clone() }, families: Vec::new() })
+    }
+
+    /// The different things that pairs let pass.
+    fn kinds(&self, s: usize, cells: &[(Cell, (u32, u32))]) -> HashSet<[Option<State>; 2]> {
+        cells.iter().map(|(cell, _)| states(self.factored[s].flows(*cell))).collect()
     }
 
     fn of_cells(&mut self, before: Cell, after: Cell, touched: [bool; 2]) -> Arc<Shifts> {
@@ -218,7 +234,7 @@ enum Which {
 }
 
 /// What passes over one family, of one pair or of several.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct State {
     allowed: PortSet,
     denied: PortSet,

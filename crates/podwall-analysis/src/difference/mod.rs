@@ -13,8 +13,10 @@
 //! decides it is the same on both sides.
 
 mod compare;
+mod future;
 mod rows;
 mod spelling;
+mod why;
 
 use std::sync::Arc;
 
@@ -23,6 +25,8 @@ use podwall_policy::cluster::Cluster;
 use podwall_policy::object::Pod;
 use podwall_policy::port::PortSet;
 
+pub use self::future::{Example, Future, Somebody};
+pub use self::why::{Isolation, Why, Whys};
 use crate::matrix::By;
 use crate::outside::Class;
 use crate::reachability::Reachability;
@@ -69,6 +73,8 @@ pub struct Change {
     pub shift: Arc<Shifts>,
     /// Whether it is so for some pairs of pods only.
     pub partly: bool,
+    /// What the two rows are like, where nothing else of them matters.
+    like: Option<(u32, u32)>,
     /// A pair for which it is so, by places in the rows' lists: before, after.
     example: [Option<(u32, u32)>; 2],
 }

@@ -7,11 +7,12 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use podwall_policy::cluster::Cluster;
 use podwall_policy::flow::Party;
-use podwall_policy::object::{Phase, Pod};
-use podwall_policy::policy::Direction;
+use podwall_policy::object::{Owner, Phase, Pod};
+use podwall_policy::policy::{Direction, Peer, PodScope};
 
 use super::Row;
 use super::spelling::Changed;
@@ -36,6 +37,9 @@ pub(super) fn rows<'a>(clusters: [&'a Cluster; 2], by: By) -> (Vec<Row<'a>>, usi
             found.entry(label).or_default()[s].push(pod);
         }
     }
+    if by == By::Pod {
+        found = replacements(found);
+    }
     let mut rows: Vec<Row<'a>> = found
         .into_iter()
         .map(|(label, [before, after])| Row::Pods { label, before, after })
@@ -48,6 +52,33 @@ pub(super) fn rows<'a>(clusters: [&'a Cluster; 2], by: By) -> (Vec<Row<'a>>, usi
     (rows, inside, Blocks::new(blocks))
 }
 
+/// Pods of one side alone, and pods of the same workload on the other side alone, in order: a
+/// cluster gives replicas other names when their template changes.
+fn replacements(found: BTreeMap<String, [Vec<&Pod>; 2]>) -> BTreeMap<String, [Vec<&Pod>; 2]> {
+    let mut out: BTreeMap<String, [Vec<&Pod>; 2]> = BTreeMap::new();
+    let mut alone: BTreeMap<(&str, &Owner), [Vec<&Pod>; 2]> = BTreeMap::new();
+    for (label, pods) in found {
+        match pods.each_ref().map(|list| &list[..]) {
+            [[pod], []] | [[], [pod]] if pod.owner.is_some() => {
+                let Some(owner) = &pod.owner else { continue };
+                let lists = alone.entry((&pod.name.namespace, owner)).or_default();
+                for (list, pods) in lists.iter_mut().zip(pods) {
+                    list.extend(pods);
+                }
+            }
+            _ => drop(out.insert(label, pods)),
+        }
+    }
+    for [before, after] in alone.into_values() {
+        for at in 0..before.len().max(after.len()) {
+            let pair = [before.get(at).copied(), after.get(at).copied()];
+            let Some(name) = pair[1].or(pair[0]).map(|pod| pod.name.to_string()) else { continue };
+            out.insert(name, pair.map(|pod| pod.into_iter().collect()));
+        }
+    }
+    out
+}
+
 /// What else than policies tells the two sides apart.
 pub(super) struct Facts<'a> {
     /// By side: policies that say something else than the other side's.
@@ -56,6 +87,8 @@ pub(super) struct Facts<'a> {
     namespaces: HashSet<&'a str>,
     /// Nodes differ, and what they isolate: that may concern everybody.
     everything: bool,
+    /// Keys of labels that some selector of either side asks for.
+    asked: HashSet<Arc<str>>,
     keys: [Keys; 2],
     at_nodes: [Keys; 2],
 }
@@ -77,11 +110,45 @@ impl<'a> Facts<'a> {
         Self {
             changed: super::spelling::changed(before, after),
             namespaces: names.filter(differs).collect(),
+            asked: clusters.into_iter().flat_map(asked).collect(),
             everything: nodes(before) != nodes(after) || before.strangers != after.strangers,
             keys: [0, 1].map(|_| Keys::without_nodes(blocks.clone())),
             at_nodes: clusters.map(|cluster| Keys::new(cluster, blocks.clone())),
         }
     }
+}
+
+impl Facts<'_> {
+    /// Whether something of two pods differs that policies could ask for.
+    fn differ(&self, pods: [&Pod; 2], keys: [&Key<'_>; 2]) -> bool {
+        let label = |key: &Arc<str>| pods[0].labels.get(key) != pods[1].labels.get(key);
+        self.everything
+            || self.namespaces.contains(&*pods[0].name.namespace)
+            || !keys[0].is_like_but_for_labels(keys[1])
+            || (pods[0].labels != pods[1].labels && self.asked.iter().any(label))
+    }
+}
+
+/// The keys of labels of pods that a cluster's policies ask for.
+fn asked(cluster: &Cluster) -> HashSet<Arc<str>> {
+    let mut out = HashSet::new();
+    let mut add = |scope: &PodScope| {
+        for requirement in &scope.pods.requirements {
+            if !out.contains(&requirement.key) {
+                out.insert(requirement.key.clone());
+            }
+        }
+    };
+    for policy in cluster.policies.values().filter(|policy| !policy.dry_run) {
+        add(&policy.subject);
+        let rules = Direction::BOTH.into_iter().filter_map(|direction| policy.rules(direction));
+        for peer in rules.flatten().flat_map(|rule| &rule.peers) {
+            if let Peer::Pods(scope) = peer {
+                add(scope);
+            }
+        }
+    }
+    out
 }
 
 /// Pods of one row that change alike.
@@ -207,17 +274,16 @@ fn groups<'e>(
             continue;
         };
         let key = [keys[0].key(before, false), keys[1].key(after, false)];
-        let same = key[0] == key[1];
         let next = out.len();
-        let at = *index.entry(key).or_insert(next);
+        let at = *index.entry(key.clone()).or_insert(next);
         let both = [before, after];
         if at == next {
-            let likes = [0, 1]
-                .map(|s| vec![Like { end: factored[s].pod(both[s]), at: places[s], second: None }]);
-            let facts_differ =
-                !same || facts.everything || facts.namespaces.contains(&*before.name.namespace);
-            let touched = touched(engines, facts, both, facts_differ);
-            out.push(Group { likes, touched, facts: facts_differ });
+            let likes = [0, 1].map(|s| {
+                vec![Like { end: factored[s].pod(both[s]), at: places[s], second: None }]
+            });
+            let differ = facts.differ(both, [&key[0], &key[1]]);
+            let touched = touched(engines, facts, both, differ);
+            out.push(Group { likes, touched, facts: differ });
             continue;
         }
         for s in [0, 1] {
@@ -240,7 +306,17 @@ fn groups<'e>(
             alike(&mut factored[s], &keys[s], &alone[s])
         }
     });
-    out.push(Group { likes, touched: [true; 2], facts: true });
+    let (mut touched, mut differ) = ([true; 2], true);
+    if let [[before], [after]] = likes.each_ref().map(|list| &list[..]) {
+        // Replicas with other names than before, as a cluster gives them, are no change.
+        let pod = |s: usize, like: &Like<'_>| pods[s].get(like.at as usize).copied();
+        if let (Some(before), Some(after)) = (pod(0, before), pod(1, after)) {
+            let key = [keys[0].key(before, false), keys[1].key(after, false)];
+            differ = facts.differ([before, after], [&key[0], &key[1]]);
+            touched = self::touched(engines, facts, [before, after], differ);
+        }
+    }
+    out.push(Group { likes, touched, facts: differ });
     out
 }
 

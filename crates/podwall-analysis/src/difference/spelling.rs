@@ -40,11 +40,6 @@ impl Changed {
         !self.0[side(direction)].is_empty()
             && self.0[side(direction)].contains(&(policy.tier, policy.name.clone()))
     }
-
-    /// Whether a policy is among them.
-    pub(super) fn has_any(&self, policy: &Policy) -> bool {
-        Direction::BOTH.iter().any(|direction| self.has(policy, *direction))
-    }
 }
 
 /// What all NetworkPolicies of one subject say in one direction. That there are any isolates it.

@@ -75,7 +75,7 @@ fn result(finding: &Finding) -> Json {
 }
 
 /// A path as a URI reference (RFC 3986).
-fn uri(path: &str) -> String {
+pub(crate) fn uri(path: &str) -> String {
     let path = path.strip_prefix("./").unwrap_or(path);
     let mut out = String::from(if path.starts_with('/') { "file://" } else { "" });
     for byte in path.bytes() {
