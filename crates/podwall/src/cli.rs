@@ -26,6 +26,7 @@ Podwall answers who can reach whom under Kubernetes NetworkPolicies, and why.
   podwall explain policy P   what a policy selects and allows, in words
   podwall explain pod P      which policies apply to a pod, and what follows
   podwall matrix             every pair, and the outside
+  podwall diff A B           what a change opens and closes
   podwall lint               what is probably not meant, with proof and fix
   podwall test FILE          do the assertions of a file hold?
   podwall lab                a cluster on this machine, to try policies on packets
@@ -95,6 +96,7 @@ pub(crate) enum Command {
     Can(Can),
     Explain(Explain),
     Matrix(Matrix),
+    Diff(crate::commands::diff::args::Diff),
     Lint(Lint),
     Test(crate::commands::test::args::Test),
     Agent(crate::agent::AgentArgs),

@@ -11,14 +11,15 @@ pub mod markdown;
 pub mod sarif;
 pub mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use podwall_analysis::difference::{
-    Change, Difference, Example, Exposure, Future, Kind, Row, Shift, Somebody, Why, Whys,
+    Change, Difference, Example, Exposure, Future, Kind, Row, Shift, Shifts, Somebody, Why, Whys,
 };
 use podwall_policy::label::Labels;
 use podwall_policy::policy::RuleRef;
+use podwall_policy::reason::MissingFact;
 use podwall_policy::source::Source;
 
 use crate::words::{self, count};
@@ -30,8 +31,8 @@ pub struct Told<'d, 'a> {
     pub difference: &'d Difference<'a>,
     /// What the sides are called: `main`, `old/`.
     pub names: [String; 2],
-    /// What is known of pods that do not exist yet.
-    pub future: Future,
+    /// What is known of pods that do not exist yet; `None` if nobody asked.
+    pub future: Option<Future>,
     /// How the sides were made up, in sentences.
     pub notes: Vec<String>,
     /// What was left out because it could not be read.
@@ -73,8 +74,8 @@ fn part_of(change: &Change) -> (usize, &'static str, bool) {
 /// Everything that differs, in parts.
 pub(crate) fn parts<'d>(difference: &'d Difference<'_>) -> Vec<Part<'d>> {
     let mut whys = Whys::of(difference);
-    type Like<'k> = (usize, usize, Kind, Arc<podwall_analysis::difference::Shifts>, bool, Arc<Why>);
-    let mut index: std::collections::HashMap<Like<'_>, usize> = std::collections::HashMap::new();
+    type Like = (usize, usize, Kind, Arc<Shifts>, bool, Arc<Why>);
+    let mut index: HashMap<Like, usize> = HashMap::new();
     let mut parts: BTreeMap<usize, Part<'d>> = BTreeMap::new();
     // First by destination: who can newly reach it?
     let mut found: Vec<(usize, Group<'d>)> = Vec::new();
@@ -90,20 +91,18 @@ pub(crate) fn parts<'d>(difference: &'d Difference<'_>) -> Vec<Part<'d>> {
         found[at].1.src.push(change.src);
     }
     // Then destinations that the same sources reach.
-    type Same<'k> = (usize, Vec<usize>, Kind, Arc<podwall_analysis::difference::Shifts>, bool, Arc<Why>);
-    let mut index: std::collections::HashMap<Same<'_>, (usize, usize)> =
-        std::collections::HashMap::new();
+    type Same = (usize, Vec<usize>, Kind, Arc<Shifts>, bool, Arc<Why>);
+    let mut index: HashMap<Same, usize> = HashMap::new();
     for (number, group) in found {
         let (_, title, exposes) = part_of(group.change);
         let part = parts.entry(number).or_insert_with(|| Part { title, exposes, groups: Vec::new() });
         let Group { src, change, why, .. } = &group;
         let same =
             (number, src.clone(), change.kind, change.shift.clone(), change.partly, why.clone());
-        let at = *index.entry(same).or_insert((number, part.groups.len()));
-        if at.1 == part.groups.len() {
-            part.groups.push(group);
-        } else {
-            part.groups[at.1].dst.extend(group.dst);
+        let at = *index.entry(same).or_insert(part.groups.len());
+        match part.groups.get_mut(at) {
+            Some(like) => like.dst.extend(group.dst),
+            None => part.groups.push(group),
         }
     }
     parts.into_values().collect()
@@ -188,7 +187,7 @@ fn full(rule: &RuleRef) -> String {
 pub(crate) fn missing(why: &Why) -> Vec<String> {
     let [before, after] = &why.missing;
     let both: Vec<String> = after.iter().filter(|its| before.contains(its)).map(ToString::to_string).collect();
-    let only = |list: &[podwall_policy::reason::MissingFact], when: &str, other: &[_]| -> Vec<String> {
+    let only = |list: &[MissingFact], when: &str, other: &[MissingFact]| -> Vec<String> {
         list.iter().filter(|its| !other.contains(its)).map(|its| format!("{its}, {when}")).collect()
     };
     let mut out = both;
@@ -248,11 +247,14 @@ pub(crate) fn example(its: &Example) -> String {
 /// What the comparison covers: "5 workloads (9 pods), all addresses outside, …".
 pub(crate) fn covers(told: &Told<'_, '_>) -> String {
     let engines = told.difference.engines();
-    let mut pods: std::collections::BTreeSet<_> = std::collections::BTreeSet::new();
+    let mut pods: BTreeSet<_> = BTreeSet::new();
     for engine in engines {
         pods.extend(engine.cluster().pods.keys());
     }
     let rows = told.difference.rows.iter().filter(|row| matches!(row, Row::Pods { .. })).count();
+    if pods.is_empty() {
+        return "neither side has pods, so policies alone were compared".to_owned();
+    }
     let who = if rows == pods.len() {
         count(pods.len(), "pod")
     } else {
@@ -334,16 +336,17 @@ pub(crate) fn exposures(counts: &Counts) -> Option<String> {
 /// differ and no more is known.
 pub(crate) fn future(told: &Told<'_, '_>) -> Vec<String> {
     match &told.future {
-        Future::Same => {
+        None => Vec::new(),
+        Some(Future::Same) => {
             vec!["The policies say the same, so that holds for every pod and namespace that may come."
                 .to_owned()]
         }
-        Future::Differs(examples) => {
+        Some(Future::Differs(examples)) => {
             let mut out = vec!["Pods that may come would be treated otherwise:".to_owned()];
             out.extend(examples.iter().map(example));
             out
         }
-        Future::Unproved { tried } => vec![format!(
+        Some(Future::Unproved { tried }) => vec![format!(
             "The policies are written otherwise. Of pods that may come {tried} kinds were tried, \
              and none was treated otherwise; that is no proof."
         )],

@@ -26,13 +26,23 @@ use podwall_policy::port::{PortRange, PortSet, Protocol};
 use podwall_policy::reason::Reason;
 
 /// The answers that have a schema, and the file of assertions.
-pub const SCHEMAS: [&str; 8] =
-    ["can", "matrix", "explain-policy", "explain-pod", "lint", "test", "test-mutate", "test-file"];
+pub const SCHEMAS: [&str; 9] = [
+    "can",
+    "diff",
+    "matrix",
+    "explain-policy",
+    "explain-pod",
+    "lint",
+    "test",
+    "test-mutate",
+    "test-file",
+];
 
 /// The JSON Schema of an answer, pretty-printed; `None` if there is no such answer.
 pub fn schema(of: &str) -> Option<String> {
     let schema = match of {
         "can" => schemars::schema_for!(can::Can),
+        "diff" => schemars::schema_for!(crate::diff::json::Diff),
         "matrix" => schemars::schema_for!(matrix::MatrixJson),
         "explain-policy" => schemars::schema_for!(explain::PolicyAnswer),
         "lint" => schemars::schema_for!(lint::Lint),

@@ -1,6 +1,7 @@
 //! What does each command do?
 
 mod can;
+pub(crate) mod diff;
 mod explain;
 mod lint;
 mod matrix;
@@ -34,6 +35,7 @@ fn once(command: &Command) -> Result<ExitCode, Failure> {
         Command::Can(can) => can::run(can),
         Command::Explain(explain) => explain::run(explain),
         Command::Matrix(matrix) => matrix::run(matrix),
+        Command::Diff(args) => diff::run(args),
         Command::Lint(lint) => lint::run(lint),
         Command::Test(args) => test::run(args),
         Command::Lab(args) => crate::lab::run(args).map_err(Failure::from),

@@ -13,7 +13,8 @@ mod live;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use podwall_manifest::{Code, Input, Object, Options, read, render_all};
+use podwall_manifest::{Code, Object, read, render_all};
+pub(crate) use podwall_manifest::{Input, Options};
 use podwall_policy::cluster::Cluster;
 
 use crate::cli::Source;
@@ -71,7 +72,16 @@ fn from_files(source: &Source, options: &Options) -> Result<Objects, Failure> {
         .iter()
         .map(|path| if path.as_os_str() == "-" { Input::Stdin } else { Input::Path(path.clone()) })
         .collect();
-    let mut reading = read(&inputs, options);
+    from_inputs(&inputs, source, options)
+}
+
+/// As files, from texts that are at hand.
+pub(crate) fn from_inputs(
+    inputs: &[Input],
+    source: &Source,
+    options: &Options,
+) -> Result<Objects, Failure> {
+    let mut reading = read(inputs, options);
     let texts = std::mem::take(&mut reading.texts);
     if !reading.diagnostics.is_empty() {
         // Escape codes are taken out again where nobody sees colours.
