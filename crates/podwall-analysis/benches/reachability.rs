@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use podwall_analysis::difference::{Whys, difference};
 use podwall_analysis::matrix::{By, matrix};
 use podwall_analysis::reachability::Reachability;
 use podwall_analysis::reachability::factored::Factored;
@@ -64,7 +65,38 @@ fn main() {
             println!("matrix by {by:?}: {}, {rows} rows, {connections} connections", since(start));
         }
     }
+    differences(engine.cluster(), &mut dice);
     println!("peak {} MiB", memory().1);
+}
+
+/// Two clusters, engines made anew for both: one policy has another port, then all have.
+fn differences(before: &Cluster, dice: &mut Dice) {
+    let change = |policy: &mut Policy| {
+        let rules = policy.ingress.iter_mut().chain(&mut policy.egress).flatten();
+        rules.for_each(|rule| rule.ports = vec![tcp(7777)]);
+    };
+    let one = dice.below(before.policies.len());
+    for (what, all) in [("one policy", false), ("every policy", true)] {
+        let mut after = before.clone();
+        let policies = after.policies.values_mut().enumerate();
+        policies.filter(|(i, _)| all || *i == one).for_each(|(_, policy)| change(policy));
+        if all && before.pods.len() > 20_000 {
+            break;
+        }
+        let start = (Instant::now(), cpu());
+        let found = difference(before, &after, By::Workload);
+        let compared = since(start);
+        let start = (Instant::now(), cpu());
+        let mut whys = Whys::of(&found);
+        let rules: usize =
+            found.changes.iter().map(|change| whys.why(change).allowed_by.len()).sum();
+        let explained = since(start);
+        let (rows, changes) = (found.rows.len(), found.changes.len());
+        println!(
+            "difference, {what}: {compared}, {rows} rows, {changes} changes; why, {rules} rules: \
+             {explained}"
+        );
+    }
 }
 
 fn queries(engine: &Reachability<'_>, dice: &mut Dice, names: &[Name]) {

@@ -5,8 +5,8 @@
 //!   ```console            each `$ podwall …` prints what follows it; `? 1` is its exit code
 //! ```
 //!
-//! Commands run at the root of the repository. With `PODWALL_BLESS=1` the pages are written anew;
-//! read the difference.
+//! Commands run at the root of the repository, or in the directory that the page speaks of. With
+//! `PODWALL_BLESS=1` the pages are written anew; read the difference.
 
 #![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
@@ -18,11 +18,11 @@ fn root() -> PathBuf {
 }
 
 /// What a command prints, with its exit code if that is not 0.
-fn run(line: &str) -> String {
+fn run(line: &str, directory: &str) -> String {
     let arguments = line.split_whitespace().skip(1);
     let output = Command::new(env!("CARGO_BIN_EXE_podwall"))
         .args(arguments)
-        .current_dir(root())
+        .current_dir(root().join(directory))
         .env("NO_COLOR", "1")
         .output()
         .unwrap();
@@ -34,15 +34,19 @@ fn run(line: &str) -> String {
     code + &text(&output.stdout) + &text(&output.stderr)
 }
 
-/// The pages whose examples need nothing but the repository.
-const PAGES: [&str; 2] = ["docs/can.md", "docs/test.md"];
+/// The pages whose examples need nothing but the repository, and where their commands run.
+const PAGES: [(&str, &str); 3] = [
+    ("docs/can.md", "."),
+    ("docs/test.md", "."),
+    ("docs/diff.md", "crates/podwall/tests/data/diff"),
+];
 
 #[test]
 fn every_example_of_the_pages_is_true() {
-    PAGES.iter().for_each(|page| true_page(page));
+    PAGES.iter().for_each(|(page, directory)| true_page(page, directory));
 }
 
-fn true_page(name: &str) {
+fn true_page(name: &str, directory: &str) {
     let path = root().join(name);
     let page = std::fs::read_to_string(&path).unwrap();
     let mut fresh = String::new();
@@ -62,7 +66,9 @@ fn true_page(name: &str) {
                 checked += commands.len();
                 let ran: Vec<String> = commands
                     .iter()
-                    .map(|line| format!("{line}\n{}", run(line.trim_start_matches("$ "))))
+                    .map(|line| {
+                        format!("{line}\n{}", run(line.trim_start_matches("$ "), directory))
+                    })
                     .collect();
                 ran.join("\n")
             }

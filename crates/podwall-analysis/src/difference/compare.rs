@@ -11,9 +11,10 @@ use std::sync::Arc;
 use podwall_policy::address::{AddressRange, Family};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::port::PortSet;
-use podwall_policy::walk::Decided;
 
-use super::rows::{Facts, Group, Kind as RowKind, Like, Members, rows};
+use super::kinds::Kinds;
+use super::rows::{Facts, Group, Like, Members, rows};
+use super::shift::{State, Which, open, states};
 use super::{Change, Exposure, Kind, Row, Shift, Shifts};
 use crate::matrix::By;
 use crate::reachability::Reachability;
@@ -62,7 +63,7 @@ fn order(change: &Change, rows: &[Row<'_>]) -> impl Ord + use<> {
 }
 
 /// Both matrices, and what their cells come to. Owned by one comparison.
-struct Comparison<'e> {
+pub(super) struct Comparison<'e> {
     factored: [Factored<'e>; 2],
     /// By the cells before and after, and the sides that something touches.
     known: HashMap<(Cell, Cell, [bool; 2]), Arc<Shifts>>,
@@ -70,7 +71,7 @@ struct Comparison<'e> {
 
 impl<'e> Comparison<'e> {
     /// What differs between two rows.
-    fn change(
+    pub(super) fn change(
         &mut self,
         rows: &[Row<'_>],
         members: &[Members<'e>],
@@ -221,156 +222,6 @@ fn partner<'l, 'e>(
     Some((&dst.end, dst.at))
 }
 
-fn open(side: &Decided) -> PortSet {
-    PortSet::everything().difference(&side.allowed).difference(&side.denied)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
-    /// What passes between at least one pair.
-    Some,
-    /// What passes between all.
-    All,
-}
-
-/// What passes over one family, of one pair or of several.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct State {
-    allowed: PortSet,
-    denied: PortSet,
-}
-
-impl Default for State {
-    /// Nothing passes.
-    fn default() -> Self {
-        Self { allowed: PortSet::empty(), denied: PortSet::everything() }
-    }
-}
-
-impl State {
-    fn with(&self, other: &Self, which: Which) -> Self {
-        let (allowed, denied) = (&self.allowed, &self.denied);
-        match which {
-            Which::Some => Self {
-                allowed: allowed.union(&other.allowed),
-                denied: denied.intersection(&other.denied),
-            },
-            Which::All => Self {
-                allowed: allowed.intersection(&other.allowed),
-                denied: denied.union(&other.denied),
-            },
-        }
-    }
-}
-
-/// By family.
-fn states(flows: &[(Family, [Decided; 2])]) -> [Option<State>; 2] {
-    Family::BOTH.map(|family| {
-        let (_, [egress, ingress]) = flows.iter().find(|(its, _)| *its == family)?;
-        Some(State {
-            allowed: egress.allowed.intersection(&ingress.allowed),
-            denied: egress.denied.union(&ingress.denied),
-        })
-    })
-}
-
-impl Shifts {
-    /// What happens over both families; `doubts` are the ports that may be left open in another way
-    /// than before.
-    fn of(states: &[[Option<State>; 2]; 2], doubts: impl Fn(Family) -> PortSet) -> Self {
-        let mut found = Vec::new();
-        for (f, family) in Family::BOTH.into_iter().enumerate() {
-            let [before, after] = [&states[0][f], &states[1][f]];
-            if before.is_none() && after.is_none() {
-                continue;
-            }
-            let nothing = State::default();
-            let state = |its: &Option<State>| its.clone().unwrap_or_else(|| nothing.clone());
-            found.push((family, Shift::of(&state(before), &state(after), &doubts(family))));
-        }
-        Self::from_families(found)
-    }
-
-    fn unchanged(states: &[Option<State>; 2]) -> Self {
-        let found = Family::BOTH.into_iter().zip(states).filter_map(|(family, state)| {
-            let passes = state.as_ref()?.allowed.clone();
-            Some((family, Shift { before: passes.clone(), after: passes, ..Shift::default() }))
-        });
-        Self::from_families(found.collect())
-    }
-
-    fn from_families(found: Vec<(Family, Shift)>) -> Self {
-        let mut all = Shift::default();
-        for (_, shift) in &found {
-            all = all.and(shift);
-        }
-        all.settle();
-        let same = found.iter().all(|(_, shift)| *shift == all);
-        Self { all, families: if same { Vec::new() } else { found } }
-    }
-
-    fn is_nothing(&self) -> bool {
-        self.all.is_nothing()
-    }
-
-    /// Both together: of two pairs of pods.
-    fn and(&self, other: &Self) -> Self {
-        let mut all = self.all.and(&other.all);
-        all.settle();
-        if self.families.is_empty() && other.families.is_empty() {
-            return Self { all, families: Vec::new() };
-        }
-        let of = |shifts: &Self, family: Family| match shifts
-            .families
-            .iter()
-            .find(|its| its.0 == family)
-        {
-            Some((_, shift)) => Some(shift.clone()),
-            None if shifts.families.is_empty() => Some(shifts.all.clone()),
-            None => None,
-        };
-        let families = Family::BOTH.into_iter().filter_map(|family| {
-            let mut shift = match (of(self, family), of(other, family)) {
-                (Some(one), Some(two)) => one.and(&two),
-                (one, two) => one.or(two)?,
-            };
-            shift.settle();
-            Some((family, shift))
-        });
-        Self { all, families: families.collect() }
-    }
-}
-
-impl Shift {
-    fn of(before: &State, after: &State, doubts: &PortSet) -> Self {
-        let rest = |state: &State| {
-            PortSet::everything().difference(&state.allowed).difference(&state.denied)
-        };
-        let [unknown_before, unknown_after] = [rest(before), rest(after)];
-        Self {
-            before: before.allowed.clone(),
-            after: after.allowed.clone(),
-            opened: before.denied.intersection(&after.allowed),
-            closed: before.allowed.intersection(&after.denied),
-            perhaps_opened: before
-                .denied
-                .intersection(&unknown_after)
-                .union(&unknown_before.intersection(&after.allowed)),
-            perhaps_closed: before
-                .allowed
-                .intersection(&unknown_after)
-                .union(&unknown_before.intersection(&after.denied)),
-            undecided: unknown_before.intersection(&unknown_after).intersection(doubts),
-        }
-    }
-
-    /// What is certain of one pair or family needs no perhaps of another.
-    fn settle(&mut self) {
-        self.perhaps_opened = self.perhaps_opened.difference(&self.opened);
-        self.perhaps_closed = self.perhaps_closed.difference(&self.closed);
-    }
-}
-
 fn kind(shift: &Shift) -> Kind {
     match (shift.opened.is_empty(), shift.closed.is_empty()) {
         (true, true) => Kind::Unknown,
@@ -390,106 +241,6 @@ fn exposure(shift: &Shift, src: &Row<'_>, dst: &Row<'_>) -> Option<Exposure> {
         (Some(a), Some(b)) if a == b => Exposure::SameNamespace,
         _ => Exposure::FromOtherNamespace,
     })
-}
-
-/// Rows that are alike, so that most pairs need no look.
-struct Kinds {
-    of: Vec<Option<u32>>,
-    list: Vec<(RowKind, Vec<usize>)>,
-    /// The rows that are like no others.
-    special: Vec<usize>,
-    /// Rows from here on are outside.
-    inside: usize,
-    /// By kind of the source the kinds of destinations for which something differs.
-    reached: HashMap<u32, Vec<u32>>,
-}
-
-impl Kinds {
-    fn of(members: &[Members<'_>], inside: usize) -> Self {
-        let mut numbers: BTreeMap<RowKind, u32> = BTreeMap::new();
-        let mut kinds = Self {
-            of: Vec::with_capacity(members.len()),
-            list: Vec::new(),
-            special: Vec::new(),
-            inside,
-            reached: HashMap::new(),
-        };
-        for (row, members) in members.iter().enumerate() {
-            let number = members.kind().map(|kind| {
-                let next = u32::try_from(kinds.list.len()).unwrap_or(u32::MAX);
-                *numbers.entry(kind).or_insert_with(|| {
-                    kinds.list.push((kind, Vec::new()));
-                    next
-                })
-            });
-            match number.and_then(|number| kinds.list.get_mut(number as usize)) {
-                Some((_, rows)) => rows.push(row),
-                None => kinds.special.push(row),
-            }
-            kinds.of.push(number);
-        }
-        kinds
-    }
-
-    /// The rows for which something may differ if they are asked from a row, ascending.
-    fn worth_asking<'e>(
-        &mut self,
-        comparison: &mut Comparison<'e>,
-        rows: &[Row<'_>],
-        members: &[Members<'e>],
-        src: usize,
-    ) -> Vec<usize> {
-        // Between addresses outside no policy has a say.
-        let end = if src < self.inside { rows.len() } else { self.inside };
-        let worth = |dst: usize| {
-            let [from, to] = [&members[src], &members[dst]];
-            from.facts() || to.facts() || from.touched()[0] || to.touched()[1]
-        };
-        let Some(number) = self.of[src] else {
-            return (0..end).filter(|dst| worth(*dst)).collect();
-        };
-        if !self.reached.contains_key(&number) {
-            let reached = self.ask(comparison, rows, members, src);
-            self.reached.insert(number, reached);
-        }
-        let reached = self.reached.get(&number).into_iter().flatten();
-        let like =
-            reached.filter_map(|kind| self.list.get(*kind as usize)).flat_map(|(_, rows)| rows);
-        let special = self.special.iter().filter(|dst| worth(**dst));
-        let mut found: Vec<usize> = like.chain(special).copied().collect();
-        if worth(src) {
-            found.push(src); // its pods among each other
-        }
-        found.retain(|row| *row < end);
-        found.sort_unstable();
-        found.dedup();
-        found
-    }
-
-    fn ask<'e>(
-        &self,
-        comparison: &mut Comparison<'e>,
-        rows: &[Row<'_>],
-        members: &[Members<'e>],
-        src: usize,
-    ) -> Vec<u32> {
-        let (Some(from), mut reached) = (members[src].kind(), Vec::new()) else {
-            return Vec::new();
-        };
-        for (number, (to, like)) in (0..).zip(&self.list) {
-            if !(from.facts || to.facts || from.touched[0] || to.touched[1]) {
-                continue;
-            }
-            let Some(dst) = like.iter().copied().find(|row| *row != src) else { continue };
-            if src >= self.inside && dst >= self.inside {
-                continue;
-            }
-            if comparison.change(rows, members, src, dst).is_some() {
-                reached.push(number);
-            }
-        }
-        reached
-    }
 }
 
 /// Puts rows of addresses together that change alike; those that do not change go.

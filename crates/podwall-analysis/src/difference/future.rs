@@ -89,7 +89,8 @@ impl Difference<'_> {
                         continue;
                     }
                     scopes.insert(super::spelling::scope(&policy.subject));
-                    for peer in policy.rules(direction).into_iter().flatten().flat_map(|r| &r.peers) {
+                    for peer in policy.rules(direction).into_iter().flatten().flat_map(|r| &r.peers)
+                    {
                         if let Peer::Pods(scope) = peer {
                             scopes.insert(super::spelling::scope(scope));
                         }
@@ -168,8 +169,11 @@ impl<'c> Tried<'c> {
         let home = match own {
             _ if !same_own => return,
             Some(name) => {
-                let stated = self.bare[1].namespaces.get(&name).or(self.bare[0].namespaces.get(&name));
-                if !stated.map_or_else(|| selectors.clone().next().is_none(), |its| fits(&its.labels)) {
+                let stated =
+                    self.bare[1].namespaces.get(&name).or(self.bare[0].namespaces.get(&name));
+                if !stated
+                    .map_or_else(|| selectors.clone().next().is_none(), |its| fits(&its.labels))
+                {
                     return;
                 }
                 name

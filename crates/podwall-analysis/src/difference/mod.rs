@@ -14,7 +14,9 @@
 
 mod compare;
 mod future;
+mod kinds;
 mod rows;
+mod shift;
 mod spelling;
 mod why;
 

@@ -278,9 +278,8 @@ fn groups<'e>(
         let at = *index.entry(key.clone()).or_insert(next);
         let both = [before, after];
         if at == next {
-            let likes = [0, 1].map(|s| {
-                vec![Like { end: factored[s].pod(both[s]), at: places[s], second: None }]
-            });
+            let likes = [0, 1]
+                .map(|s| vec![Like { end: factored[s].pod(both[s]), at: places[s], second: None }]);
             let differ = facts.differ(both, [&key[0], &key[1]]);
             let touched = touched(engines, facts, both, differ);
             out.push(Group { likes, touched, facts: differ });

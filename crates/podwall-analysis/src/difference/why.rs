@@ -90,11 +90,13 @@ impl Difference<'_> {
         });
         let shift = &change.shift.all;
         let mut found = Found::default();
-        let sides = [0, 1].map(|s| ends[s].map_or_else(Vec::new, |(src, dst)| said(&self.engines[s], src, dst)));
+        let sides = [0, 1]
+            .map(|s| ends[s].map_or_else(Vec::new, |(src, dst)| said(&self.engines[s], src, dst)));
         let opened = shift.opened.union(&shift.perhaps_opened);
         let closed = shift.closed.union(&shift.perhaps_closed);
         for family in Family::BOTH {
-            let of = |s: usize| sides[s].iter().find(|(its, _)| *its == family).map(|(_, sides)| sides);
+            let of =
+                |s: usize| sides[s].iter().find(|(its, _)| *its == family).map(|(_, sides)| sides);
             let (before, after) = (of(0), of(1));
             for d in [0, 1] {
                 let (before, after) = (before.map(|its| &its[d]), after.map(|its| &its[d]));
@@ -116,11 +118,7 @@ impl Difference<'_> {
 }
 
 /// Both sides of each family that the two speak.
-fn said(
-    engine: &Reachability<'_>,
-    src: Party<'_>,
-    dst: Party<'_>,
-) -> Vec<(Family, [Side; 2])> {
+fn said(engine: &Reachability<'_>, src: Party<'_>, dst: Party<'_>) -> Vec<(Family, [Side; 2])> {
     let flows = Flow::between(src, dst);
     flows
         .iter()
@@ -179,10 +177,19 @@ impl Found {
         if ports.is_empty() {
             return;
         }
-        self.allowed_before.extend(rules(before, Action::Allow, &ports));
+        let allowed: Vec<RuleRef> = rules(before, Action::Allow, &ports).collect();
+        let mut isolations = after.map_or_else(Vec::new, |after| isolations(after, &engines[1]));
+        if before.is_isolated() {
+            // What isolates is no news; where the rule was that is gone is.
+            let had = |its: &Isolation| allowed.iter().any(|rule| rule.policy == its.policy);
+            if isolations.iter().any(had) {
+                isolations.retain(had);
+            }
+        }
+        self.isolated_by.extend(isolations);
+        self.allowed_before.extend(allowed);
         let Some(after) = after else { return };
         self.denied_by.extend(rules(after, Action::Deny, &ports));
-        self.isolated_by.extend(isolations(after, &engines[1]));
     }
 
     fn done(self) -> Why {

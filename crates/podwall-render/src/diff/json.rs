@@ -334,9 +334,8 @@ fn isolation(its: &Isolation) -> IsolationJson {
 }
 
 fn shift(its: &Shift) -> ShiftJson {
-    let ports = |set: &podwall_policy::port::PortSet| {
-        (!set.is_empty()).then(|| PortsJson::from(set))
-    };
+    let ports =
+        |set: &podwall_policy::port::PortSet| (!set.is_empty()).then(|| PortsJson::from(set));
     ShiftJson {
         before: ports(&its.before),
         after: ports(&its.after),
@@ -372,7 +371,9 @@ fn somebody(its: &Somebody) -> SomebodyJson {
         labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     };
     match its {
-        Somebody::Outside(addresses) => SomebodyJson { addresses: Some(addresses.clone()), ..nobody },
+        Somebody::Outside(addresses) => {
+            SomebodyJson { addresses: Some(addresses.clone()), ..nobody }
+        }
         Somebody::Pod { labels, namespace, new_namespace } => SomebodyJson {
             labels: Some(json(labels)),
             namespace: new_namespace.is_none().then(|| namespace.clone()),

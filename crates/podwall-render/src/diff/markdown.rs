@@ -10,8 +10,8 @@
 //! characters). What is left out is counted.
 
 use super::{
-    Group, Part, Told, counts, covers, exposures, future, missing, only_once, parts, ports, reasons,
-    sign, totals,
+    Group, Part, Told, counts, covers, exposures, future, missing, only_once, parts, ports,
+    reasons, sign, totals,
 };
 use crate::words::{count, some};
 
@@ -28,8 +28,7 @@ const REASONS: usize = 4;
 pub fn diff(told: &Told<'_, '_>) -> String {
     let counts = counts(told.difference);
     let nothing = told.difference.is_nothing();
-    let title =
-        if nothing { "no connection differs".to_owned() } else { totals(&counts) };
+    let title = if nothing { "no connection differs".to_owned() } else { totals(&counts) };
     let mut out = format!("### Podwall: {title}\n\n");
     if let Some(exposures) = exposures(&counts) {
         out += &format!("**{}**\n\n", text(&exposures));

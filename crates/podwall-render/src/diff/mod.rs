@@ -61,7 +61,9 @@ fn part_of(change: &Change) -> (usize, &'static str, bool) {
     let shift = &change.shift.all;
     match (change.exposure, shift.opened.is_empty()) {
         (Some(Exposure::FromOutside), false) => (0, "New exposure to addresses outside", true),
-        (Some(Exposure::FromOtherNamespace), false) => (1, "New exposure to other namespaces", true),
+        (Some(Exposure::FromOtherNamespace), false) => {
+            (1, "New exposure to other namespaces", true)
+        }
         (Some(Exposure::ToOutside), false) => (2, "New ways out of the cluster", true),
         (Some(Exposure::SameNamespace), false) => (3, "New within a namespace", true),
         (Some(_), true) => (4, "Perhaps new", false),
@@ -82,7 +84,8 @@ pub(crate) fn parts<'d>(difference: &'d Difference<'_>) -> Vec<Part<'d>> {
     for change in &difference.changes {
         let (part, ..) = part_of(change);
         let why = whys.why(change);
-        let like = (part, change.dst, change.kind, change.shift.clone(), change.partly, why.clone());
+        let like =
+            (part, change.dst, change.kind, change.shift.clone(), change.partly, why.clone());
         let next = found.len();
         let at = *index.entry(like).or_insert(next);
         if at == next {
@@ -95,7 +98,8 @@ pub(crate) fn parts<'d>(difference: &'d Difference<'_>) -> Vec<Part<'d>> {
     let mut index: HashMap<Same, usize> = HashMap::new();
     for (number, group) in found {
         let (_, title, exposes) = part_of(group.change);
-        let part = parts.entry(number).or_insert_with(|| Part { title, exposes, groups: Vec::new() });
+        let part =
+            parts.entry(number).or_insert_with(|| Part { title, exposes, groups: Vec::new() });
         let Group { src, change, why, .. } = &group;
         let same =
             (number, src.clone(), change.kind, change.shift.clone(), change.partly, why.clone());
@@ -141,7 +145,8 @@ pub(crate) fn ports(kind: Kind, shift: &Shift) -> String {
     let stays = stays.difference(&shift.opened).difference(&shift.closed);
     let mut text = parts.join(", ");
     if !stays.is_empty() {
-        let rest = if stays.is_everything() { "everything else".to_owned() } else { words::ports(&stays) };
+        let rest =
+            if stays.is_everything() { "everything else".to_owned() } else { words::ports(&stays) };
         text += &format!("; {rest} stays");
     }
     text
@@ -186,7 +191,8 @@ fn full(rule: &RuleRef) -> String {
 /// Facts that are missing, a phrase each.
 pub(crate) fn missing(why: &Why) -> Vec<String> {
     let [before, after] = &why.missing;
-    let both: Vec<String> = after.iter().filter(|its| before.contains(its)).map(ToString::to_string).collect();
+    let both: Vec<String> =
+        after.iter().filter(|its| before.contains(its)).map(ToString::to_string).collect();
     let only = |list: &[MissingFact], when: &str, other: &[MissingFact]| -> Vec<String> {
         list.iter().filter(|its| !other.contains(its)).map(|its| format!("{its}, {when}")).collect()
     };

@@ -10,8 +10,8 @@ use anstyle::Style;
 use podwall_analysis::difference::Kind;
 
 use super::{
-    Group, Told, counts, covers, exposures, future, missing, only_once, parts, ports, reasons, sign,
-    totals,
+    Group, Told, counts, covers, exposures, future, missing, only_once, parts, ports, reasons,
+    sign, totals,
 };
 use crate::page::{BAD, FAINT, GOOD, HEAD, Page, UNSURE, paint};
 use crate::words::{place, some};

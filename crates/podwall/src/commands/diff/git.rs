@@ -95,7 +95,9 @@ impl Repository {
     /// The revision that the later side of a range branched off from.
     pub(super) fn base(&self, range: &Range) -> Result<String, Failure> {
         let before = self.resolve(&range.before)?;
-        let Some(after) = range.after.as_ref().filter(|_| range.branched) else { return Ok(before) };
+        let Some(after) = range.after.as_ref().filter(|_| range.branched) else {
+            return Ok(before);
+        };
         let after = self.resolve(after)?;
         ask(&["merge-base", &before, &after]).map(|out| first_line(&out)).map_err(|_| {
             Failure::new(format!(
@@ -112,7 +114,8 @@ impl Repository {
         let object = self.resolve(revision)?;
         let wanted = self.wanted(paths)?;
         let out = ask(&["ls-tree", "-r", "-z", "--full-tree", &object]).map_err(|refusal| {
-            Failure::new(format!("git cannot list the files of \"{revision}\"")).hint(refusal.said())
+            Failure::new(format!("git cannot list the files of \"{revision}\""))
+                .hint(refusal.said())
         })?;
         let mut found: Vec<(String, String)> = Vec::new();
         for entry in out.split(|byte| *byte == 0).filter(|entry| !entry.is_empty()) {
@@ -237,7 +240,8 @@ impl Wanted {
             };
             let Some(below) = below else { return false };
             let ending = Path::new(below).extension().map(|its| its.to_ascii_lowercase());
-            let manifest = ending.is_some_and(|its| ["yaml", "yml", "json"].iter().any(|e| its == *e));
+            let manifest =
+                ending.is_some_and(|its| ["yaml", "yml", "json"].iter().any(|e| its == *e));
             manifest && !below.split('/').any(|part| part.starts_with('.'))
         })
     }

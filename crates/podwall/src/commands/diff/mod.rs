@@ -103,8 +103,9 @@ fn revisions(command: &Diff, range: &Range) -> Result<Sides, Failure> {
         None => repository.now(&command.files)?,
     };
     if before.inputs.is_empty() && after.inputs.is_empty() {
-        return Err(Failure::new("neither revision has manifests there")
-            .hint("files named *.yaml, *.yml and *.json are read, below this directory or -f PATH"));
+        return Err(Failure::new("neither revision has manifests there").hint(
+            "files named *.yaml, *.yml and *.json are read, below this directory or -f PATH",
+        ));
     }
     let source = command.source(Vec::new());
     let read = |texts: &git::Texts| from_inputs(&texts.inputs, &source, &Options::default());

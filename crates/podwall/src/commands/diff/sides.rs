@@ -135,7 +135,8 @@ pub(super) fn apply(
                             ..pod
                         });
                     }
-                    relabelled.push(format!("{}/{}", workload.kind, workload.name));
+                    let Name { namespace, name } = &workload.name;
+                    relabelled.push(format!("{namespace}/{}/{name}", workload.kind));
                 }
                 after.put_workload((**workload).clone());
             }

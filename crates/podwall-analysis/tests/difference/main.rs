@@ -4,6 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests; only what fails a test")]
 
+mod facts;
+mod rewrites;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -23,7 +26,8 @@ use podwall_policy::port::PortSet;
 /// How often each kind of outcome came up.
 type Coverage = BTreeMap<&'static str, usize>;
 
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 15] = [
+    "unknown on both sides, and the same",
     "appears",
     "disappears",
     "changes",
@@ -285,6 +289,9 @@ fn one(seed: u64, coverage: &mut Coverage) {
         let found = difference(&before, &after, by);
         check_rows(&found, [&before, &after], coverage);
         check_outside(&found, [&before, &after], &mut dice);
+        if by == By::Pod {
+            facts::check_undecided(&found, [&before, &after], &mut dice, coverage);
+        }
         if found.is_nothing() && before != after {
             *coverage.entry("nothing differs though something was changed").or_default() += 1;
         }
