@@ -45,12 +45,12 @@ pub(super) fn compare<'a>(
         changes
     };
     let (rows, mut changes) = merge_outside(rows, changes, inside);
-    changes.sort_by(|a, b| order(a, &rows).cmp(&order(b, &rows)));
+    changes.sort_by_key(order);
     (rows, changes)
 }
 
 /// New exposure first, and of that what is certain; then what is closed; then what is not known.
-fn order(change: &Change, rows: &[Row<'_>]) -> impl Ord + use<> {
+fn order(change: &Change) -> impl Ord + use<> {
     let shift = &change.shift.all;
     let class = match () {
         () if !shift.opened.is_empty() => 0,
@@ -58,7 +58,7 @@ fn order(change: &Change, rows: &[Row<'_>]) -> impl Ord + use<> {
         () if !shift.closed.is_empty() => 2,
         () => 3,
     };
-    let _ = rows; // rows are in the order of their names
+    // Rows are in the order of their names.
     (class, change.exposure, change.dst, change.src)
 }
 
@@ -243,6 +243,9 @@ fn exposure(shift: &Shift, src: &Row<'_>, dst: &Row<'_>) -> Option<Exposure> {
     })
 }
 
+/// What a row of addresses has: in which direction, with whom, and the number of what happens.
+type Seen = (bool, usize, usize);
+
 /// Puts rows of addresses together that change alike; those that do not change go.
 fn merge_outside(
     rows: Vec<Row<'_>>,
@@ -250,7 +253,7 @@ fn merge_outside(
     inside: usize,
 ) -> (Vec<Row<'_>>, Vec<Change>) {
     let mut numbers: HashMap<(Arc<Shifts>, bool), usize> = HashMap::new();
-    let mut seen: Vec<Vec<(bool, usize, usize)>> = vec![Vec::new(); rows.len() - inside];
+    let mut seen: Vec<Vec<Seen>> = vec![Vec::new(); rows.len() - inside];
     for change in &changes {
         for (own, other, out) in [(change.src, change.dst, true), (change.dst, change.src, false)] {
             if own >= inside {
@@ -263,7 +266,7 @@ fn merge_outside(
     }
     let mut kept: Vec<Row<'_>> = Vec::with_capacity(rows.len());
     let mut into: Vec<Option<usize>> = vec![None; rows.len()];
-    let mut first: HashMap<(Family, &[(bool, usize, usize)]), usize> = HashMap::new();
+    let mut first: HashMap<(Family, &[Seen]), usize> = HashMap::new();
     let mut ranges: BTreeMap<usize, Vec<AddressRange>> = BTreeMap::new();
     for (row, content) in rows.into_iter().enumerate() {
         let Row::Outside(class) = &content else {

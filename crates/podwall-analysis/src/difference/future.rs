@@ -142,7 +142,7 @@ impl<'c> Tried<'c> {
         }
         homes.insert(self.new_namespace(&Labels::default()));
         for home in homes {
-            self.pod(home, Labels::default());
+            self.pod(&home, &Labels::default());
         }
     }
 
@@ -152,7 +152,7 @@ impl<'c> Tried<'c> {
             return;
         }
         let pods = scopes.iter().map(|scope| &scope.pods);
-        let Some(labels) = meeting(pods) else { return };
+        let Some(labels) = meeting(&pods) else { return };
         let own = scopes.iter().find_map(|scope| match &scope.namespaces {
             NamespaceScope::Own(name) => Some(name.clone()),
             NamespaceScope::Matching(_) => None,
@@ -178,7 +178,7 @@ impl<'c> Tried<'c> {
                 }
                 name
             }
-            None => match meeting(selectors.clone()) {
+            None => match meeting(&selectors) {
                 Some(labels) if labels.get(METADATA_NAME).is_none() => {
                     let with_name = labels.with(METADATA_NAME, NEW);
                     if !fits(&with_name) {
@@ -189,7 +189,7 @@ impl<'c> Tried<'c> {
                 _ => return,
             },
         };
-        self.pod(home, labels);
+        self.pod(&home, &labels);
     }
 
     fn new_namespace(&mut self, labels: &Labels) -> Arc<str> {
@@ -209,7 +209,7 @@ impl<'c> Tried<'c> {
         name
     }
 
-    fn pod(&mut self, namespace: Arc<str>, labels: Labels) {
+    fn pod(&mut self, namespace: &Arc<str>, labels: &Labels) {
         if !self.seen.insert((namespace.clone(), labels.clone())) {
             return;
         }
@@ -261,7 +261,7 @@ impl<'c> Tried<'c> {
 const NEW: &str = "new";
 
 /// Few labels that all of these selectors match.
-fn meeting<'s>(selectors: impl Iterator<Item = &'s Selector> + Clone) -> Option<Labels> {
+fn meeting<'s>(selectors: &(impl Iterator<Item = &'s Selector> + Clone)) -> Option<Labels> {
     let mut labels: BTreeMap<Arc<str>, Arc<str>> = BTreeMap::new();
     for requirement in selectors.clone().flat_map(|selector| &selector.requirements) {
         let value = match &requirement.operator {
@@ -277,5 +277,6 @@ fn meeting<'s>(selectors: impl Iterator<Item = &'s Selector> + Clone) -> Option<
         labels.insert(requirement.key.clone(), value);
     }
     let labels: Labels = labels.into_iter().collect();
-    selectors.clone().all(|selector| selector.matches(&labels)).then_some(labels)
+    let mut selectors = selectors.clone();
+    selectors.all(|selector| selector.matches(&labels)).then_some(labels)
 }
