@@ -10,10 +10,9 @@ const EXAMPLES: &str = "\
 Examples:
   $ podwall diff old/ new/
   New exposure to addresses outside
-    + 0.0.0.0/0 -> default/db-pod: TCP 3306
-      allowed by ingress rule 2 of default/db-policy (new/db-policy.yaml:19:7)
-
-  1 connection appears; new exposure: 1 to addresses outside
+    + 0.0.0.0/0 except 10.0.0.0/8 -> shop/StatefulSet/db: TCP 5432
+        allowed by ingress rule 2 of shop/db (new/policies.yaml:35:5)
+  …
 
   $ podwall diff main..                      this branch's files against main's
   $ podwall diff main...HEAD -f deploy/ -o md    as a pull request shows it
