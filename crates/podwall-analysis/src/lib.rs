@@ -20,6 +20,7 @@ pub mod error;
 pub mod explain;
 pub mod fix;
 pub mod identity;
+pub mod generate;
 mod kinds;
 pub mod lint;
 pub mod matrix;

@@ -14,6 +14,7 @@ pub mod checks;
 pub mod claims;
 pub mod json;
 pub mod lint;
+pub mod manifest;
 pub mod next;
 pub mod page;
 pub mod patch;

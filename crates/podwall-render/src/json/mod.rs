@@ -7,6 +7,7 @@
 pub mod can;
 pub mod explain;
 pub mod fix;
+pub mod generate;
 pub mod lint;
 pub mod matrix;
 pub mod mutate;
@@ -26,8 +27,18 @@ use podwall_policy::port::{PortRange, PortSet, Protocol};
 use podwall_policy::reason::Reason;
 
 /// The answers that have a schema, and the file of assertions.
-pub const SCHEMAS: [&str; 8] =
-    ["can", "matrix", "explain-policy", "explain-pod", "lint", "test", "test-mutate", "test-file"];
+pub const SCHEMAS: [&str; 10] = [
+    "can",
+    "matrix",
+    "explain-policy",
+    "explain-pod",
+    "lint",
+    "test",
+    "test-mutate",
+    "test-file",
+    "generate",
+    "generate-from-matrix",
+];
 
 /// The JSON Schema of an answer, pretty-printed; `None` if there is no such answer.
 pub fn schema(of: &str) -> Option<String> {
@@ -39,6 +50,7 @@ pub fn schema(of: &str) -> Option<String> {
         "test-mutate" => schemars::schema_for!(mutate::MutateAnswer),
         "test-file" => schemars::schema_for!(test_file::TestFile),
         "test" => schemars::schema_for!(test::TestAnswer),
+        "generate" => schemars::schema_for!(generate::GenerateAnswer),
         "explain-pod" => schemars::schema_for!(explain::PodAnswer),
         _ => return None,
     };

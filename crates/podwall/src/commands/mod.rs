@@ -2,6 +2,7 @@
 
 mod can;
 mod explain;
+pub(crate) mod generate;
 mod lint;
 mod matrix;
 mod pages;
@@ -36,6 +37,7 @@ fn once(command: &Command) -> Result<ExitCode, Failure> {
         Command::Matrix(matrix) => matrix::run(matrix),
         Command::Lint(lint) => lint::run(lint),
         Command::Test(args) => test::run(args),
+        Command::Generate(args) => generate::run(args),
         Command::Lab(args) => crate::lab::run(args).map_err(Failure::from),
         Command::Agent(args) => crate::agent::run(args),
         Command::Status(args) => crate::node::status(args),
