@@ -28,4 +28,5 @@ pub mod outside;
 pub mod peer;
 mod podclass;
 pub mod reachability;
+pub mod rewrite;
 mod suggest;

@@ -222,8 +222,8 @@ fn block(out: &mut String, value: &Json, indent: usize) {
     let Some(map) = value.as_object() else { return };
     // Names first, as everybody writes them.
     let rank = |key: &str| match key {
-        "name" => 0,
-        "namespace" => 1,
+        "name" | "protocol" | "key" => 0,
+        "namespace" | "port" | "operator" => 1,
         _ => 2,
     };
     let mut keys: Vec<&String> = map.keys().collect();

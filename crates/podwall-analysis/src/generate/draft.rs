@@ -259,39 +259,41 @@ fn blocks(
     names: &BTreeMap<IpAddr, BTreeSet<Arc<str>>>,
     options: &Options,
 ) -> Vec<Item> {
-    let mut by_ports: BTreeMap<(bool, PortSet), (Vec<IpNet>, Evidence)> = BTreeMap::new();
+    let mut by_ports: BTreeMap<(bool, PortSet), Vec<(IpNet, Evidence)>> = BTreeMap::new();
     for (end, (ports, evidence)) in addresses {
         let (node, net) = match end {
             End::Node(address) => (true, IpNet::from(address)),
             End::Net(net) => (false, net),
             End::Unit(_) => continue,
         };
-        let all = by_ports.entry((node, ports)).or_default();
-        all.0.push(net);
-        all.1.add(evidence.count, evidence.times);
+        by_ports.entry((node, ports)).or_default().push((net, evidence));
     }
     let mut out = Vec::new();
-    for ((node, ports), (nets, evidence)) in by_ports {
+    for ((node, ports), seen_of) in by_ports {
+        let nets: Vec<IpNet> = seen_of.iter().map(|(net, _)| *net).collect();
         let mut set: AddressSet = nets.iter().map(|net| AddressRange::from(*net)).collect();
         if !node {
             set = widen(&set, &nets, options.aggregate).difference(&places.pod_ranges).union(&set);
         }
-        let blocks = as_blocks(&set);
-        let many = blocks.len() > 1;
-        for block in blocks {
-            let inside: Vec<&IpNet> = nets.iter().filter(|net| block.contains(net.addr())).collect();
+        for block in as_blocks(&set) {
+            let mut evidence = Evidence::default();
+            let mut inside: Vec<&IpNet> = Vec::new();
+            for (net, of) in seen_of.iter().filter(|(net, _)| block.contains(net.addr())) {
+                evidence.add(of.count, of.times);
+                inside.push(net);
+            }
             let who = match (node, &inside[..]) {
+                (true, [_]) => "a node".to_owned(),
                 (true, _) => "nodes".to_owned(),
-                (false, [_]) => String::new(),
+                (false, [] | [_]) => String::new(),
                 (false, all) => format!("{} addresses", all.len()),
             };
             let called: BTreeSet<&Arc<str>> =
                 inside.iter().filter_map(|net| names.get(&net.addr())).flatten().collect();
             let called: Vec<String> = called.iter().take(4).map(ToString::to_string).collect();
-            let together = if many { "together " } else { "" };
-            let counted = match seen(&evidence) {
-                none if none.is_empty() => "DNS, not seen".to_owned(),
-                some => format!("{together}{some}"),
+            let counted = match (evidence.count, inside.is_empty()) {
+                (0, false) => "DNS, not seen".to_owned(),
+                _ => seen(&evidence),
             };
             let said: Vec<String> = [called.join(", "), who, counted]
                 .into_iter()

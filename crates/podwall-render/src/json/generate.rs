@@ -2,10 +2,13 @@
 
 use schemars::JsonSchema;
 use serde::Serialize;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use podwall_analysis::generate::{Because, Generated, Link, Report};
+use podwall_analysis::rewrite::{Counts, Rewritten};
 use podwall_manifest::flows::{Left, Times, clock};
+
+use podwall_policy::policy::Policy;
 
 use super::{LabelsJson, PortsJson};
 use crate::manifest::object;
@@ -297,5 +300,100 @@ fn observed(report: &Report, broken: u64) -> ObservedJson {
             .collect(),
         no_rule: report.no_rule,
         broken_lines: broken,
+    }
+}
+
+/// The answer to `podwall generate --from-matrix`.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RewriteAnswer {
+    /// The policies, as objects of `networking.k8s.io/v1`.
+    pub policies: Vec<Json>,
+    /// What is not there any more, by policy.
+    pub removed: Vec<RemovedJson>,
+    /// How much there was.
+    pub before: CountsJson,
+    /// How much there is.
+    pub after: CountsJson,
+    /// Namespaces that were looked at.
+    pub namespaces: usize,
+    /// Grants and isolations of which it was proved, for all labels and addresses, that the other set
+    /// has them; old in new and new in old together.
+    pub proved: usize,
+    /// Connections among the pods that are there and outside, which the engine finds the same.
+    pub connections: usize,
+    /// Namespaces that stay as they are, since a proof would take too long.
+    pub too_hard: Vec<String>,
+    /// Policies of other kinds, which are not looked at.
+    pub others: usize,
+    /// What was left out of the objects because it could not be read (`--keep-going`).
+    pub left_out: Vec<String>,
+}
+
+/// What is not there any more.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RemovedJson {
+    /// The policy's name.
+    pub policy: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// What: `the policy`, `ingress from … on …`, `isolation for egress`.
+    pub what: String,
+    /// Why it is not needed.
+    pub why: String,
+    /// Whether it is the whole policy.
+    pub whole: bool,
+}
+
+/// How many of each.
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CountsJson {
+    /// Policies.
+    pub policies: usize,
+    /// Rules.
+    pub rules: usize,
+    /// Items of `from` and `to`.
+    pub peers: usize,
+    /// Items of `ports`.
+    pub ports: usize,
+}
+
+impl From<Counts> for CountsJson {
+    fn from(counts: Counts) -> Self {
+        let Counts { policies, rules, peers, ports } = counts;
+        Self { policies, rules, peers, ports }
+    }
+}
+
+/// A rewritten set as JSON structures.
+pub fn rewritten(
+    made: &Rewritten,
+    metadata: &dyn Fn(&Policy) -> Option<Map<String, Json>>,
+    left_out: &[String],
+) -> RewriteAnswer {
+    let object = |policy: &Policy| object(policy, metadata(policy).as_ref());
+    RewriteAnswer {
+        policies: made.policies.iter().map(|proposed| object(&proposed.policy)).collect(),
+        removed: made
+            .removed
+            .iter()
+            .map(|removed| RemovedJson {
+                policy: removed.policy.name.to_string(),
+                namespace: removed.policy.namespace.to_string(),
+                what: removed.what.clone(),
+                why: removed.why.clone(),
+                whole: removed.whole,
+            })
+            .collect(),
+        before: made.before.into(),
+        after: made.after.into(),
+        namespaces: made.namespaces,
+        proved: made.proved,
+        connections: made.connections,
+        too_hard: made.too_hard.iter().map(ToString::to_string).collect(),
+        others: made.others,
+        left_out: left_out.to_vec(),
     }
 }

@@ -51,6 +51,7 @@ pub fn schema(of: &str) -> Option<String> {
         "test-file" => schemars::schema_for!(test_file::TestFile),
         "test" => schemars::schema_for!(test::TestAnswer),
         "generate" => schemars::schema_for!(generate::GenerateAnswer),
+        "generate-from-matrix" => schemars::schema_for!(generate::RewriteAnswer),
         "explain-pod" => schemars::schema_for!(explain::PodAnswer),
         _ => return None,
     };

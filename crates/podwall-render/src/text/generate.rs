@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use podwall_analysis::generate::{Because, Generated, Report, UnitInfo};
+use podwall_analysis::rewrite::{Counts, Rewritten};
 use podwall_manifest::flows::{Left, Times, clock};
 use podwall_policy::evaluate::Verdict;
 
@@ -116,16 +117,14 @@ fn result(page: &mut Page, made: &Generated) {
         page.para("", 2, "No policy: no flow of a pod could be placed in a namespace that gets policies.");
     } else {
         let namespaces: Vec<String> = report.namespaces.iter().map(ToString::to_string).collect();
-        let mut line = format!(
-            "Made: {} for namespace{} {}",
-            made.policies.len(),
+        let policies = match made.policies.len() {
+            1 => "1 policy".to_owned(),
+            many => format!("{many} policies"),
+        };
+        let line = format!(
+            "Made: {policies} for namespace{} {}",
             if namespaces.len() == 1 { "" } else { "s" },
             some(&namespaces, SHOWN)
-        );
-        line = line.replacen(
-            &format!("Made: {}", made.policies.len()),
-            &format!("Made: {} policies", made.policies.len()).replace(": 1 policies", ": 1 policy"),
-            1,
         );
         page.para("", 2, &line);
     }
@@ -272,4 +271,49 @@ fn more(page: &mut Page, all: usize) {
     if all > SHOWN {
         page.line(&format!("  and {} more; -o json has all", all - SHOWN));
     }
+}
+
+/// What `podwall generate --from-matrix` says beside the policies.
+pub fn rewritten(made: &Rewritten) -> String {
+    let mut page = Page::default();
+    let counts = |of: Counts| {
+        let policies = match of.policies {
+            1 => "1 policy".to_owned(),
+            many => format!("{many} policies"),
+        };
+        let parts = [(of.rules, "rule"), (of.peers, "peer"), (of.ports, "port")];
+        let parts: Vec<String> = parts.iter().map(|(n, what)| count(*n, what)).collect();
+        format!("{policies}, {}", parts.join(", "))
+    };
+    page.para("", 2, &format!("{} -> {}", counts(made.before), counts(made.after)));
+    let proof = format!(
+        "{} they say the same, for all labels that pods and namespaces may have and all addresses ({} in \
+         {}), and the engine finds the same {} now",
+        paint(GOOD, "proved:"),
+        count(made.proved, "comparison"),
+        count(made.namespaces - made.too_hard.len(), "namespace"),
+        count(made.connections, "connection"),
+    );
+    page.para("  ", 2, &proof);
+    page.para("  ", 2, "no policy, rule, peer or port of the new ones can go without a change");
+    if !made.too_hard.is_empty() {
+        let line = format!(
+            "{} a proof would take too long, so the policies of {} stay as they are",
+            paint(UNSURE, "not looked at:"),
+            some(&made.too_hard, SHOWN)
+        );
+        page.para("  ", 2, &line);
+    }
+    if made.others > 0 {
+        let line = format!("{} of other tiers stay as they are", count(made.others, "object"));
+        page.para("  ", 2, &line);
+    }
+    if !made.removed.is_empty() {
+        page.heading("Not needed");
+        for removed in made.removed.iter().take(SHOWN) {
+            page.item(2, &format!("{}: {}: {}", removed.policy, removed.what, removed.why));
+        }
+        more(&mut page, made.removed.len());
+    }
+    page.into_text()
 }

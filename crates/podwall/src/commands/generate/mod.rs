@@ -6,6 +6,7 @@
 //! ```
 
 pub(crate) mod args;
+mod fewer;
 mod files;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,9 @@ use crate::output::{Failure, NO, UNKNOWN, YES, print, remark};
 use crate::source::load;
 
 pub(crate) fn run(command: &Generate) -> Result<ExitCode, Failure> {
+    if command.from_matrix {
+        return fewer::run(command);
+    }
     let options = options(command);
     let stdin = |path: &&PathBuf| path.as_os_str() == "-";
     let asked = command.flows.iter().chain(&command.source.files).filter(stdin).count();
