@@ -141,7 +141,10 @@ fn expression(key: &str, operator: &str, values: &[&str]) -> Json {
 }
 
 /// Policies as one YAML file, with remarks.
-pub fn yaml(policies: &[Proposed], metadata: &dyn Fn(&Policy) -> Option<Map<String, Json>>) -> String {
+pub fn yaml(
+    policies: &[Proposed],
+    metadata: &dyn Fn(&Policy) -> Option<Map<String, Json>>,
+) -> String {
     let mut out = String::new();
     for proposed in policies {
         out.push_str("---\n");
@@ -349,7 +352,8 @@ spec: {podSelector: {}, policyTypes: [Egress]}
         };
         let all: Vec<Proposed> = policies.iter().map(proposed).collect();
         let meta = |_: &Policy| {
-            let map = json!({"annotations": {"a": "1: {", "b": "line\nline"}, "labels": {"l": "on"}});
+            let map =
+                json!({"annotations": {"a": "1: {", "b": "line\nline"}, "labels": {"l": "on"}});
             map.as_object().cloned()
         };
         let written = yaml(&all, &meta);

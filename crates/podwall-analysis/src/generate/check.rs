@@ -25,9 +25,8 @@ pub(super) fn check(places: &Places<'_>, after: &Cluster, report: &mut Report, o
         report.failing.extend(failing(places, &engine, link, report));
     }
     for (unit, info) in places.units.iter().zip(&mut report.units) {
-        info.isolated = Direction::BOTH.map(|direction| {
-            unit.kinds().iter().all(|pod| is_isolated(&engine, pod, direction))
-        });
+        info.isolated = Direction::BOTH
+            .map(|direction| unit.kinds().iter().all(|pod| is_isolated(&engine, pod, direction)));
     }
     beyond(places, after, report, options);
 }
@@ -163,9 +162,7 @@ fn beyond(places: &Places<'_>, after: &Cluster, report: &mut Report, options: &O
         .into_iter()
         .map(|((src, dst, ports), because)| Beyond { src, dst, ports, because })
         .collect();
-    report.beyond.sort_by(|a, b| {
-        (b.because, &a.src, &a.dst).cmp(&(a.because, &b.src, &b.dst))
-    });
+    report.beyond.sort_by(|a, b| (b.because, &a.src, &a.dst).cmp(&(a.because, &b.src, &b.dst)));
 }
 
 /// Whether another unit's labels take pods of this one, or the reverse.

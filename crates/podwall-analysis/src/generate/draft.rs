@@ -299,7 +299,11 @@ fn blocks(
                 .into_iter()
                 .filter(|part| !part.is_empty())
                 .collect();
-            out.push(Item { peer: Peer::Block(block), ports: ports.clone(), note: said.join("; ") });
+            out.push(Item {
+                peer: Peer::Block(block),
+                ports: ports.clone(),
+                note: said.join("; "),
+            });
         }
     }
     out

@@ -187,9 +187,7 @@ impl Links {
 
 fn is_own_node(src: &Place<'_>, pod: &Pod) -> bool {
     match src {
-        Place::Nodes(nodes) => {
-            nodes.iter().any(|(name, _)| name.is_some() && *name == pod.node)
-        }
+        Place::Nodes(nodes) => nodes.iter().any(|(name, _)| name.is_some() && *name == pod.node),
         _ => false,
     }
 }

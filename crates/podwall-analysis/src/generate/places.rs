@@ -283,9 +283,9 @@ impl<'a> Places<'a> {
             let random = |part: &str, length| part.len() == length && is_random(part);
             let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
             match (unit.kind.as_str(), &parts[..]) {
-                ("deployment", [hash, tail]) => (1..=10).contains(&hash.len())
-                    && is_random(hash)
-                    && random(tail, 5),
+                ("deployment", [hash, tail]) => {
+                    (1..=10).contains(&hash.len()) && is_random(hash) && random(tail, 5)
+                }
                 ("statefulset", [ordinal]) => digits(ordinal),
                 ("cronjob", [time, tail]) => digits(time) && random(tail, 5),
                 ("daemonset" | "replicaset" | "job" | "replicationcontroller", [tail]) => {
@@ -373,7 +373,13 @@ impl<'a> Places<'a> {
 }
 
 impl<'a> Unit<'a> {
-    fn new(label: String, namespace: Arc<str>, kind: String, name: Arc<str>, template: bool) -> Self {
+    fn new(
+        label: String,
+        namespace: Arc<str>,
+        kind: String,
+        name: Arc<str>,
+        template: bool,
+    ) -> Self {
         Self {
             label,
             namespace,
@@ -416,4 +422,3 @@ fn nodes_of<'a>(node: &Node) -> Place<'a> {
 fn is_random(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b))
 }
-

@@ -154,7 +154,10 @@ fn directions_and_default_deny_are_separate() {
     let without = Options { default_deny: BTreeSet::new(), dns: false, ..Options::default() };
     let without = made(&cluster, flows, &without);
     let web = &without.policies[1].policy;
-    assert_eq!((web.ingress.as_deref(), web.egress.as_ref().map(Vec::len)), (Some(&[][..]), Some(1)));
+    assert_eq!(
+        (web.ingress.as_deref(), web.egress.as_ref().map(Vec::len)),
+        (Some(&[][..]), Some(1))
+    );
 }
 
 #[test]
@@ -169,7 +172,8 @@ fn who_is_gone_is_found_by_what_records_and_names_say() {
     let web = r#"{"namespace":"shop","pod_name":"gone-2","workloads":[{"name":"web","kind":"Deployment"}]}"#;
     let by_name = r#"{"namespace":"shop","pod_name":"web-6c7b8d5f49-x2kqp"}"#;
     let nobody = r#"{"namespace":"shop","pod_name":"web-of-lies"}"#;
-    let flows = [hubble(web, cart), hubble(by_name, cart), hubble(nobody, cart), hubble("{}", cart)];
+    let flows =
+        [hubble(web, cart), hubble(by_name, cart), hubble(nobody, cart), hubble("{}", cart)];
     let made = made(&cluster, &flows.join("\n"), &Options::default());
     let links: Vec<(String, String, u64)> = made
         .report
@@ -248,7 +252,8 @@ fn what_other_policies_deny_is_found() {
     let found = made(&cluster, flows, &Options::default());
     assert_eq!(found.report.failing.len(), 1);
     assert!(found.report.failing[0].isolated_by.contains(&Name::new("kube-system", "shut")));
-    let both = Options { namespaces: vec!["shop".into(), "kube-system".into()], ..Options::default() };
+    let both =
+        Options { namespaces: vec!["shop".into(), "kube-system".into()], ..Options::default() };
     let both = made(&cluster, flows, &both);
     assert!(both.report.failing.is_empty(), "the new policies let it in");
     assert_eq!(both.report.staying, [Name::new("kube-system", "shut")]);
@@ -291,9 +296,8 @@ fn nothing_passes_that_is_neither_seen_nor_said() {
             put(beyond.src.clone(), beyond.dst.clone(), &beyond.ports);
         }
         let places = places::Places::new(&cluster, &BTreeMap::new());
-        let label = |pod: &Pod| {
-            places.unit_of(&pod.name).map(|unit| report.units[unit].label.clone())
-        };
+        let label =
+            |pod: &Pod| places.unit_of(&pod.name).map(|unit| report.units[unit].label.clone());
         let namespaces = &report.namespaces;
         for src in cluster.pods.values() {
             for dst in cluster.pods.values() {

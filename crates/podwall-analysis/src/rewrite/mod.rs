@@ -152,7 +152,10 @@ fn passing(cluster: &Cluster) -> Passing {
         Row::Outside(class) => describe(&class.addresses),
     };
     let connections = found.connections.iter().map(|connection| {
-        let all = connection.families.iter().fold(connection.passes.clone(), |all, (_, set)| all.union(set));
+        let all = connection
+            .families
+            .iter()
+            .fold(connection.passes.clone(), |all, (_, set)| all.union(set));
         ((label(connection.src), label(connection.dst)), (all, connection.open.clone()))
     });
     connections.collect()
@@ -238,9 +241,8 @@ fn of_namespace(
         while drop_grants(&space, &mut subjects, direction, &mut gone)? {}
         drop_isolation(&space, &mut subjects, direction, &mut gone)?;
     }
-    let (kept, empty): (Vec<_>, Vec<_>) = subjects
-        .into_iter()
-        .partition(|subject| subject.rules.iter().any(Option::is_some));
+    let (kept, empty): (Vec<_>, Vec<_>) =
+        subjects.into_iter().partition(|subject| subject.rules.iter().any(Option::is_some));
     for subject in &empty {
         summarize(&mut gone, &subject.first.name);
     }
@@ -254,11 +256,7 @@ fn of_namespace(
 }
 
 /// Policies by what they select.
-fn gather<'p>(
-    space: &Space,
-    policies: &[&'p Policy],
-    gone: &mut Vec<Removed>,
-) -> Vec<Subject<'p>> {
+fn gather<'p>(space: &Space, policies: &[&'p Policy], gone: &mut Vec<Removed>) -> Vec<Subject<'p>> {
     let mut subjects: Vec<Subject<'p>> = Vec::new();
     for policy in policies {
         let cube = space.subject(&policy.subject.pods);
@@ -281,7 +279,10 @@ fn gather<'p>(
             gone.push(Removed {
                 policy: policy.name.clone(),
                 what: "the policy".to_owned(),
-                why: format!("{} selects the same pods and has its rules now", subject.first.name.name),
+                why: format!(
+                    "{} selects the same pods and has its rules now",
+                    subject.first.name.name
+                ),
                 whole: true,
             });
         }
@@ -319,6 +320,9 @@ fn drop_grants(
         'again: loop {
             let Some(rules) = &subjects[own].rules[d] else { break };
             for grant in grants(rules) {
+                if matches!(&grant, Grant::Addresses(_, some) if !space.is_whole(some)) {
+                    continue; // no atom stands for it
+                }
                 let cubes = grant_cubes(space, &subjects[own], rules, &grant, direction);
                 let rest = without(rules, &grant);
                 if let Some(by) = said(space, subjects, own, &rest, direction, &cubes)? {

@@ -87,9 +87,7 @@ impl Cube {
     }
 
     fn is_within(&self, other: &Self) -> bool {
-        other.0.iter().all(|(key, b)| {
-            self.0.get(key).is_some_and(|a| is_empty(&without(a, b)))
-        })
+        other.0.iter().all(|(key, b)| self.0.get(key).is_some_and(|a| is_empty(&without(a, b))))
     }
 
     /// In both; a dimension that only one has is that one's.
@@ -154,8 +152,11 @@ impl Space {
         }
         for protocol in Protocol::WITH_PORTS {
             cuts.insert((protocol, 0));
-            let own: Vec<u32> =
-                cuts.iter().filter(|(of, at)| *of == protocol && *at <= 0xffff).map(|c| c.1).collect();
+            let own: Vec<u32> = cuts
+                .iter()
+                .filter(|(of, at)| *of == protocol && *at <= 0xffff)
+                .map(|c| c.1)
+                .collect();
             for (i, first) in own.iter().enumerate() {
                 let last = own.get(i + 1).map_or(0xffff, |next| next - 1);
                 if let (Ok(first), Ok(last)) = (u16::try_from(*first), u16::try_from(last)) {
@@ -230,6 +231,14 @@ impl Space {
         Cube([(Key::Address, some), (Key::Kind, bits([ADDRESS, TAKEN], 3))].into())
     }
 
+    /// Whether addresses begin and end where atoms do.
+    pub(super) fn is_whole(&self, set: &AddressSet) -> bool {
+        let starts = |address: &IpAddr| self.addresses.binary_search(address).is_ok();
+        set.ranges()
+            .iter()
+            .all(|range| starts(&range.first()) && behind(range).is_none_or(|next| starts(&next)))
+    }
+
     /// A grant: one box, or two where names of ports are asked of the peer, which only pods have.
     pub(super) fn grant(
         &self,
@@ -278,14 +287,19 @@ fn namespaces(scope: &PodScope) -> Selector {
     }
 }
 
+/// Cuts at both ends of each CIDR, so that each may go alone.
 fn cut_addresses(set: &AddressSet, starts: &mut BTreeSet<IpAddr>) {
-    for range in set.ranges() {
+    let cidrs = set.ranges().iter().flat_map(AddressRange::cidrs).map(AddressRange::from);
+    for range in cidrs {
         starts.insert(range.first());
-        let (_, last) = range.bits();
-        let behind = last.checked_add(1);
-        let behind = behind.and_then(|at| AddressRange::from_bits(range.family(), at, at));
-        starts.extend(behind.map(|range| range.first()));
+        starts.extend(behind(&range));
     }
+}
+
+/// The first address behind a range.
+fn behind(range: &AddressRange) -> Option<IpAddr> {
+    let at = range.bits().1.checked_add(1)?;
+    Some(AddressRange::from_bits(range.family(), at, at)?.first())
 }
 
 /// What [`Space::cover`] found.

@@ -24,7 +24,8 @@ fn random_set(dice: &mut Dice) -> Cluster {
         let mut policy = random::policy(dice, false);
         let namespace: Arc<str> = if dice.chance(80) { "a".into() } else { "b".into() };
         // Own scopes name the namespace of the policy.
-        let old = std::mem::replace(&mut policy.name, Name::new(namespace.clone(), format!("p{at}")));
+        let old =
+            std::mem::replace(&mut policy.name, Name::new(namespace.clone(), format!("p{at}")));
         rename(&mut policy, &old.namespace, &namespace);
         cluster.put_policy(policy);
     }
@@ -97,7 +98,7 @@ fn pods(dice: &mut Dice, many: usize) -> Vec<Pod> {
 #[test]
 fn the_rewritten_set_says_the_same_is_stable_and_can_lose_nothing() {
     let mut reached: BTreeMap<&str, usize> = BTreeMap::new();
-    for seed in 0..400 {
+    for seed in 0..150 {
         let dice = &mut Dice::seeded(seed);
         let cluster = random_set(dice);
         let made = rewrite(&cluster, &[]).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
@@ -142,7 +143,7 @@ fn the_rewritten_set_says_the_same_is_stable_and_can_lose_nothing() {
     for kind in
         ["policy", "direction", "rule", "peer", "port", "policy gone", "grant gone", "changed"]
     {
-        assert!(reached.get(kind).copied().unwrap_or(0) > 50, "{kind}: {reached:?}");
+        assert!(reached.get(kind).copied().unwrap_or(0) > 20, "{kind}: {reached:?}");
     }
 }
 

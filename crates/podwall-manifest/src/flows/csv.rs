@@ -83,9 +83,7 @@ pub(super) fn record(line: &str, columns: &Columns) -> Result<Line, String> {
     };
     let count = match get(columns.count) {
         None => 1,
-        Some(cell) => {
-            cell.parse().map_err(|_| format!("count `{}` is no number", short(cell)))?
-        }
+        Some(cell) => cell.parse().map_err(|_| format!("count `{}` is no number", short(cell)))?,
     };
     Ok(Line::Record(Box::new(Record {
         src: party(columns.src, "src")?,

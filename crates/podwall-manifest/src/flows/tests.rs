@@ -30,9 +30,8 @@ fn words(log: &FlowLog) -> Vec<String> {
 }
 
 fn wrong(log: &FlowLog) -> Vec<String> {
-    let say = |d: &crate::Diagnostic| {
-        format!("{}: {}", d.place.as_ref().unwrap().source.line, d.message)
-    };
+    let say =
+        |d: &crate::Diagnostic| format!("{}: {}", d.place.as_ref().unwrap().source.line, d.message);
     log.diagnostics.iter().map(say).collect()
 }
 

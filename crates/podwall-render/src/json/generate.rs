@@ -286,7 +286,8 @@ fn link(report: &Report, link: &Link) -> LinkJson {
 }
 
 fn observed(report: &Report, broken: u64) -> ObservedJson {
-    let quiet = report.times.zip(report.newest).map(|(times, newest)| (times.last - newest) / 1_000_000);
+    let quiet =
+        report.times.zip(report.newest).map(|(times, newest)| (times.last - newest) / 1_000_000);
     ObservedJson {
         records: report.records,
         first: report.times.map(|times| clock(times.first)),

@@ -64,10 +64,16 @@ fn observed(page: &mut Page, report: &Report, broken: u64) {
     let say = |why: &Left, records: u64| {
         let records = count(usize::try_from(records).unwrap_or(usize::MAX), "record");
         match why {
-            Left::Denied => format!("left out: {records} of denied packets (--include-denied takes them)"),
+            Left::Denied => {
+                format!("left out: {records} of denied packets (--include-denied takes them)")
+            }
             Left::Reply => format!("left out: {records} of answers"),
-            Left::NoDirection => format!("left out: {records} that do not say who opened the connection"),
-            Left::Unknown => format!("left out: {records} of which it is unknown whether they pass"),
+            Left::NoDirection => {
+                format!("left out: {records} that do not say who opened the connection")
+            }
+            Left::Unknown => {
+                format!("left out: {records} of which it is unknown whether they pass")
+            }
             Left::Lost => format!(
                 "the observer lost {}: what was in them is not in the policies",
                 records.replace("record", "event")
@@ -81,7 +87,13 @@ fn observed(page: &mut Page, report: &Report, broken: u64) {
     }
     if report.no_rule > 0 {
         let records = count(usize::try_from(report.no_rule).unwrap_or(usize::MAX), "record");
-        page.para("  ", 2, &format!("{records} need no rule: a pod to itself, from a pod's own node, between others"));
+        page.para(
+            "  ",
+            2,
+            &format!(
+                "{records} need no rule: a pod to itself, from a pod's own node, between others"
+            ),
+        );
     }
     if broken > 0 {
         let lines = count(usize::try_from(broken).unwrap_or(usize::MAX), "line");
@@ -114,7 +126,11 @@ fn result(page: &mut Page, made: &Generated) {
     let report = &made.report;
     page.gap();
     if made.policies.is_empty() {
-        page.para("", 2, "No policy: no flow of a pod could be placed in a namespace that gets policies.");
+        page.para(
+            "",
+            2,
+            "No policy: no flow of a pod could be placed in a namespace that gets policies.",
+        );
     } else {
         let namespaces: Vec<String> = report.namespaces.iter().map(ToString::to_string).collect();
         let policies = match made.policies.len() {
@@ -129,11 +145,25 @@ fn result(page: &mut Page, made: &Generated) {
         page.para("", 2, &line);
     }
     if report.failing.is_empty() && report.links.iter().any(|link| !link.seen.is_empty()) {
-        page.para("  ", 2, &format!("{} every flow that was placed passes, says the engine", paint(GOOD, "checked:")));
+        page.para(
+            "  ",
+            2,
+            &format!(
+                "{} every flow that was placed passes, says the engine",
+                paint(GOOD, "checked:")
+            ),
+        );
     }
     if !report.left_alone.is_empty() {
         let names: Vec<String> = report.left_alone.iter().map(ToString::to_string).collect();
-        page.para("  ", 2, &format!("no policies for {}, which has flows, too; --in NAMESPACE makes them", some(&names, SHOWN)));
+        page.para(
+            "  ",
+            2,
+            &format!(
+                "no policies for {}, which has flows, too; --in NAMESPACE makes them",
+                some(&names, SHOWN)
+            ),
+        );
     }
     if !report.staying.is_empty() {
         page.para("  ", 2, &format!(
@@ -144,7 +174,10 @@ fn result(page: &mut Page, made: &Generated) {
     }
     if let Some(resolvers) = &report.resolvers
         && resolvers.is_empty()
-        && report.links.iter().any(|link| matches!(link.src, podwall_analysis::generate::End::Unit(_)))
+        && report
+            .links
+            .iter()
+            .any(|link| matches!(link.src, podwall_analysis::generate::End::Unit(_)))
     {
         page.para("  ", 2, &format!(
             "{} no resolver is among the objects, so nobody is allowed to look up names unless that was \
@@ -159,7 +192,11 @@ fn failing(page: &mut Page, report: &Report) {
     }
     page.heading("Seen, but does not pass");
     for failing in report.failing.iter().take(SHOWN) {
-        let verdict = if failing.missing.is_empty() { paint(BAD, "denied") } else { paint(UNSURE, "unknown") };
+        let verdict = if failing.missing.is_empty() {
+            paint(BAD, "denied")
+        } else {
+            paint(UNSURE, "unknown")
+        };
         let mut line =
             format!("{verdict} {} to {}: {}", failing.src, failing.dst, ports(&failing.ports));
         if !failing.missing.is_empty() {
@@ -178,13 +215,16 @@ fn unplaced(page: &mut Page, report: &Report) {
     }
     page.heading("Seen, but no policy could be made of it");
     for unplaced in report.unplaced.iter().take(SHOWN) {
-        page.item(2, &format!(
-            "{}: {} ({}, first {})",
-            unplaced.what,
-            unplaced.why,
-            count(usize::try_from(unplaced.records).unwrap_or(usize::MAX), "record"),
-            unplaced.source
-        ));
+        page.item(
+            2,
+            &format!(
+                "{}: {} ({}, first {})",
+                unplaced.what,
+                unplaced.why,
+                count(usize::try_from(unplaced.records).unwrap_or(usize::MAX), "record"),
+                unplaced.source
+            ),
+        );
     }
     more(page, report.unplaced.len());
 }
@@ -236,12 +276,15 @@ fn vague(page: &mut Page, report: &Report) {
     }
     page.heading("Workloads that no labels identify");
     for unit in vague.iter().take(SHOWN) {
-        page.item(2, &format!(
-            "{}: {} selects {} besides; give its pods a label of their own",
-            unit.label,
-            if unit.identity.is_empty() { "{}".to_owned() } else { unit.identity.to_string() },
-            some(&unit.besides, 4)
-        ));
+        page.item(
+            2,
+            &format!(
+                "{}: {} selects {} besides; give its pods a label of their own",
+                unit.label,
+                if unit.identity.is_empty() { "{}".to_owned() } else { unit.identity.to_string() },
+                some(&unit.besides, 4)
+            ),
+        );
     }
     more(page, vague.len());
 }
@@ -258,7 +301,9 @@ fn unseen(page: &mut Page, report: &Report) {
     }
     for ([egress, ingress], labels) in groups.into_iter().rev() {
         let what = match (egress, ingress) {
-            (true, true) => "isolated in both directions, so nothing of theirs passes but what is said above",
+            (true, true) => {
+                "isolated in both directions, so nothing of theirs passes but what is said above"
+            }
             (true, false) => "isolated for egress, open for ingress",
             (false, true) => "isolated for ingress, open for egress",
             (false, false) => "not isolated: no policy selects them",

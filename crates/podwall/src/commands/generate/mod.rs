@@ -91,7 +91,8 @@ fn read(command: &Generate) -> Result<FlowLog, Failure> {
     });
     let mut log = FlowLog::new(command.include_denied);
     for path in &command.flows {
-        let name = if path.as_os_str() == "-" { "<stdin>".into() } else { path.display().to_string() };
+        let name =
+            if path.as_os_str() == "-" { "<stdin>".into() } else { path.display().to_string() };
         let unreadable =
             |error: std::io::Error| Failure::new(format!("cannot read the flows {name}: {error}"));
         let mut input: Box<dyn BufRead> = if path.as_os_str() == "-" {
