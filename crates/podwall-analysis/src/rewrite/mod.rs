@@ -108,7 +108,7 @@ pub fn rewrite(cluster: &Cluster, only: &[String]) -> Result<Rewritten, NotTheSa
     for (namespace, policies) in by_namespace {
         out.namespaces += 1;
         out.before = out.before.and(count(policies.iter().copied()));
-        let made = match of_namespace(&namespace, &policies, &mut out.removed) {
+        let made = match of_namespace(&policies, &mut out.removed) {
             Ok((made, proved)) => {
                 out.proved += proved;
                 made
@@ -225,7 +225,6 @@ fn side(direction: Direction) -> usize {
 }
 
 fn of_namespace(
-    namespace: &Arc<str>,
     policies: &[&Policy],
     removed: &mut Vec<Removed>,
 ) -> Result<(Vec<Proposed>, usize), Failed> {
@@ -249,7 +248,7 @@ fn of_namespace(
     let mut made: Vec<Proposed> = kept.iter().map(|subject| propose(subject, policies)).collect();
     made.sort_by(|a, b| a.policy.name.cmp(&b.policy.name));
     let after: Vec<&Policy> = made.iter().map(|proposed| &proposed.policy).collect();
-    let proved = same(namespace, policies, &after)?;
+    let proved = same(policies, &after)?;
     gone.sort();
     removed.extend(gone);
     Ok((made, proved))
@@ -400,14 +399,13 @@ fn grant_cubes(
 
 fn words(rules: &Rules, grant: &Grant, direction: Direction) -> String {
     let way = if direction == Direction::Ingress { "from" } else { "to" };
-    let addresses = |set: &AddressSet| describe(set);
     let (who, ports) = match grant {
         Grant::Pods(cube, item) => {
             let who = rules.pods.get(cube).and_then(|(who, _)| who.as_ref());
             (who.map_or_else(|| "anybody".to_owned(), ToString::to_string), item)
         }
-        Grant::Port(at, item) => (addresses(&rules.addresses[*at].0), item),
-        Grant::Addresses(at, some) => (addresses(some), &rules.addresses[*at].1),
+        Grant::Port(at, item) => (describe(&rules.addresses[*at].0), item),
+        Grant::Addresses(at, some) => (describe(some), &rules.addresses[*at].1),
     };
     format!("{direction} {way} {who} on {}", ports.describe())
 }
@@ -516,8 +514,7 @@ fn propose(subject: &Subject<'_>, policies: &[&Policy]) -> Proposed {
 }
 
 /// Proves that two sets of policies of a namespace say the same; how many grants were looked at.
-fn same(namespace: &Arc<str>, before: &[&Policy], after: &[&Policy]) -> Result<usize, Failed> {
-    let _ = namespace;
+fn same(before: &[&Policy], after: &[&Policy]) -> Result<usize, Failed> {
     let all: Vec<&Policy> = before.iter().chain(after).copied().collect();
     let space = Space::new(&all);
     let mut proved = 0;
