@@ -28,6 +28,7 @@ mod edit;
 mod expand;
 mod explain;
 mod files;
+pub mod flows;
 mod json;
 mod kind;
 mod locate;

@@ -15,6 +15,7 @@ pub mod claims;
 pub mod diff;
 pub mod json;
 pub mod lint;
+pub mod manifest;
 pub mod next;
 pub mod page;
 pub mod patch;

@@ -29,6 +29,7 @@ Podwall answers who can reach whom under Kubernetes NetworkPolicies, and why.
   podwall diff A B           what a change opens and closes
   podwall lint               what is probably not meant, with proof and fix
   podwall test FILE          do the assertions of a file hold?
+  podwall generate FLOWS     policies that allow what was seen, and no more
   podwall lab                a cluster on this machine, to try policies on packets
   podwall demo               what policies do to real packets, in a few seconds
   podwall agent              follow a cluster and enforce its policies on this node
@@ -99,6 +100,7 @@ pub(crate) enum Command {
     Diff(crate::commands::diff::args::Diff),
     Lint(Lint),
     Test(crate::commands::test::args::Test),
+    Generate(crate::commands::generate::args::Generate),
     Agent(crate::agent::AgentArgs),
     Status(crate::node::StatusArgs),
     Flows(crate::node::FlowsArgs),
@@ -447,7 +449,7 @@ Examples:
   $ podwall schema matrix")]
 pub(crate) struct Schema {
     /// Of which answer.
-    #[arg(value_name = "ANSWER", value_parser = podwall_render::json::SCHEMAS)]
+    #[arg(value_name = "ANSWER", value_parser = clap::builder::PossibleValuesParser::new(podwall_render::json::SCHEMAS))]
     pub(crate) of: String,
 }
 

@@ -7,6 +7,7 @@
 pub mod can;
 pub mod explain;
 pub mod fix;
+pub mod generate;
 pub mod lint;
 pub mod matrix;
 pub mod mutate;
@@ -26,7 +27,7 @@ use podwall_policy::port::{PortRange, PortSet, Protocol};
 use podwall_policy::reason::Reason;
 
 /// The answers that have a schema, and the file of assertions.
-pub const SCHEMAS: [&str; 9] = [
+pub const SCHEMAS: &[&str] = &[
     "can",
     "diff",
     "matrix",
@@ -36,6 +37,8 @@ pub const SCHEMAS: [&str; 9] = [
     "test",
     "test-mutate",
     "test-file",
+    "generate",
+    "generate-from-matrix",
 ];
 
 /// The JSON Schema of an answer, pretty-printed; `None` if there is no such answer.
@@ -49,6 +52,8 @@ pub fn schema(of: &str) -> Option<String> {
         "test-mutate" => schemars::schema_for!(mutate::MutateAnswer),
         "test-file" => schemars::schema_for!(test_file::TestFile),
         "test" => schemars::schema_for!(test::TestAnswer),
+        "generate" => schemars::schema_for!(generate::GenerateAnswer),
+        "generate-from-matrix" => schemars::schema_for!(generate::RewriteAnswer),
         "explain-pod" => schemars::schema_for!(explain::PodAnswer),
         _ => return None,
     };

@@ -3,6 +3,7 @@
 pub mod can;
 pub mod explain;
 pub mod fix;
+pub mod generate;
 pub mod lint;
 pub mod matrix;
 pub mod mutate;

@@ -3,6 +3,7 @@
 mod can;
 pub(crate) mod diff;
 mod explain;
+pub(crate) mod generate;
 mod lint;
 mod matrix;
 mod pages;
@@ -38,6 +39,7 @@ fn once(command: &Command) -> Result<ExitCode, Failure> {
         Command::Diff(args) => diff::run(args),
         Command::Lint(lint) => lint::run(lint),
         Command::Test(args) => test::run(args),
+        Command::Generate(args) => generate::run(args),
         Command::Lab(args) => crate::lab::run(args).map_err(Failure::from),
         Command::Agent(args) => crate::agent::run(args),
         Command::Status(args) => crate::node::status(args),
