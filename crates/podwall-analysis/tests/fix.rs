@@ -2,7 +2,7 @@
 //!
 //! `PODWALL_FIXES` sets how many random questions are asked, `PODWALL_SEED` where to start.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests; only what fails a test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests; only what fails a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

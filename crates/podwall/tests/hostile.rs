@@ -132,7 +132,10 @@ fn bytes_that_are_no_text() {
 fn a_hundred_megabytes() {
     all_refuse("line.yaml", &vec![b'a'; 100 << 20]);
     all_refuse("documents.yaml", "---\na\n".repeat((100 << 20) / 6).as_bytes());
-    all_refuse("keys.yaml", (0..6_000_000).map(|key| format!("k{key}: v\n")).collect::<String>().as_bytes());
+    all_refuse(
+        "keys.yaml",
+        (0..6_000_000).map(|key| format!("k{key}: v\n")).collect::<String>().as_bytes(),
+    );
 }
 
 #[test]
@@ -155,7 +158,9 @@ fn what_is_no_file_keeps_nobody_waiting() {
 fn a_message_does_not_speak_to_the_terminal() {
     let folder = folder();
     let escape = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m";
-    let plain = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{x: \"{escape}\", containers: 1}}\n");
+    let plain = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{x: \"{escape}\", containers: 1}}\n"
+    );
     let quoted = "apiVersion: v1\nkind: Pod\nmetadata: {name: \"a\\e]0;owned\\a\\e[2J\"}\nspec: {containers: 1}\n";
     for (name, text) in [("plain.yaml", plain.as_str()), ("quoted.yaml", quoted)] {
         fs::write(folder.path().join(name), text).unwrap();
@@ -206,10 +211,17 @@ fn ten_thousand_rules_are_no_attack() {
     let mut file = fs::File::create(folder.path().join("many.yaml")).unwrap();
     write!(file, "{FINE}---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: p}}\nspec:\n  podSelector: {{}}\n  ingress:\n").unwrap();
     for number in 0..10_000 {
-        writeln!(file, "  - from: [{{ipBlock: {{cidr: 10.{}.{}.0/24}}}}]", number / 250, number % 250)
-            .unwrap();
+        writeln!(
+            file,
+            "  - from: [{{ipBlock: {{cidr: 10.{}.{}.0/24}}}}]",
+            number / 250,
+            number % 250
+        )
+        .unwrap();
     }
-    for command in COMMANDS.iter().filter(|command| command.len() < 2 || command[1] != "--from-matrix") {
+    for command in
+        COMMANDS.iter().filter(|command| command.len() < 2 || command[1] != "--from-matrix")
+    {
         let output = run(folder.path(), &[*command, &["-f", "many.yaml"]].concat());
         let said = said(&output, &format!("{command:?}"));
         assert!(output.status.code() != Some(2), "{command:?}: {}", head(&said));

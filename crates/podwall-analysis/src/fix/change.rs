@@ -236,18 +236,18 @@ impl Change {
                 let pod = pods.first().and_then(|name| cluster.pods.get(name));
                 let (object, labels) =
                     pod.map_or((None, Vec::new()), |pod| labels_of(cluster, pod));
-                written(object, label(labels, key, value))
+                written(object, label(&labels, key, value))
             }
             Self::LabelNamespace { namespace, key, value } => {
                 let object = cluster.namespaces.get(namespace).and_then(|its| its.source.clone());
-                written(object, label(vec![FieldPath::keys("metadata")], key, value))
+                written(object, label(&[FieldPath::keys("metadata")], key, value))
             }
         }
     }
 }
 
 /// The ways to add a label to the object whose `metadata` is there.
-fn label(metadata: Vec<FieldPath>, key: &str, value: &str) -> Vec<Vec<Edit>> {
+fn label(metadata: &[FieldPath], key: &str, value: &str) -> Vec<Vec<Edit>> {
     let label = format!("{}: {}", write::scalar(key), write::scalar(value));
     let with_labels =
         metadata.iter().map(|its| vec![Edit::Field(its.key("labels"), vec![label.clone()])]);

@@ -189,7 +189,7 @@ fn peer_without(peer: &RulePeer, other: &End<'_>) -> Option<RulePeer> {
                 }
             }
             (except.len() > block.except.len())
-                .then(|| RulePeer::Block(IpBlock { cidr: block.cidr, except }))
+                .then_some(RulePeer::Block(IpBlock { cidr: block.cidr, except }))
         }
     }
 }

@@ -56,8 +56,7 @@ pub(super) fn draft(
             out.push(deny(namespace, &options.default_deny));
         }
         let mut taken: BTreeSet<String> = BTreeSet::from([DENY.to_owned()]);
-        let mut own: Vec<(&(Arc<str>, Labels), &Vec<usize>)> =
-            subjects.iter().filter(|((of, _), _)| of == namespace).collect();
+        let mut own: Vec<_> = subjects.iter().filter(|((of, _), _)| of == namespace).collect();
         own.sort_by_key(|(_, units)| &places.units[units[0]].label);
         for ((_, identity), units) in own {
             let links_of = |direction| -> Vec<&Link> {

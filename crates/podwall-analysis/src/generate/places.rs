@@ -49,12 +49,14 @@ pub(super) enum Place<'a> {
     Nets(Vec<IpNet>),
 }
 
+/// Namespace, kind and name.
+type WorkloadKey = (Arc<str>, Arc<str>, Arc<str>);
+
 pub(super) struct Places<'a> {
     pub(super) cluster: &'a Cluster,
     pub(super) units: Vec<Unit<'a>>,
     of_pod: HashMap<&'a Name, usize>,
-    /// By namespace, kind and name.
-    of_workload: HashMap<(Arc<str>, Arc<str>, Arc<str>), usize>,
+    of_workload: HashMap<WorkloadKey, usize>,
     pods: HashMap<IpAddr, &'a Pod>,
     services: HashMap<IpAddr, &'a Service>,
     nodes: HashMap<IpAddr, &'a Node>,

@@ -316,8 +316,7 @@ fn drop_grants(
     let mut any = false;
     for own in 0..subjects.len() {
         // Each thing that goes changes what the others are.
-        'again: loop {
-            let Some(rules) = &subjects[own].rules[d] else { break };
+        'again: while let Some(rules) = &subjects[own].rules[d] {
             for grant in grants(rules) {
                 if matches!(&grant, Grant::Addresses(_, some) if !space.is_whole(some)) {
                     continue; // no atom stands for it
@@ -536,9 +535,9 @@ fn same(before: &[&Policy], after: &[&Policy]) -> Result<usize, Failed> {
             [grants, isolated]
         });
         for (one, other) in [(0, 1), (1, 0)] {
-            for kind in 0..2 {
-                let by: Vec<(usize, &Cube)> = sets[other][kind].iter().enumerate().collect();
-                for cube in &sets[one][kind] {
+            for (own, others) in sets[one].iter().zip(&sets[other]) {
+                let by: Vec<(usize, &Cube)> = others.iter().enumerate().collect();
+                for cube in own {
                     if space.cover(cube, &by)? == Cover::Part {
                         return Err(Failed::Differs);
                     }

@@ -195,7 +195,10 @@ fn smaller(cluster: &Cluster) -> Vec<(Cluster, String, &'static str)> {
     out
 }
 
-fn policies(list: &[(&str, &str, &[(&str, u16)])]) -> Cluster {
+/// Name, subject, and who may come in on which port.
+type Spoken<'t> = (&'t str, &'t str, &'t [(&'t str, u16)]);
+
+fn policies(list: &[Spoken<'_>]) -> Cluster {
     let mut cluster = Cluster::default();
     for (name, subject, rules) in list {
         let mut policy = Policy::network_policy("shop", *name, Selector::parse(subject).unwrap());
