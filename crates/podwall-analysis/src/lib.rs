@@ -25,6 +25,7 @@ pub mod lint;
 pub mod matrix;
 pub mod outside;
 pub mod peer;
+pub mod picture;
 mod podclass;
 pub mod reachability;
 mod suggest;
