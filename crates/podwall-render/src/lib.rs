@@ -12,6 +12,7 @@
 
 pub mod checks;
 pub mod claims;
+pub mod draw;
 pub mod json;
 pub mod lint;
 pub mod next;

@@ -1,0 +1,17 @@
+//! How is a cluster drawn?
+//!
+//! ```text
+//!   Picture ──View──▶ Scene ──▶ frames: boxes, columns, sockets ──▶ layout: places and ways
+//!                       │                                              └──▶ svg ──▶ html, with data
+//!                       └──▶ dot, mermaid: the same blocks as text
+//! ```
+//!
+//! The layout is Podwall's own and needs no other program: the same objects give the same bytes.
+
+mod frames;
+mod layout;
+mod rules;
+mod svg;
+mod text;
+
+pub use self::svg::svg;
