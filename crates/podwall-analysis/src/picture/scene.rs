@@ -24,6 +24,12 @@ const MOST_TERMS: usize = 6;
 /// Fewer workloads than this are not called "every workload".
 const LEAST_SET: usize = 4;
 
+/// A destination that has more contents than this is asked for all in one.
+const MOST_CONTENTS: usize = 8;
+
+/// Source, destination, and what passes.
+type Cells = BTreeSet<(usize, usize, u32)>;
+
 /// What is to be seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct View {
@@ -234,46 +240,56 @@ impl Scene {
         scene
     }
 
-    /// What passes between each two items, where anything does.
-    fn cells(&mut self, picture: &Picture, of_row: &[usize]) -> BTreeMap<(usize, usize), u32> {
+    /// What passes between each two items, where anything does. Between workloads that is one
+    /// content, between namespaces each that there is, so that what all namespaces may is said
+    /// once; for a destination that has very many all in one.
+    fn cells(&mut self, picture: &Picture, of_row: &[usize]) -> Cells {
         let many = picture.rows.len();
-        let mut found: FxHashMap<(usize, usize), (usize, Vec<u32>)> = FxHashMap::default();
+        let mut found: BTreeMap<(usize, usize), BTreeMap<u32, usize>> = BTreeMap::new();
         for src in 0..many {
-            for dst in 0..many {
+            let mut line: FxHashMap<(usize, u32), usize> = FxHashMap::default();
+            let from = of_row[src];
+            for (dst, to) in of_row.iter().copied().enumerate() {
                 let cell = picture.cell(src, dst);
-                let (from, to) = (of_row[src], of_row[dst]);
                 let itself = src == dst && self.items[from].rows.len() > 1;
                 if cell == 0 || itself || picture.is_free(src, dst) {
                     continue;
                 }
-                if !self.items[from].focus && !self.items[to].focus {
-                    continue;
-                }
-                let (pairs, contents) = found.entry((from, to)).or_default();
-                *pairs += 1;
-                if !contents.contains(&cell) {
-                    contents.push(cell);
+                if self.items[from].focus || self.items[to].focus {
+                    *line.entry((to, cell)).or_default() += 1;
                 }
             }
+            for ((to, cell), pairs) in line {
+                *found.entry((from, to)).or_default().entry(cell).or_default() += pairs;
+            }
+        }
+        let mut kinds: BTreeMap<usize, BTreeSet<u32>> = BTreeMap::new();
+        for ((_, to), contents) in found.iter().filter(|((from, to), _)| from != to) {
+            kinds.entry(*to).or_default().extend(contents.keys());
         }
         let mut numbers: FxHashMap<Content, u32> = FxHashMap::default();
-        let mut all: Vec<_> = found.into_iter().collect();
-        all.sort_unstable_by_key(|(pair, _)| *pair);
-        let mut cells = BTreeMap::new();
-        for ((from, to), (pairs, mut contents)) in all {
-            contents.sort_unstable();
+        let mut cells = Cells::new();
+        for ((from, to), contents) in found {
             let (a, b) = (self.items[from].rows.len(), self.items[to].rows.len());
             let possible = if from == to && a > 1 { a * (a - 1) } else { a * b };
-            let whole = contents.len() == 1 && pairs == possible;
-            let mut its = contents.iter().map(|c| picture.contents[*c as usize].clone());
-            let Some(first) = its.next() else { continue };
-            let content = if whole { first } else { its.fold(first.or(&first), |a, b| a.or(&b)) };
-            let next = u32::try_from(self.contents.len()).unwrap_or(u32::MAX);
-            let number = *numbers.entry(content.clone()).or_insert_with(|| {
-                self.contents.push(content);
-                next
+            let each = contents.iter().map(|(content, pairs)| {
+                let content = picture.contents[*content as usize].clone();
+                if *pairs == possible { content } else { content.or(&content) }
             });
-            cells.insert((from, to), number);
+            let kinds = kinds.get(&to).map_or(0, BTreeSet::len);
+            let contents: Vec<Content> = if from == to || kinds > MOST_CONTENTS {
+                each.reduce(|a, b| a.or(&b)).into_iter().collect()
+            } else {
+                each.collect()
+            };
+            for content in contents {
+                let next = u32::try_from(self.contents.len()).unwrap_or(u32::MAX);
+                let number = *numbers.entry(content.clone()).or_insert_with(|| {
+                    self.contents.push(content);
+                    next
+                });
+                cells.insert((from, to, number));
+            }
         }
         cells
     }
@@ -282,9 +298,9 @@ impl Scene {
     fn leave_out(
         &mut self,
         view: &View,
-        cells: BTreeMap<(usize, usize), u32>,
-    ) -> BTreeMap<(usize, usize), u32> {
-        let used: BTreeSet<usize> = cells.keys().flat_map(|(a, b)| [*a, *b]).collect();
+        cells: Cells,
+    ) -> Cells {
+        let used: BTreeSet<usize> = cells.iter().flat_map(|(a, b, _)| [*a, *b]).collect();
         let stays =
             |item: usize| view.focus.is_none() || self.items[item].focus || used.contains(&item);
         let kept: Vec<usize> = (0..self.items.len()).filter(|item| stays(*item)).collect();
@@ -292,13 +308,13 @@ impl Scene {
         kept.iter().enumerate().for_each(|(new, old)| to[*old] = Some(new));
         self.items = kept.iter().map(|item| self.items[*item].clone()).collect();
         self.among = vec![0; self.items.len()];
-        let mut out = BTreeMap::new();
-        for ((from, dst), content) in cells {
+        let mut out = Cells::new();
+        for (from, dst, content) in cells {
             let (Some(from), Some(dst)) = (to[from], to[dst]) else { continue };
             if from == dst {
                 self.among[from] = content;
             } else {
-                out.insert((from, dst), content);
+                out.insert((from, dst, content));
             }
         }
         out
@@ -418,11 +434,11 @@ fn items(picture: &Picture, view: &View) -> (Vec<Item>, Vec<usize>) {
 /// among its own sources says nothing, so it is counted in where that brings more together.
 fn blocks(
     many: usize,
-    cells: &BTreeMap<(usize, usize), u32>,
+    cells: &Cells,
     scene: &Scene,
 ) -> Vec<(u32, Bits, Bits)> {
     let mut asked: BTreeMap<(usize, u32), Bits> = BTreeMap::new();
-    for ((src, dst), content) in cells {
+    for (src, dst, content) in cells {
         asked.entry((*dst, *content)).or_insert_with(|| Bits::none(many)).set(*src);
     }
     let mut votes: FxHashMap<(u32, Bits), usize> = FxHashMap::default();

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use podwall_analysis::picture::scene::{Called, Scene, Stands, Term};
 use podwall_analysis::picture::{Change, Content, Picture, What};
 
-use super::text::{cut, ports, width};
+use super::text::{cut, head, ports, width};
 
 /// Size of names, in pixels.
 pub(crate) const TITLE: i32 = 13;
@@ -182,7 +182,7 @@ pub(crate) fn frames(picture: &Picture, scene: &Scene) -> Frames {
         }
         for term in &its.to {
             let frame = add(&mut all, &mut at, picture, scene, kind(scene, *term, false), compact);
-            let text = cut(&said(content, picture.compared), SMALL, MOST - 12);
+            let text = head(&said(content, picture.compared), SMALL, MOST - 12);
             let change = content.change(picture.compared);
             all.frames[frame].sockets.push(Socket { block, text, change, y: 0 });
             ends.to.push((frame, all.frames[frame].sockets.len() - 1));
@@ -252,6 +252,7 @@ fn frame(picture: &Picture, scene: &Scene, kind: Kind, compact: bool) -> Frame {
             let set = &scene.sets[set];
             title = called(picture, scene, &set.called, set.items.len(), set.sends);
             if set.called == Called::These {
+                title = these(picture, scene, &set.items);
                 notes.extend(few(picture, scene, &set.items));
             }
         }
@@ -260,7 +261,7 @@ fn frame(picture: &Picture, scene: &Scene, kind: Kind, compact: bool) -> Frame {
     Frame {
         kind,
         title: cut(&title, TITLE, title_most),
-        notes: notes.iter().map(|note| cut(note, SMALL, MOST)).collect(),
+        notes: notes.iter().map(|note| head(note, SMALL, MOST)).collect(),
         sockets: Vec::new(),
         exits: Vec::new(),
         walls,
@@ -323,8 +324,33 @@ pub(crate) fn called(
         Called::Free if sends => format!("{many} {thing}s free to send"),
         Called::Free => format!("{many} {thing}s open to all"),
         Called::EveryAddress => "every address outside".to_owned(),
-        Called::These => format!("these {many}"),
+        Called::These => format!("{many} of them"),
     }
+}
+
+/// What several items are called that have nothing else in common.
+pub(crate) fn these(picture: &Picture, scene: &Scene, items: &[usize]) -> String {
+    let within = items.first().and_then(|item| scene.items[*item].within);
+    if let Some(space) = within.filter(|_| items.iter().all(|i| scene.items[*i].within == within)) {
+        let its = &picture.spaces[space];
+        return format!("{} of {} in {}", items.len(), its.rows.len(), its.name);
+    }
+    let mut parts = Vec::new();
+    let kinds: [(&str, fn(&Stands) -> bool); 3] = [
+        ("workload", |what| matches!(what, Stands::Workload(_))),
+        ("namespace", |what| matches!(what, Stands::Space(_))),
+        ("outside", |what| matches!(what, Stands::Outside(_))),
+    ];
+    for (name, is) in kinds {
+        let many = items.iter().filter(|item| is(&scene.items[**item].what)).count();
+        match many {
+            0 => {}
+            many if name == "outside" => parts.push(format!("{many} outside")),
+            1 => parts.push(format!("1 {name}")),
+            many => parts.push(format!("{many} {name}s")),
+        }
+    }
+    parts.join(", ")
 }
 
 /// An item's name where it stands alone.
@@ -386,7 +412,13 @@ fn measure(frame: &mut Frame) {
 fn place(all: &mut Frames, scene: &Scene, at: &HashMap<Kind, usize>, chips: &[usize]) {
     let order: HashMap<usize, usize> = chips.iter().enumerate().map(|(n, i)| (*i, n)).collect();
     let arcs = arcs(scene, &order);
-    let layers = layers(chips.len(), &arcs);
+    // Layers are a namespace's own: else a chain through many namespaces would pull each apart.
+    let own: Vec<(usize, usize)> = arcs
+        .iter()
+        .copied()
+        .filter(|(a, b)| scene.items[chips[*a]].within == scene.items[chips[*b]].within)
+        .collect();
+    let layers = layers(chips.len(), &own);
     let bands: BTreeMap<Option<usize>, Vec<usize>> =
         chips.iter().enumerate().fold(BTreeMap::new(), |mut bands, (number, item)| {
             bands.entry(scene.items[*item].within).or_default().push(number);
@@ -450,6 +482,9 @@ fn arcs(scene: &Scene, order: &HashMap<usize, usize>) -> Vec<(usize, usize)> {
             terms.iter().filter_map(item).collect()
         };
         let (from, to) = (named(&block.from), named(&block.to));
+        if from.len() < block.from.len() {
+            continue; // who is asked by others than these stands no further right for it
+        }
         for src in from {
             arcs.extend(to.iter().filter(|dst| **dst != src).map(|dst| (src, *dst)));
         }

@@ -8,10 +8,14 @@
 //!
 //! The layout is Podwall's own and needs no other program: the same objects give the same bytes.
 
+mod data;
 mod frames;
+mod html;
 mod layout;
 mod rules;
+mod sha256;
 mod svg;
 mod text;
 
+pub use self::html::{FEW, html};
 pub use self::svg::svg;

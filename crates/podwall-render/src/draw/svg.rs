@@ -18,8 +18,12 @@ use super::layout::{Layout, layout};
 use super::rules;
 use super::text::markup;
 
-/// Styles of a picture, in both.
-pub(crate) const STYLE: &str = include_str!("map.css");
+/// What lines and boxes look like, in the colours of…
+pub(crate) const STYLE: &str = include_str!("page/map.css");
+/// … the day,
+pub(crate) const LIGHT: &str = include_str!("page/light.css");
+/// and of the night.
+pub(crate) const DARK: &str = include_str!("page/dark.css");
 
 /// A scene as a picture that stands alone.
 pub fn svg(picture: &Picture, scene: &Scene, title: &str) -> String {
@@ -28,8 +32,11 @@ pub fn svg(picture: &Picture, scene: &Scene, title: &str) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"map\" viewBox=\"0 0 {width} {height}\" \
          width=\"{width}\" height=\"{height}\" role=\"img\">\n\
-         <title>{}</title>\n<style>\n{}\n</style>\n{}</svg>\n",
+         <title>{}</title>\n<style>\n.map {{ {} }}\n\
+         @media (prefers-color-scheme: dark) {{ .map {{ {} }} }}\n{}\n</style>\n{}</svg>\n",
         markup(title),
+        LIGHT.trim(),
+        DARK.trim(),
         STYLE.trim(),
         sheet.body
     )

@@ -12,7 +12,9 @@ use podwall_policy::port::{PortSet, Protocol};
 /// About how wide a text is at most, in pixels, in a sans-serif font of this size.
 pub(crate) fn width(text: &str, size: i32) -> i32 {
     let thousandths: i64 = text.chars().map(|c| i64::from(letter(c))).sum();
-    i32::try_from(thousandths * i64::from(size) / 1000).unwrap_or(i32::MAX)
+    // Titles are bold.
+    let bold = if size > 12 { 1140 } else { 1000 };
+    i32::try_from(thousandths * i64::from(size) * bold / 1_000_000).unwrap_or(i32::MAX)
 }
 
 /// A letter's width in thousandths of the font's size.
@@ -46,6 +48,21 @@ pub(crate) fn cut(text: &str, size: i32, most: i32) -> String {
             .chain(&['…'])
             .chain(&chars[chars.len() - (keep - head)..])
             .collect();
+        if width(&short, size) <= most {
+            return short;
+        }
+    }
+    "…".to_owned()
+}
+
+/// A text that takes no more than this; what is cut off is its end.
+pub(crate) fn head(text: &str, size: i32, most: i32) -> String {
+    let mut text = plain(text);
+    if width(&text, size) <= most {
+        return text;
+    }
+    while text.pop().is_some() {
+        let short = format!("{}…", text.trim_end());
         if width(&short, size) <= most {
             return short;
         }
@@ -141,6 +158,9 @@ mod tests {
         assert!(name.ends_with(short.split('…').nth(1).unwrap()));
         assert_eq!(cut("web", 13, 120), "web");
         assert_eq!(cut("abcdef", 13, 1), "…");
+        let short = head("TCP 80, 443, 8080, 9090, 9091 ~", 11, 100);
+        assert!(short.starts_with("TCP 80, ") && short.ends_with('…'), "{short}");
+        assert!(width(&short, 11) <= 100);
     }
 
     #[test]
