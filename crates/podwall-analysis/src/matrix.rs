@@ -140,16 +140,21 @@ pub(crate) fn between<'e>(
     (sum, possible)
 }
 
+/// What the row of a pod is called.
+pub(crate) fn pod_label(pod: &Pod, by: By) -> String {
+    match &pod.owner {
+        Some(owner) if by == By::Workload => {
+            format!("{}/{}/{}", pod.name.namespace, owner.kind, owner.name)
+        }
+        _ => pod.name.to_string(),
+    }
+}
+
 /// A row for each pod or workload, in order of their names.
 pub(crate) fn pod_rows(cluster: &Cluster, by: By) -> Vec<Row<'_>> {
     let mut rows: BTreeMap<String, Vec<&Pod>> = BTreeMap::new();
     for pod in cluster.pods.values().filter(|pod| pod.phase == Phase::Alive) {
-        let label = match &pod.owner {
-            Some(owner) if by == By::Workload => {
-                format!("{}/{}/{}", pod.name.namespace, owner.kind, owner.name)
-            }
-            _ => pod.name.to_string(),
-        };
+        let label = pod_label(pod, by);
         rows.entry(label).or_default().push(pod);
     }
     rows.into_iter().map(|(label, pods)| Row::Pods { label, pods }).collect()

@@ -28,6 +28,7 @@ Podwall answers who can reach whom under Kubernetes NetworkPolicies, and why.
   podwall matrix             every pair, and the outside
   podwall lint               what is probably not meant, with proof and fix
   podwall test FILE          do the assertions of a file hold?
+  podwall draw               a picture of it: a page, SVG, DOT, Mermaid
   podwall lab                a cluster on this machine, to try policies on packets
   podwall demo               what policies do to real packets, in a few seconds
   podwall agent              follow a cluster and enforce its policies on this node
@@ -97,6 +98,7 @@ pub(crate) enum Command {
     Matrix(Matrix),
     Lint(Lint),
     Test(crate::commands::test::args::Test),
+    Draw(crate::commands::draw::args::Draw),
     Agent(crate::agent::AgentArgs),
     Status(crate::node::StatusArgs),
     Flows(crate::node::FlowsArgs),

@@ -16,13 +16,16 @@ mod cells;
 mod rules;
 pub mod scene;
 
+use std::collections::BTreeSet;
+
 use podwall_policy::address::{AddressSet, Family};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::object::Pod;
 use podwall_policy::port::PortSet;
 
 pub use self::rules::{PolicyFacts, RuleFacts};
-use crate::matrix::{By, Connection};
+use crate::matrix::{By, Connection, pod_label};
+use crate::peer::Peer;
 
 /// The most rows that a picture can have: cells are a square of them (100 MB).
 pub const MOST_ROWS: usize = 5_000;
@@ -246,6 +249,19 @@ impl Picture {
     /// What passes from one row to another.
     pub fn content(&self, src: usize, dst: usize) -> &Content {
         &self.contents[self.cell(src, dst) as usize]
+    }
+
+    /// The rows that a peer is, ascending: those of its pods, or of addresses that it shares.
+    pub fn rows_of(&self, cluster: &Cluster, peer: &Peer<'_>, by: By) -> Vec<usize> {
+        let labels: BTreeSet<String> =
+            peer.pods(cluster).into_iter().map(|pod| pod_label(pod, by)).collect();
+        let is = |row: &Row| match (&row.what, peer) {
+            (What::Outside { addresses: own, .. }, Peer::Outside { addresses, .. }) => {
+                !own.intersection(addresses).is_empty()
+            }
+            _ => labels.contains(&row.label),
+        };
+        (0..self.rows.len()).filter(|row| is(&self.rows[*row])).collect()
     }
 
     /// Whether a cell is said by the marks of its ends.

@@ -276,7 +276,7 @@ fn frame(picture: &Picture, scene: &Scene, kind: Kind, compact: bool) -> Frame {
 }
 
 /// An item's name and what is said below it.
-fn named(picture: &Picture, scene: &Scene, item: usize, compact: bool) -> (String, Vec<String>) {
+pub(crate) fn named(picture: &Picture, scene: &Scene, item: usize, compact: bool) -> (String, Vec<String>) {
     match scene.items[item].what {
         Stands::Workload(row) => {
             let What::Pods { name, kind, pods, host_network, .. } = &picture.rows[row].what else {

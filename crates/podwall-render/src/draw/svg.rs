@@ -95,7 +95,7 @@ impl Body {
 }
 
 /// One line about the whole.
-fn summary(picture: &Picture) -> String {
+pub fn summary(picture: &Picture) -> String {
     let count = |many: usize, thing: &str| {
         format!("{many} {thing}{}", if many == 1 { "" } else { "s" })
     };

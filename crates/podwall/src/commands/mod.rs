@@ -1,6 +1,7 @@
 //! What does each command do?
 
 mod can;
+pub(crate) mod draw;
 mod explain;
 mod lint;
 mod matrix;
@@ -36,6 +37,7 @@ fn once(command: &Command) -> Result<ExitCode, Failure> {
         Command::Matrix(matrix) => matrix::run(matrix),
         Command::Lint(lint) => lint::run(lint),
         Command::Test(args) => test::run(args),
+        Command::Draw(args) => draw::run(args),
         Command::Lab(args) => crate::lab::run(args).map_err(Failure::from),
         Command::Agent(args) => crate::agent::run(args),
         Command::Status(args) => crate::node::status(args),
