@@ -421,3 +421,78 @@ fn ways(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use podwall_analysis::matrix::By;
+    use podwall_analysis::picture::picture;
+    use podwall_analysis::picture::scene::View;
+    use podwall_compile::testing::dice::Dice;
+    use podwall_compile::testing::random;
+
+    fn layouts(mut each: impl FnMut(u64, &Scene, &Layout)) {
+        for seed in 0..150 {
+            let dice = &mut Dice::seeded(seed);
+            let mut cluster = random::cluster(dice);
+            for _ in 0..dice.below(40) {
+                cluster.put_pod(random::pod(dice));
+            }
+            let picture = picture(&cluster, None, By::Pod).unwrap();
+            let mut views = vec![View::everything(&picture), View::overview(&picture)];
+            views.extend((0..picture.spaces.len()).map(|space| View::namespace(&picture, space)));
+            for view in views {
+                let scene = Scene::of(&picture, &view);
+                each(seed, &scene, &layout(&picture, &scene));
+            }
+        }
+    }
+
+    #[test]
+    fn boxes_lie_beside_one_another_and_texts_in_their_boxes() {
+        layouts(|seed, _, layout| {
+            for (at, a) in layout.frames.iter().enumerate() {
+                for b in &layout.frames[at + 1..] {
+                    let beside = a.x + a.w <= b.x || b.x + b.w <= a.x;
+                    let below = a.y + a.h <= b.y || b.y + b.h <= a.y;
+                    assert!(beside || below, "seed {seed}: {} and {}", a.title, b.title);
+                }
+                let small = a.notes.iter().chain(a.sockets.iter().map(|socket| &socket.text));
+                for text in small {
+                    let wide = super::super::text::width(text, super::super::frames::SMALL);
+                    assert!(wide + 12 <= a.w, "seed {seed}: {text}");
+                }
+                assert!(a.sockets.iter().all(|s| s.y > a.y && s.y < a.y + a.h), "seed {seed}");
+                assert!(a.exits.iter().all(|e| e.y > a.y && e.y < a.y + a.h), "seed {seed}");
+            }
+        });
+    }
+
+    #[test]
+    fn lines_go_round_boxes_and_end_where_their_block_does() {
+        let mut seen = 0;
+        layouts(|seed, scene, layout| {
+            for (number, way) in layout.ways.iter().enumerate() {
+                let block = &scene.blocks[number];
+                assert_eq!(way.heads.len(), block.to.len(), "seed {seed}");
+                for line in &way.lines {
+                    seen += 1;
+                    for pair in line.windows(2) {
+                        let ([a, b], straight) =
+                            ([pair[0], pair[1]], pair[0].0 == pair[1].0 || pair[0].1 == pair[1].1);
+                        assert!(straight, "seed {seed}: only right angles");
+                        let crossed = layout.frames.iter().find(|frame| {
+                            !matches!(frame.kind, Kind::Head(_))
+                                && a.0.min(b.0) < frame.x + frame.w
+                                && a.0.max(b.0) > frame.x
+                                && a.1.min(b.1) < frame.y + frame.h
+                                && a.1.max(b.1) > frame.y
+                        });
+                        assert!(crossed.is_none(), "seed {seed}: through {:?}", crossed);
+                    }
+                }
+            }
+        });
+        assert!(seen > 1000, "{seen}");
+    }
+}
