@@ -295,11 +295,7 @@ impl Scene {
     }
 
     /// With a focus, takes away items that have nothing to do with it.
-    fn leave_out(
-        &mut self,
-        view: &View,
-        cells: Cells,
-    ) -> Cells {
+    fn leave_out(&mut self, view: &View, cells: Cells) -> Cells {
         let used: BTreeSet<usize> = cells.iter().flat_map(|(a, b, _)| [*a, *b]).collect();
         let stays =
             |item: usize| view.focus.is_none() || self.items[item].focus || used.contains(&item);
@@ -432,11 +428,7 @@ fn items(picture: &Picture, view: &View) -> (Vec<Item>, Vec<usize>) {
 
 /// Destinations that are asked with one content by the same sources, together. Whether an item is
 /// among its own sources says nothing, so it is counted in where that brings more together.
-fn blocks(
-    many: usize,
-    cells: &Cells,
-    scene: &Scene,
-) -> Vec<(u32, Bits, Bits)> {
+fn blocks(many: usize, cells: &Cells, scene: &Scene) -> Vec<(u32, Bits, Bits)> {
     let mut asked: BTreeMap<(usize, u32), Bits> = BTreeMap::new();
     for (src, dst, content) in cells {
         asked.entry((*dst, *content)).or_insert_with(|| Bits::none(many)).set(*src);

@@ -216,8 +216,9 @@ fn mix(mut x: u64) -> u64 {
 
 fn alike(picture: &Picture, a: usize, b: usize) -> bool {
     let others = (0..picture.rows.len()).filter(|row| *row != a && *row != b);
-    let mut same = others
-        .map(|o| picture.cell(a, o) == picture.cell(b, o) && picture.cell(o, a) == picture.cell(o, b));
+    let mut same = others.map(|o| {
+        picture.cell(a, o) == picture.cell(b, o) && picture.cell(o, a) == picture.cell(o, b)
+    });
     same.all(|same| same) && picture.cell(a, b) == picture.cell(b, a)
 }
 
@@ -257,7 +258,15 @@ fn row_data(picture: &Picture, row: usize, class: usize) -> RowData {
             f |= flag(*host_network, 16);
             let labels: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
             let s = i64::try_from(*space).unwrap_or(-1);
-            RowData { n: name.clone(), k: kind.clone(), s, p: *pods, l: labels.join(", "), c: class, f }
+            RowData {
+                n: name.clone(),
+                k: kind.clone(),
+                s,
+                p: *pods,
+                l: labels.join(", "),
+                c: class,
+                f,
+            }
         }
         What::Outside { addresses, .. } => {
             let cidrs = podwall_analysis::outside::cidrs(addresses);
@@ -365,4 +374,3 @@ fn sheet(
         blocks,
     }
 }
-

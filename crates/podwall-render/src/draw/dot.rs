@@ -18,9 +18,15 @@ pub fn dot(picture: &Picture, scene: &Scene, title: &str) -> String {
     let Plan { nodes, edges, points } = plan(picture, scene);
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "digraph podwall {{\n  label={};\n  labelloc=t;\n  rankdir=LR;", quoted(title));
+    let _ = writeln!(
+        out,
+        "digraph podwall {{\n  label={};\n  labelloc=t;\n  rankdir=LR;",
+        quoted(title)
+    );
     out.push_str("  compound=true;\n  fontname=\"sans-serif\";\n");
-    out.push_str("  node [shape=box, style=\"rounded,filled\", fillcolor=white, fontname=\"sans-serif\"];\n");
+    out.push_str(
+        "  node [shape=box, style=\"rounded,filled\", fillcolor=white, fontname=\"sans-serif\"];\n",
+    );
     out.push_str("  edge [fontname=\"sans-serif\", fontsize=10];\n");
     let line = |node: &Node, indent: &str| {
         let mut attributes = format!("label={}", quoted(&node.label.join("\n")));

@@ -276,7 +276,12 @@ fn frame(picture: &Picture, scene: &Scene, kind: Kind, compact: bool) -> Frame {
 }
 
 /// An item's name and what is said below it.
-pub(crate) fn named(picture: &Picture, scene: &Scene, item: usize, compact: bool) -> (String, Vec<String>) {
+pub(crate) fn named(
+    picture: &Picture,
+    scene: &Scene,
+    item: usize,
+    compact: bool,
+) -> (String, Vec<String>) {
     match scene.items[item].what {
         Stands::Workload(row) => {
             let What::Pods { name, kind, pods, host_network, .. } = &picture.rows[row].what else {
@@ -426,15 +431,23 @@ fn place(all: &mut Frames, scene: &Scene, at: &HashMap<Kind, usize>, chips: &[us
         });
     let deep = layers.iter().flatten().max().map_or(1, |deepest| deepest + 1);
     // About as many columns as make the sheet somewhat wider than it is high.
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss,
-        reason = "a few hundred boxes")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a few hundred boxes"
+    )]
     let wide = ((chips.len() as f64).sqrt() * 0.75).ceil() as usize;
     let columns = deep.max(wide).clamp(1, COLUMNS);
     let mut row = 0;
     let mut used = 1;
     for (space, members) in bands {
         let first = row;
-        let columns = if space.is_none() { columns } else { columns.min(members.len()).max(deep.min(columns)) };
+        let columns = if space.is_none() {
+            columns
+        } else {
+            columns.min(members.len()).max(deep.min(columns))
+        };
         let grid = grid(&members, &layers, &arcs, columns);
         if space.is_some() {
             row += 1; // the head's

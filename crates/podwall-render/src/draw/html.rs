@@ -58,7 +58,9 @@ pub fn html(picture: &Picture, begin: &Scene, title: &str) -> Result<String, NoJ
     }
     let drawn: Vec<_> = sheets
         .iter()
-        .map(|(key, name, scene)| (key, sheet(picture, scene, if key == "begin" { title } else { name })))
+        .map(|(key, name, scene)| {
+            (key, sheet(picture, scene, if key == "begin" { title } else { name }))
+        })
         .collect();
     let named: Vec<(String, String, &Scene)> =
         sheets.iter().map(|(key, name, scene)| (key.clone(), name.clone(), scene)).collect();

@@ -194,7 +194,8 @@ fn sides(all: &mut Frames, nets: &[Net], lane_tops: &[i32]) {
             if frame.row.is_some() || frame.column != column {
                 continue;
             }
-            let blocks = frame.exits.iter().map(|e| e.block).chain(frame.sockets.iter().map(|s| s.block));
+            let blocks =
+                frame.exits.iter().map(|e| e.block).chain(frame.sockets.iter().map(|s| s.block));
             let mut ys: Vec<i32> = Vec::new();
             for block in blocks {
                 let ends = &all.ends[block];
@@ -252,7 +253,8 @@ fn snap(all: &mut Frames, nets: &[Net]) {
         }
         let y = all.frames[*to].sockets[*socket].y;
         let frame = &all.frames[*from];
-        let near = frame.exits.iter().enumerate().any(|(e, its)| e != *exit && (its.y - y).abs() < 6);
+        let near =
+            frame.exits.iter().enumerate().any(|(e, its)| e != *exit && (its.y - y).abs() < 6);
         if y >= frame.y + 8 && y <= frame.y + frame.h - 8 && !near {
             let (from, exit) = (*from, *exit);
             all.frames[from].exits[exit].y = y;
@@ -364,12 +366,7 @@ fn widths(all: &mut Frames, channels: &BTreeMap<usize, usize>) -> BTreeMap<usize
     starts
 }
 
-fn ways(
-    all: &Frames,
-    nets: &[Net],
-    lane_tops: &[i32],
-    starts: &BTreeMap<usize, i32>,
-) -> Vec<Way> {
+fn ways(all: &Frames, nets: &[Net], lane_tops: &[i32], starts: &BTreeMap<usize, i32>) -> Vec<Way> {
     nets.iter()
         .enumerate()
         .map(|(number, net)| {

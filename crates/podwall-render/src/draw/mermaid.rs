@@ -46,7 +46,11 @@ pub fn mermaid(picture: &Picture, scene: &Scene) -> String {
             (false, true) => "-->",
             (false, false) => "---",
         };
-        let label = if edge.label.is_empty() { String::new() } else { format!("|{}|", quoted(&edge.label)) };
+        let label = if edge.label.is_empty() {
+            String::new()
+        } else {
+            format!("|{}|", quoted(&edge.label))
+        };
         let _ = writeln!(out, "  {} {way}{label} {}", edge.from, edge.to);
         let _ = writeln!(colours, "  linkStyle {number} stroke:{}", edge.colour);
     }

@@ -5,7 +5,7 @@
 //!                    ├── • ───┤                             block is a sum of lines and no product
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use podwall_analysis::picture::Picture;
 use podwall_analysis::picture::scene::{Called, Scene, Stands, Term};
@@ -54,7 +54,16 @@ fn colour(class: &str) -> &'static str {
 
 pub(crate) fn plan(picture: &Picture, scene: &Scene) -> Plan {
     let mut plan = Plan { nodes: Vec::new(), edges: Vec::new(), points: Vec::new() };
+    let used: BTreeSet<usize> = scene
+        .blocks
+        .iter()
+        .flat_map(|block| block.from.iter().chain(&block.to))
+        .filter_map(|term| if let Term::Item(item) = term { Some(*item) } else { None })
+        .collect();
     for (at, item) in scene.items.iter().enumerate() {
+        if matches!(item.what, Stands::Outside(_)) && !used.contains(&at) {
+            continue; // said by marks, by a set, or nothing passes
+        }
         let (title, mut label) = named(picture, scene, at, false);
         label.insert(0, title);
         let free = [(1, "open to all"), (0, "free to send")];
@@ -109,7 +118,12 @@ pub(crate) fn plan(picture: &Picture, scene: &Scene) -> Plan {
         } else {
             called(picture, scene, &set.called, set.items.len(), set.sends)
         };
-        plan.nodes.push(Node { id: format!("t{at}"), label: vec![label], space: None, aside: true });
+        plan.nodes.push(Node {
+            id: format!("t{at}"),
+            label: vec![label],
+            space: None,
+            aside: true,
+        });
     }
     for space in spaces.keys() {
         let label = vec![format!("every workload of {}", picture.spaces[*space].name)];

@@ -13,7 +13,11 @@ use super::frames::{Kind, item_name};
 const NAMED: usize = 8;
 
 /// The rules of a block: egress of its sources, then ingress of its destinations.
-pub(crate) fn of_block<'p>(picture: &'p Picture, scene: &Scene, block: usize) -> Vec<&'p RuleFacts> {
+pub(crate) fn of_block<'p>(
+    picture: &'p Picture,
+    scene: &Scene,
+    block: usize,
+) -> Vec<&'p RuleFacts> {
     let its = &scene.blocks[block];
     let rows = |items: &[usize]| -> Vec<usize> {
         items.iter().flat_map(|item| scene.items[*item].rows.iter().copied()).collect()

@@ -57,10 +57,7 @@ pub(crate) fn sheet(picture: &Picture, scene: &Scene, title: &str) -> Sheet {
     let top = 64;
     let height = top + layout.height + legend.height;
     out.put(format_args!("<rect class=\"ground\" width=\"{width}\" height=\"{height}\"/>\n"));
-    out.put(format_args!(
-        "<text class=\"headline\" x=\"24\" y=\"34\">{}</text>\n",
-        markup(title)
-    ));
+    out.put(format_args!("<text class=\"headline\" x=\"24\" y=\"34\">{}</text>\n", markup(title)));
     out.put(format_args!("<text class=\"note\" x=\"24\" y=\"52\">{}</text>\n", summary(picture)));
     out.put(format_args!("<g transform=\"translate(0 {top})\">\n"));
     for band in layout.bands.iter().filter(|band| band.space.is_some()) {
@@ -96,9 +93,8 @@ impl Body {
 
 /// One line about the whole.
 pub fn summary(picture: &Picture) -> String {
-    let count = |many: usize, thing: &str| {
-        format!("{many} {thing}{}", if many == 1 { "" } else { "s" })
-    };
+    let count =
+        |many: usize, thing: &str| format!("{many} {thing}{}", if many == 1 { "" } else { "s" });
     let workloads = picture.rows.iter().filter(|row| row.space().is_some()).count();
     let policies = picture.policies.iter().filter(|policy| !policy.old).count();
     format!(
@@ -146,8 +142,7 @@ fn way(out: &mut Body, picture: &Picture, scene: &Scene, layout: &Layout, number
     let content = &scene.contents[block.content as usize];
     let perhaps = content.now.passes.is_empty() && !content.now.open.is_empty();
     let line: String = way.lines.iter().map(|points| rounded(points)).collect();
-    let heads: String =
-        way.heads.iter().map(|(x, y)| format!("M{} {y}l-7 -4v8z", x - 1)).collect();
+    let heads: String = way.heads.iter().map(|(x, y)| format!("M{} {y}l-7 -4v8z", x - 1)).collect();
     out.put(format_args!(
         "<g class=\"net {}{}\" data-block=\"{number}\"><title>{}</title>\
          <path class=\"halo\" d=\"{line}\"/><path class=\"line\" d=\"{line}\"/>\
@@ -302,7 +297,9 @@ fn legend(picture: &Picture, scene: &Scene, layout: &Layout) -> Legend {
         ("same", "as before"),
     ] {
         if used.contains(name) {
-            let line = format!("<g class=\"net {name}\"><path class=\"line\" d=\"M0 0h22\"/><path class=\"head\" d=\"M28 0l-7 -4v8z\"/></g>");
+            let line = format!(
+                "<g class=\"net {name}\"><path class=\"line\" d=\"M0 0h22\"/><path class=\"head\" d=\"M28 0l-7 -4v8z\"/></g>"
+            );
             entries.push((line, says));
         }
     }
@@ -322,10 +319,16 @@ fn legend(picture: &Picture, scene: &Scene, layout: &Layout) -> Legend {
     }
     let contents = || scene.blocks.iter().map(|block| &scene.contents[block.content as usize]);
     if contents().any(|content| content.now.partly) {
-        entries.push(("<text class=\"port\" x=\"10\" y=\"4\">~</text>".to_owned(), "between some of them only"));
+        entries.push((
+            "<text class=\"port\" x=\"10\" y=\"4\">~</text>".to_owned(),
+            "between some of them only",
+        ));
     }
     if contents().any(|content| !content.now.open.is_empty()) {
-        entries.push(("<text class=\"port\" x=\"10\" y=\"4\">?</text>".to_owned(), "depends on a fact that is missing"));
+        entries.push((
+            "<text class=\"port\" x=\"10\" y=\"4\">?</text>".to_owned(),
+            "depends on a fact that is missing",
+        ));
     }
     let mut out = Body(String::new());
     let (mut x, mut y, mut most) = (24, 8, 0);

@@ -37,10 +37,15 @@ pub(crate) fn run(command: &Draw) -> Result<ExitCode, Failure> {
         By::Pod => matrix::By::Pod,
         By::Workload => matrix::By::Workload,
     };
-    let picture = picture(&objects.cluster, before.as_ref().map(|b| &b.cluster), by).map_err(|rows| {
-        Failure::new(format!("{rows} workloads and classes of addresses are more than a picture holds"))
-            .hint(format!("it holds {MOST_ROWS}; draw one namespace's manifests, or ask podwall matrix"))
-    })?;
+    let picture =
+        picture(&objects.cluster, before.as_ref().map(|b| &b.cluster), by).map_err(|rows| {
+            Failure::new(format!(
+                "{rows} workloads and classes of addresses are more than a picture holds"
+            ))
+            .hint(format!(
+                "it holds {MOST_ROWS}; draw one namespace's manifests, or ask podwall matrix"
+            ))
+        })?;
     let view = view(command, &picture, &objects, by)?;
     let scene = Scene::of(&picture, &view);
     let title = command.title.clone().unwrap_or_else(|| title(command));
@@ -79,8 +84,11 @@ fn format(command: &Draw) -> Result<DrawFormat, Failure> {
         Some("svg") => Ok(DrawFormat::Svg),
         Some("dot" | "gv") => Ok(DrawFormat::Dot),
         Some("mmd" | "mermaid") => Ok(DrawFormat::Mermaid),
-        _ => Err(Failure::new(format!("what should be written to {} cannot be told", path.display()))
-            .hint("let it end in .html, .svg, .dot or .mmd, or add -o FORMAT")),
+        _ => Err(Failure::new(format!(
+            "what should be written to {} cannot be told",
+            path.display()
+        ))
+        .hint("let it end in .html, .svg, .dot or .mmd, or add -o FORMAT")),
     }
 }
 
@@ -111,7 +119,13 @@ fn view(
                 None => Err(Failure::new(format!("no workload is in a namespace {name}")).hint(
                     format!(
                         "there are {}",
-                        picture.spaces.iter().map(|s| &*s.name).take(20).collect::<Vec<_>>().join(", ")
+                        picture
+                            .spaces
+                            .iter()
+                            .map(|s| &*s.name)
+                            .take(20)
+                            .collect::<Vec<_>>()
+                            .join(", ")
                     ),
                 )),
             };
