@@ -13,7 +13,7 @@ use podwall_analysis::picture::Picture;
 use podwall_analysis::picture::scene::{Scene, View};
 
 use super::svg::{DARK, LIGHT, STYLE, sheet};
-use super::text::markup;
+use super::text::{markup, plain};
 use super::{data, sha256};
 use crate::json::NoJson;
 
@@ -100,7 +100,7 @@ pub fn html(picture: &Picture, begin: &Scene, title: &str) -> Result<String, NoJ
         }
     }
     out.push_str("</main>\n<script type=\"application/json\" id=\"data\">");
-    out.push_str(&inert(&data));
+    out.push_str(&inert(&plain(&data)));
     out.push_str(&format!("</script>\n<script>{script}</script>\n</body>\n</html>\n"));
     Ok(out)
 }
