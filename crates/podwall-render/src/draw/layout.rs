@@ -61,7 +61,7 @@ pub(crate) fn layout(picture: &Picture, scene: &Scene) -> Layout {
     let mut nets = nets(&all);
     let lanes = lane_tracks(&all, &mut nets);
     let lane_tops = heights(&mut all, &lanes);
-    sides(&mut all, &nets, &lane_tops);
+    sides(&mut all, &lane_tops);
     snap(&mut all, &nets);
     let channels = channel_tracks(&all, &mut nets, &lane_tops);
     let starts = widths(&mut all, &channels);
@@ -185,8 +185,7 @@ fn move_to(frame: &mut Frame, y: i32) {
 }
 
 /// Places what stands at the sides, as near as it goes to the other ends of its lines.
-fn sides(all: &mut Frames, nets: &[Net], lane_tops: &[i32]) {
-    let _ = nets;
+fn sides(all: &mut Frames, lane_tops: &[i32]) {
     let bottom = lane_tops.last().copied().unwrap_or_default();
     for column in [0, all.last] {
         let mut wanted: Vec<(i32, usize)> = Vec::new();
