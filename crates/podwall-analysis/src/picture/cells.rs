@@ -218,9 +218,8 @@ fn ask_all(cluster: &Cluster, rows: &Rows<'_>, blocks: &[IpBlock]) -> Filled {
             }
         }
     }
-    for row in 0..given.len() {
-        let number = if is_outside(row) { 0 } else { ask(row, row, &mut filled.possible) };
-        filled.cells[there[row] * many + there[row]] = number;
+    for (row, at) in there.iter().enumerate().filter(|(row, _)| !is_outside(*row)) {
+        filled.cells[at * many + at] = ask(row, row, &mut filled.possible);
     }
     filled.passings = passings.list;
     filled
