@@ -141,7 +141,7 @@ struct Like<'e> {
 
 impl<'e> Likes<'e> {
     /// The kind of all its pods, if they are alike and nothing of them is special.
-    fn kind(&self) -> Option<u32> {
+    pub(crate) fn kind(&self) -> Option<u32> {
         match &self.anywhere[..] {
             [one] if !self.uses_nodes => one.end.kind(),
             _ => None,

@@ -26,6 +26,7 @@ pub mod lint;
 pub mod matrix;
 pub mod outside;
 pub mod peer;
+pub mod picture;
 mod podclass;
 pub mod reachability;
 pub mod rewrite;

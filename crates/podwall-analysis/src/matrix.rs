@@ -103,22 +103,9 @@ pub fn matrix<'a>(cluster: &'a Cluster, by: By, only: Option<&PortSet>) -> Matri
     let mut kinds = Kinds::of(&likes, inside);
     for src in 0..rows.len() {
         for dst in kinds.worth_asking(&mut factored, &likes, src, &mut possible) {
-            let mut sum: Option<Connection> = None;
-            let mut last: Option<Cell> = None;
-            pairs(&likes[src], &likes[dst], src == dst, |from, to| {
-                let cell = factored.cell(from, to);
-                possible[src] |= cell != Cell::IMPOSSIBLE;
-                possible[dst] |= cell != Cell::IMPOSSIBLE;
-                if cell <= Cell::NOTHING && (sum.is_none() || last == Some(cell)) {
-                    last = Some(cell);
-                    return; // most pairs
-                }
-                if sum.is_none() && last.is_some() {
-                    add(&mut sum, src, dst, Passage::default(), only);
-                }
-                last = Some(cell);
-                add(&mut sum, src, dst, factored.passage(cell, from, to), only);
-            });
+            let (sum, possible_here) = between(&mut factored, &likes, src, dst, only);
+            possible[src] |= possible_here;
+            possible[dst] |= possible_here;
             connections.extend(sum.filter(|c| c.passes_any() || !c.open.is_empty()));
         }
     }
@@ -126,15 +113,48 @@ pub fn matrix<'a>(cluster: &'a Cluster, by: By, only: Option<&PortSet>) -> Matri
     keep(matrix, |row| row < inside || possible[row])
 }
 
-fn pod_rows(cluster: &Cluster, by: By) -> Vec<Row<'_>> {
+/// What passes from one row to another, and whether they have a family in common at all.
+pub(crate) fn between<'e>(
+    factored: &mut Factored<'e>,
+    likes: &[Likes<'e>],
+    src: usize,
+    dst: usize,
+    only: Option<&PortSet>,
+) -> (Option<Connection>, bool) {
+    let mut sum: Option<Connection> = None;
+    let mut last: Option<Cell> = None;
+    let mut possible = false;
+    pairs(&likes[src], &likes[dst], src == dst, |from, to| {
+        let cell = factored.cell(from, to);
+        possible |= cell != Cell::IMPOSSIBLE;
+        if cell <= Cell::NOTHING && (sum.is_none() || last == Some(cell)) {
+            last = Some(cell);
+            return; // most pairs
+        }
+        if sum.is_none() && last.is_some() {
+            add(&mut sum, src, dst, Passage::default(), only);
+        }
+        last = Some(cell);
+        add(&mut sum, src, dst, factored.passage(cell, from, to), only);
+    });
+    (sum, possible)
+}
+
+/// What the row of a pod is called.
+pub(crate) fn pod_label(pod: &Pod, by: By) -> String {
+    match &pod.owner {
+        Some(owner) if by == By::Workload => {
+            format!("{}/{}/{}", pod.name.namespace, owner.kind, owner.name)
+        }
+        _ => pod.name.to_string(),
+    }
+}
+
+/// A row for each pod or workload, in order of their names.
+pub(crate) fn pod_rows(cluster: &Cluster, by: By) -> Vec<Row<'_>> {
     let mut rows: BTreeMap<String, Vec<&Pod>> = BTreeMap::new();
     for pod in cluster.pods.values().filter(|pod| pod.phase == Phase::Alive) {
-        let label = match &pod.owner {
-            Some(owner) if by == By::Workload => {
-                format!("{}/{}/{}", pod.name.namespace, owner.kind, owner.name)
-            }
-            _ => pod.name.to_string(),
-        };
+        let label = pod_label(pod, by);
         rows.entry(label).or_default().push(pod);
     }
     rows.into_iter().map(|(label, pods)| Row::Pods { label, pods }).collect()

@@ -13,6 +13,7 @@
 pub mod checks;
 pub mod claims;
 pub mod diff;
+pub mod draw;
 pub mod json;
 pub mod lint;
 pub mod manifest;

@@ -30,6 +30,7 @@ Podwall answers who can reach whom under Kubernetes NetworkPolicies, and why.
   podwall lint               what is probably not meant, with proof and fix
   podwall test FILE          do the assertions of a file hold?
   podwall generate FLOWS     policies that allow what was seen, and no more
+  podwall draw               a picture of it: a page, SVG, DOT, Mermaid
   podwall lab                a cluster on this machine, to try policies on packets
   podwall demo               what policies do to real packets, in a few seconds
   podwall agent              follow a cluster and enforce its policies on this node
@@ -101,6 +102,7 @@ pub(crate) enum Command {
     Lint(Lint),
     Test(crate::commands::test::args::Test),
     Generate(crate::commands::generate::args::Generate),
+    Draw(crate::commands::draw::args::Draw),
     Agent(crate::agent::AgentArgs),
     Status(crate::node::StatusArgs),
     Flows(crate::node::FlowsArgs),

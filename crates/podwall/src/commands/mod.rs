@@ -2,6 +2,7 @@
 
 mod can;
 pub(crate) mod diff;
+pub(crate) mod draw;
 mod explain;
 pub(crate) mod generate;
 mod lint;
@@ -40,6 +41,7 @@ fn once(command: &Command) -> Result<ExitCode, Failure> {
         Command::Lint(lint) => lint::run(lint),
         Command::Test(args) => test::run(args),
         Command::Generate(args) => generate::run(args),
+        Command::Draw(args) => draw::run(args),
         Command::Lab(args) => crate::lab::run(args).map_err(Failure::from),
         Command::Agent(args) => crate::agent::run(args),
         Command::Status(args) => crate::node::status(args),
