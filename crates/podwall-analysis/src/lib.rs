@@ -21,6 +21,7 @@ pub mod explain;
 pub mod fix;
 pub mod generate;
 pub mod identity;
+pub mod exposure;
 mod kinds;
 pub mod lint;
 pub mod matrix;
