@@ -21,8 +21,9 @@ use podwall_policy::selector::{Operator, Requirement, Selector};
 /// The name of pods that do not exist.
 pub const ANY_POD: &str = "any-pod";
 
-/// More combinations than these are not tried; each key is varied by itself then.
-const MOST: usize = 512;
+/// More combinations of the values of all keys than these are not tried: each key is varied by itself
+/// then, and each other selector is met once.
+const MOST: usize = 4_096;
 
 /// A pod that does not exist, and the namespace that it would be in.
 #[derive(Clone, Debug)]
@@ -64,19 +65,32 @@ impl<'a> Candidates<'a> {
     /// there are not too many); none if nobody can meet it.
     pub(super) fn meeting(&self, scope: &PodScope) -> Vec<Stranger> {
         let asked: Vec<&Selector> = self.scopes.iter().map(|other| &other.pods).collect();
-        let labels = combinations(&scope.pods, &asked, None);
-        let mut out = Vec::new();
-        for namespace in self.namespaces(&scope.namespaces) {
-            for labels in &labels {
-                let labels: Labels = labels.iter().cloned().collect();
-                let pod = Pod::new(namespace.name.clone(), ANY_POD, labels);
-                out.push(Stranger { namespace: namespace.clone(), pod });
-                if out.len() >= MOST {
-                    return out;
+        let labels = combinations(&scope.pods, &asked, None).into_iter();
+        let labels = one_of_each(labels.map(|labels| labels.into_iter().collect()), |labels| {
+            asked.iter().map(|selector| selector.matches(labels)).collect()
+        });
+        let namespaces =
+            one_of_each(self.namespaces(&scope.namespaces).into_iter(), |namespace| {
+                let takes = |scope: &PodScope| match &scope.namespaces {
+                    NamespaceScope::Own(own) => *own == namespace.name,
+                    NamespaceScope::Matching(selector) => selector.matches(&namespace.labels),
+                };
+                self.scopes.iter().map(takes).collect()
+            });
+        let mut out: Vec<(Vec<bool>, Stranger)> = Vec::new();
+        let mut seen: BTreeSet<Vec<bool>> = BTreeSet::new();
+        for (takes, namespace) in &namespaces {
+            for (fits, labels) in &labels {
+                let met: Vec<bool> = takes.iter().zip(fits).map(|(a, b)| *a && *b).collect();
+                if !seen.insert(met.clone()) {
+                    continue;
                 }
+                let pod = Pod::new(namespace.name.clone(), ANY_POD, labels.clone());
+                out.push((met, Stranger { namespace: namespace.clone(), pod }));
             }
         }
-        out
+        out.sort_by_key(|(met, _)| met.iter().filter(|met| **met).count());
+        out.into_iter().map(|(_, stranger)| stranger).collect()
     }
 
     fn namespaces(&self, wanted: &NamespaceScope) -> Vec<Namespace> {
@@ -113,6 +127,15 @@ impl<'a> Candidates<'a> {
         }
         out
     }
+}
+
+/// The first of each kind, with what tells it from the others.
+fn one_of_each<T>(
+    all: impl Iterator<Item = T>,
+    kind: impl Fn(&T) -> Vec<bool>,
+) -> Vec<(Vec<bool>, T)> {
+    let mut seen: BTreeSet<Vec<bool>> = BTreeSet::new();
+    all.map(|one| (kind(&one), one)).filter(|(kind, _)| seen.insert(kind.clone())).collect()
 }
 
 /// Sets of labels that meet a selector and that the others treat differently, the least matched
@@ -161,6 +184,7 @@ fn combinations(
                 pick
             }));
         }
+        picks.extend(others.iter().map(|other| meeting(other, &choices)));
         picks
     };
     let labels = |pick: Vec<usize>| {
@@ -170,6 +194,20 @@ fn combinations(
             .collect()
     };
     picks.into_iter().map(labels).collect()
+}
+
+/// The choice that meets another selector as well, as far as there is one.
+fn meeting(selector: &Selector, choices: &[(&Arc<str>, Vec<Value>)]) -> Vec<usize> {
+    let fits = |(key, values): &(&Arc<str>, Vec<Value>)| {
+        let fits = |value: &Value| {
+            let labels: Labels =
+                value.iter().map(|value| ((*key).clone(), value.clone())).collect();
+            let own = selector.requirements.iter().filter(|wants| wants.key == **key);
+            own.into_iter().all(|wants| wants.matches(&labels))
+        };
+        values.iter().position(fits).unwrap_or_default()
+    };
+    choices.iter().map(fits).collect()
 }
 
 /// The values of a key that meet the selector's own requirements, one of each kind that all
