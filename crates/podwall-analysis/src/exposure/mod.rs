@@ -12,8 +12,11 @@
 //! so, and nowhere else; a property test holds this to the evaluator.
 
 mod ask;
+mod attach;
 mod candidates;
+mod controllers;
 mod crowd;
+pub mod paths;
 mod today;
 #[cfg(test)]
 mod tests;
@@ -32,6 +35,7 @@ use self::ask::{Asker, Shape};
 pub use self::candidates::ANY_POD;
 pub use self::crowd::Crowd;
 use self::today::Census;
+use self::paths::{Outcome, Path};
 pub use self::today::Today;
 use crate::reachability::Reachability;
 
@@ -43,6 +47,8 @@ pub const ANOTHER_NODE: &str = "another-node";
 pub struct Exposure<'a> {
     /// Workloads, and pods without one; those that have ended are left out.
     pub workloads: Vec<Exposed<'a>>,
+    /// Paths from outside that lead to no pod.
+    pub loose: Vec<Path>,
 }
 
 /// What a workload leaves open.
@@ -56,6 +62,8 @@ pub struct Exposed<'a> {
     pub host_network: bool,
     /// Who could come in and where it could go, the most dangerous first.
     pub ways: Vec<Way>,
+    /// Paths from outside to its pods, those that work first.
+    pub paths: Vec<Path>,
 }
 
 /// One way in or out.
@@ -175,28 +183,28 @@ impl Exposed<'_> {
     }
 }
 
-/// What every workload leaves open, in these directions.
-pub fn exposure<'a>(cluster: &'a Cluster, directions: &[Direction]) -> Exposure<'a> {
+/// What every workload leaves open, and the paths from outside to it. `controller` are the pods that
+/// serve Ingresses and Gateways, where that is known.
+pub fn exposure<'a>(cluster: &'a Cluster, controller: &[&Pod]) -> Exposure<'a> {
     let engine = Reachability::of(cluster);
     let mut asker = Asker::new(&engine);
     let mut census = Census::of(cluster);
     let mut known: HashMap<Shape<'a>, Vec<Way>> = HashMap::new();
     let mut workloads = Vec::new();
     for (label, pods) in rows(cluster) {
-        let mut shapes: Vec<(Shape<'a>, &Pod)> = Vec::new();
+        let mut shapes: Vec<Shape<'a>> = Vec::new();
         for pod in &pods {
             let shape = Shape::of(pod);
-            if !shapes.iter().any(|(its, _)| *its == shape) {
-                shapes.push((shape, pod));
+            if shapes.contains(&shape) {
+                continue;
             }
+            known.entry(shape.clone()).or_insert_with(|| {
+                let both = [Direction::Ingress, Direction::Egress];
+                both.iter().flat_map(|direction| asker.ways(pod, *direction)).collect()
+            });
+            shapes.push(shape);
         }
-        for (shape, pod) in &shapes {
-            if !known.contains_key(shape) {
-                let ways = directions.iter().flat_map(|direction| asker.ways(pod, *direction));
-                known.insert(shape.clone(), ways.collect());
-            }
-        }
-        let of_shapes = shapes.iter().filter_map(|(shape, _)| known.get(shape));
+        let of_shapes = shapes.iter().filter_map(|shape| known.get(shape));
         let mut ways = together(&of_shapes.collect::<Vec<_>>());
         for way in &mut ways {
             if let Who::Pods(crowd) = &way.who {
@@ -205,14 +213,30 @@ pub fn exposure<'a>(cluster: &'a Cluster, directions: &[Direction]) -> Exposure<
         }
         ways.sort_by_key(Way::danger);
         let host_network = pods.iter().all(|pod| pod.host_network);
-        workloads.push(Exposed { label, pods, host_network, ways });
+        workloads.push(Exposed { label, pods, host_network, ways, paths: Vec::new() });
     }
+    let loose = paths::paths(&engine, &mut workloads, controller);
     workloads.sort_by_cached_key(|workload| {
         let dangers: Vec<_> = workload.ways.iter().map(Way::danger).collect();
-        // Those without any way are the safest.
-        (dangers.is_empty(), dangers, workload.label.clone())
+        let path = workload.paths.iter().map(|path| path.outcome.danger()).min();
+        // What leads in counts first, then what would let it in; those without any are the safest.
+        let works = path.filter(|danger| *danger < Outcome::Shut.danger());
+        (works.is_none(), works, dangers.is_empty(), dangers, workload.label.clone())
     });
-    Exposure { workloads }
+    Exposure { workloads, loose }
+}
+
+/// A missing fact; those of pods and nodes that do not exist have no name.
+pub fn fact(fact: &MissingFact) -> String {
+    match fact {
+        MissingFact::PodAddress { pod, family } if *pod.name == *ANY_POD => {
+            format!("the {family} address that such a pod gets")
+        }
+        MissingFact::NodeAddress { node } if **node == *ANOTHER_NODE => {
+            "the address that such a node has".to_owned()
+        }
+        _ => fact.to_string(),
+    }
 }
 
 /// Workloads with their pods; a pod without one stands alone.

@@ -4,6 +4,7 @@ pub mod can;
 pub mod explain;
 pub mod fix;
 pub mod generate;
+pub mod exposure;
 pub mod lint;
 pub mod matrix;
 pub mod mutate;

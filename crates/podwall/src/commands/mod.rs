@@ -4,6 +4,7 @@ mod can;
 pub(crate) mod diff;
 mod explain;
 pub(crate) mod generate;
+pub(crate) mod exposure;
 mod lint;
 mod matrix;
 mod pages;
@@ -37,6 +38,7 @@ fn once(command: &Command) -> Result<ExitCode, Failure> {
         Command::Explain(explain) => explain::run(explain),
         Command::Matrix(matrix) => matrix::run(matrix),
         Command::Diff(args) => diff::run(args),
+        Command::Exposure(command) => exposure::run(command),
         Command::Lint(lint) => lint::run(lint),
         Command::Test(args) => test::run(args),
         Command::Generate(args) => generate::run(args),
