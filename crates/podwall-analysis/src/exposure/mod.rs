@@ -35,7 +35,7 @@ use self::ask::{Asker, Shape};
 pub use self::candidates::ANY_POD;
 pub use self::crowd::Crowd;
 use self::today::Census;
-use self::paths::{Outcome, Path};
+pub use self::paths::{Outcome, Path};
 pub use self::today::Today;
 use crate::reachability::Reachability;
 

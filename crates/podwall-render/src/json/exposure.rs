@@ -3,12 +3,15 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use podwall_analysis::exposure::{Breadth, Exposed, Exposure, Today, Way, Who, fact};
+use podwall_analysis::exposure::paths::{Seen, Via};
+use podwall_analysis::exposure::{Breadth, Exposed, Exposure, Outcome, Path, Today, Way, Who, fact};
 use podwall_analysis::outside;
 use podwall_policy::policy::NamespaceScope;
+use podwall_policy::port::Protocol;
 
 use super::matrix::FamilyPortsJson;
-use super::{PortsJson, RuleJson};
+use super::{PortsJson, RangeJson, RuleJson};
+use crate::text::paths;
 
 /// The answer to `podwall exposure`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -16,6 +19,8 @@ use super::{PortsJson, RuleJson};
 pub struct ExposureJson {
     /// The workloads, the most dangerous first.
     pub workloads: Vec<ExposedJson>,
+    /// Paths from outside that lead to no pod.
+    pub loose_paths: Vec<PathJson>,
     /// What was left out of the input because it could not be read (`--keep-going`).
     pub left_out: Vec<String>,
 }
@@ -34,6 +39,48 @@ pub struct ExposedJson {
     pub host_network: bool,
     /// Who could come in and where it could go, the most dangerous first.
     pub ways: Vec<WayJson>,
+    /// Paths from outside to its pods through Services, Ingresses and Gateways, those that work first.
+    pub paths: Vec<PathJson>,
+}
+
+/// A path from outside.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PathJson {
+    /// `nodePort`, `loadBalancer`, `externalIps`, `ingress` or `gateway`.
+    pub via: String,
+    /// The Ingress, the Gateway, or the Service itself.
+    pub name: String,
+    /// The whole path in words.
+    pub path: String,
+    /// The Service.
+    pub service: String,
+    /// The Service's port: `TCP 80`, or as an Ingress or a route names it.
+    pub port: String,
+    /// The pods' ports that it leads to.
+    pub target_ports: Vec<RangeJson>,
+    /// Whose address policies see: `node`, `client`, `controller`, or `unknown`.
+    pub seen: String,
+    /// The controller's pods, where they are seen.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
+    pub controller: Vec<String>,
+    /// `open`, `ownNodeOnly` (to who asks the pod's own node), `denied`, `unknown`, or `broken`
+    /// (it leads nowhere).
+    pub outcome: String,
+    /// Why, in words.
+    pub why: String,
+    /// The clients that come in, where not all do; disjoint CIDRs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
+    pub clients: Vec<String>,
+    /// The facts that would decide, where it is unknown.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
+    pub missing: Vec<String>,
+    /// `file:line:col`, or the object that it was read from; absent where unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// One way in or out.
@@ -142,6 +189,7 @@ pub fn breadth(of: Breadth) -> &'static str {
 pub fn exposure(exposure: &Exposure<'_>, left_out: &[String]) -> ExposureJson {
     ExposureJson {
         workloads: exposure.workloads.iter().map(exposed).collect(),
+        loose_paths: exposure.loose.iter().map(path).collect(),
         left_out: left_out.to_vec(),
     }
 }
@@ -152,6 +200,52 @@ fn exposed(of: &Exposed<'_>) -> ExposedJson {
         pods: of.pods.len(),
         host_network: of.host_network,
         ways: of.ways.iter().map(way).collect(),
+        paths: of.paths.iter().map(path).collect(),
+    }
+}
+
+fn path(path: &Path) -> PathJson {
+    let (via, name) = match &path.via {
+        Via::NodePort(_) => ("nodePort", &path.service),
+        Via::LoadBalancer(_) => ("loadBalancer", &path.service),
+        Via::ExternalIps(_) => ("externalIps", &path.service),
+        Via::Ingress { name, .. } => ("ingress", name),
+        Via::Gateway { gateway, .. } => ("gateway", gateway),
+    };
+    let (seen, controller) = match &path.seen {
+        Seen::Node => ("node", Vec::new()),
+        Seen::Client => ("client", Vec::new()),
+        Seen::Controller(pods) => ("controller", pods.iter().map(ToString::to_string).collect()),
+        Seen::Unknown => ("unknown", Vec::new()),
+    };
+    let (outcome, clients, missing) = match &path.outcome {
+        Outcome::Open(clients) => {
+            ("open", clients.as_ref().map(outside::cidrs).unwrap_or_default(), Vec::new())
+        }
+        Outcome::OwnNodeOnly => ("ownNodeOnly", Vec::new(), Vec::new()),
+        Outcome::Shut => ("denied", Vec::new(), Vec::new()),
+        Outcome::Unknown(facts) => ("unknown", Vec::new(), facts.clone()),
+        Outcome::Broken(_) => ("broken", Vec::new(), Vec::new()),
+    };
+    let target = |(protocol, port): &(Protocol, u16)| RangeJson {
+        protocol: protocol.to_string(),
+        from: Some(*port),
+        to: Some(*port),
+    };
+    PathJson {
+        via: via.to_owned(),
+        name: name.to_string(),
+        path: paths::way(path),
+        service: path.service.to_string(),
+        port: path.port.clone(),
+        target_ports: path.targets.iter().map(target).collect(),
+        seen: seen.to_owned(),
+        controller,
+        outcome: outcome.to_owned(),
+        why: paths::outcome(path),
+        clients,
+        missing,
+        source: path.source.as_ref().map(ToString::to_string),
     }
 }
 

@@ -17,6 +17,7 @@ use podwall_policy::port::PortSet;
 
 use crate::json::exposure::breadth;
 use crate::page::{BAD, FAINT, Page, UNSURE, paint};
+use crate::text::paths;
 use crate::words;
 
 /// How many workloads of one kind are named before they are counted.
@@ -35,6 +36,7 @@ pub fn exposure(exposure: &Exposure<'_>, directions: &[Direction]) -> String {
     let mut index = std::collections::HashMap::new();
     for workload in &exposure.workloads {
         let mut body = Page::default();
+        through(&mut body, workload);
         ways(&mut body, workload, directions);
         let body = body.into_text();
         let at = *index.entry(body.clone()).or_insert(groups.len());
@@ -44,9 +46,18 @@ pub fn exposure(exposure: &Exposure<'_>, directions: &[Direction]) -> String {
         groups[at].1.push(workload);
     }
     for (body, workloads) in groups {
+        if body.is_empty() {
+            continue;
+        }
         let names: Vec<&String> = workloads.iter().map(|workload| &workload.label).collect();
         page.heading(&words::some(&names, NAMED));
         page.raw(format_args!("{body}"));
+    }
+    if !exposure.loose.is_empty() {
+        page.heading("Paths from outside that lead to no pod");
+        for path in &exposure.loose {
+            page.item(2, &paths::line(path));
+        }
     }
     page.into_text()
 }
@@ -54,6 +65,12 @@ pub fn exposure(exposure: &Exposure<'_>, directions: &[Direction]) -> String {
 /// How many workloads are open how far.
 fn summary(page: &mut Page, exposure: &Exposure<'_>, directions: &[Direction]) {
     let all = words::count(exposure.workloads.len(), "workload");
+    let works = |its: &&Exposed<'_>| its.paths.iter().any(paths::works);
+    let through = exposure.workloads.iter().filter(works).count();
+    if through > 0 {
+        let what = "can be reached from outside through a Service, an Ingress or a Gateway";
+        page.para("", 2, &format!("Of {all} {through} {what}."));
+    }
     for direction in directions {
         let mut parts = Vec::new();
         for (breadth, to) in [
@@ -79,6 +96,16 @@ fn summary(page: &mut Page, exposure: &Exposure<'_>, directions: &[Direction]) {
             false => format!("open are {}", parts.join(", ")),
         };
         page.para("", 2, &format!("{what} {all} {parts}."));
+    }
+}
+
+fn through(page: &mut Page, workload: &Exposed<'_>) {
+    if workload.paths.is_empty() {
+        return;
+    }
+    page.line("  through what the outside comes");
+    for path in &workload.paths {
+        page.item(2, &paths::line(path));
     }
 }
 
@@ -182,7 +209,7 @@ fn line(way: &Way) -> String {
 }
 
 /// Each word by itself, so that a style never crosses the end of a line.
-fn paint_words(style: anstyle::Style, words: &str) -> String {
+pub(crate) fn paint_words(style: anstyle::Style, words: &str) -> String {
     let lead = if words.starts_with(' ') { " " } else { "" };
     let words: Vec<String> = words.split_whitespace().map(|word| paint(style, word)).collect();
     format!("{lead}{}", words.join(" "))
@@ -328,6 +355,20 @@ pub fn markdown(exposure: &Exposure<'_>) -> String {
                 cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
             out += &format!("| {} |\n", cells.join(" | "));
         }
+    }
+    let all: Vec<(&str, &podwall_analysis::exposure::Path)> = exposure
+        .workloads
+        .iter()
+        .flat_map(|its| its.paths.iter().map(|path| (its.label.as_str(), path)))
+        .chain(exposure.loose.iter().map(|path| ("", path)))
+        .collect();
+    if !all.is_empty() {
+        out += "\n| workload | path from outside | outcome |\n|---|---|---|\n";
+    }
+    for (label, path) in all {
+        let cells = [label.to_owned(), paths::way(path), paths::outcome(path)];
+        let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+        out += &format!("| {} |\n", cells.join(" | "));
     }
     out
 }

@@ -8,4 +8,5 @@ pub mod exposure;
 pub mod lint;
 pub mod matrix;
 pub mod mutate;
+pub mod paths;
 pub mod test;

@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use podwall_analysis::exposure::{self, Breadth, Way};
+use podwall_analysis::exposure::{self, Breadth, Outcome, Path, Way};
+use podwall_analysis::peer::{self, Peer};
+use podwall_policy::address::AddressSet;
 use podwall_policy::policy;
 use podwall_render::{json, text};
 
 use crate::cli::{Source, with_codes};
 use crate::output::{Failure, NO, UNKNOWN, YES, print};
-use crate::source::load;
+use crate::source::load_with_entrances;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,6 +31,10 @@ namespaces that it takes. Exposure is what the workload's own policies leave ope
 end's policies hold back is no protection, since a namespace without policies can be made. What a \
 pod needs only a label for is said: whoever may make pods chooses their labels.
 
+Services (NodePort, LoadBalancer, externalIPs), Ingresses and Gateways with their routes are paths from \
+outside to the pods: each is followed to the pods' ports, with the address that policies see, and \
+whether it works.
+
 The most dangerous workloads stand first. Exposure is an answer in itself: the exit code is 0 \
 whatever it shows. With --fail-on it is 1 if one of those ways is among what is printed, and 3 if \
 one may be, for want of a fact.",
@@ -44,6 +50,10 @@ pub(crate) struct Exposure {
     /// Exit with 1 if one of these ways is open. Several by commas.
     #[arg(long, value_name = "WHO", value_delimiter = ',')]
     fail_on: Vec<Reach>,
+    /// The pods that serve Ingresses and Gateways: NAMESPACE/POD or NAMESPACE/KIND/NAME. Without it
+    /// they are found by the labels of well-known controllers.
+    #[arg(long, value_name = "PEER")]
+    ingress_controller: Option<String>,
     /// How to answer.
     #[arg(short = 'o', long, value_name = "FORMAT", default_value = "text")]
     output: Format,
@@ -79,6 +89,8 @@ enum Reach {
     Namespace,
     /// Pods of one namespace that have certain labels.
     Pods,
+    /// A path through a Service, an Ingress or a Gateway that works.
+    Paths,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -94,17 +106,34 @@ enum Format {
 }
 
 pub(crate) fn run(command: &Exposure) -> Result<ExitCode, Failure> {
-    let objects = load(&command.source)?;
+    let objects = load_with_entrances(&command.source)?;
     let directions = match command.direction {
         Some(Direction::Ingress) => vec![policy::Direction::Ingress],
         Some(Direction::Egress) => vec![policy::Direction::Egress],
         None => vec![policy::Direction::Ingress, policy::Direction::Egress],
     };
-    let mut answer = exposure::exposure(&objects.cluster, &directions);
+    let controller = match &command.ingress_controller {
+        Some(text) => peer::resolve(&objects.cluster, text, &objects.namespace)?,
+        None => Peer::Outside { text: String::new(), addresses: AddressSet::empty() },
+    };
+    let controller = controller.pods(&objects.cluster);
+    if let (Some(text), true) = (&command.ingress_controller, controller.is_empty()) {
+        return Err(Failure::new(format!("--ingress-controller {text} has no pods"))
+            .hint("it is a pod or a workload: NAMESPACE/POD or NAMESPACE/KIND/NAME"));
+    }
+    let mut answer = exposure::exposure(&objects.cluster, &controller);
+    for workload in &mut answer.workloads {
+        workload.ways.retain(|way| directions.contains(&way.direction));
+    }
+    if !directions.contains(&policy::Direction::Ingress) {
+        answer.workloads.iter_mut().for_each(|workload| workload.paths.clear());
+        answer.loose.clear();
+    }
     if let Some(namespace) = &command.source.namespace {
         answer.workloads.retain(|its| {
             its.pods.first().is_some_and(|pod| *pod.name.namespace == **namespace)
         });
+        answer.loose.retain(|path| *path.service.namespace == **namespace);
         if answer.workloads.is_empty() {
             return Err(Failure::new(format!("no running pods in namespace {namespace}"))
                 .hint("-n names the namespace whose workloads are shown; without it all are"));
@@ -113,8 +142,14 @@ pub(crate) fn run(command: &Exposure) -> Result<ExitCode, Failure> {
     if !command.only.is_empty() {
         for workload in &mut answer.workloads {
             workload.ways.retain(|way| is_one_of(&command.only, way));
+            if !command.only.contains(&Reach::Paths) {
+                workload.paths.clear();
+            }
         }
-        answer.workloads.retain(|workload| !workload.ways.is_empty());
+        answer.workloads.retain(|its| !its.ways.is_empty() || !its.paths.is_empty());
+        if !command.only.contains(&Reach::Paths) {
+            answer.loose.clear();
+        }
     }
     print(&match command.output {
         Format::Text => text::exposure::exposure(&answer, &directions),
@@ -124,9 +159,14 @@ pub(crate) fn run(command: &Exposure) -> Result<ExitCode, Failure> {
     })?;
     let feared = answer.workloads.iter().flat_map(|workload| &workload.ways);
     let feared: Vec<&Way> = feared.filter(|way| is_one_of(&command.fail_on, way)).collect();
+    let paths = answer.workloads.iter().flat_map(|workload| &workload.paths);
+    let paths: Vec<&Path> =
+        paths.filter(|_| command.fail_on.contains(&Reach::Paths)).collect();
+    let unknown = |path: &&Path| matches!(path.outcome, Outcome::Unknown(_));
     Ok(ExitCode::from(match () {
         () if feared.iter().any(|way| way.passes()) => NO,
-        () if !feared.is_empty() => UNKNOWN,
+        () if paths.iter().any(|path| text::paths::works(path)) => NO,
+        () if !feared.is_empty() || paths.iter().any(unknown) => UNKNOWN,
         () => YES,
     }))
 }
