@@ -198,10 +198,10 @@ impl<'e> Finder<'e> {
                     source: service.source.clone(),
                 };
                 let seen = if external.local { Seen::Client } else { Seen::Node };
-                self.behind(start, service, port, workloads, |_, workload, _, targets| {
+                self.behind(start, service, port, workloads, |this, workload, pods, targets| {
                     let outcome = match &seen {
                         Seen::Client => from_clients(workload, targets, &clients),
-                        _ => from_nodes(workload, targets),
+                        _ => this.from_nodes(workload, pods, targets),
                     };
                     (seen.clone(), outcome)
                 });
@@ -382,7 +382,48 @@ impl<'e> Finder<'e> {
         });
     }
 
-    /// What the engine says of all pairs; one that is shut spoils it, since requests go to any.
+    /// A path on which policies see the address of the node that was asked: what is so for any other
+    /// node, else what is so for those that there are.
+    fn from_nodes(
+        &self,
+        workload: &Exposed<'_>,
+        pods: &[&Pod],
+        targets: &[(Protocol, u16)],
+    ) -> Outcome {
+        if workload.host_network {
+            return Outcome::Open(None);
+        }
+        let mut missing: Vec<String> = Vec::new();
+        for way in incoming(workload).filter(|way| way.who == Who::Node) {
+            if contains(&passes(way), targets) {
+                return Outcome::Open(None);
+            }
+            if contains(&way.open, targets) {
+                missing.extend(way.missing.iter().map(super::fact));
+            }
+        }
+        if !missing.is_empty() && !self.cluster.nodes.is_empty() {
+            missing.clear();
+            for pod in pods {
+                let others = self.cluster.nodes.values();
+                for node in others.filter(|node| pod.node.as_ref() != Some(&node.name)) {
+                    let passage = self.engine.passage(Party::Node(node), Party::Pod(pod));
+                    let some = passage.families.iter().any(|(_, set)| contains(set, targets));
+                    if some || contains(&passage.passes, targets) {
+                        return Outcome::Open(None);
+                    }
+                    if contains(&passage.open, targets) {
+                        missing.extend(passage.missing.iter().map(ToString::to_string));
+                    }
+                }
+            }
+            missing.sort();
+            missing.dedup();
+        }
+        if missing.is_empty() { Outcome::OwnNodeOnly } else { Outcome::Unknown(missing) }
+    }
+
+    /// What the engine says of all pairs: open if any lets it pass, since requests go to any.
     fn from_controller(
         &self,
         controllers: &[&Pod],
@@ -459,26 +500,9 @@ fn from_clients(
         }
     }
     if !open.is_empty() {
-        let public = crate::outside::public();
-        let all = clients.intersection(&public).is_within(&open);
+        let anybody = *clients == AddressSet::everything();
+        let all = clients.is_within(&open) || (anybody && crate::outside::public().is_within(&open));
         return Outcome::Open((!all).then_some(open));
     }
     if missing.is_empty() { Outcome::Shut } else { Outcome::Unknown(missing) }
-}
-
-/// A path on which policies see the address of the node that was asked.
-fn from_nodes(workload: &Exposed<'_>, targets: &[(Protocol, u16)]) -> Outcome {
-    if workload.host_network {
-        return Outcome::Open(None);
-    }
-    let mut missing: Vec<String> = Vec::new();
-    for way in incoming(workload).filter(|way| way.who == Who::Node) {
-        if contains(&passes(way), targets) {
-            return Outcome::Open(None);
-        }
-        if contains(&way.open, targets) {
-            missing.extend(way.missing.iter().map(super::fact));
-        }
-    }
-    if missing.is_empty() { Outcome::OwnNodeOnly } else { Outcome::Unknown(missing) }
 }
