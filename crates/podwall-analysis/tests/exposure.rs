@@ -144,7 +144,12 @@ fn compare(
         let (labels, its) = (&namespace.labels, &other.labels);
         format!(
             "{direction} of {} {} node {:?} {:?}: {labels} | {} {its}\n{}",
-            pod.name, pod.labels, pod.node, pod.ips, other.name, said(&with, direction)
+            pod.name,
+            pod.labels,
+            pod.node,
+            pod.ips,
+            other.name,
+            said(&with, direction)
         )
     };
     assert_eq!(found, expected, "{}", context());
@@ -154,10 +159,13 @@ fn compare(
     let both: Vec<_> = flows.iter().map(|flow| evaluate(&with, flow)).collect();
     for evaluation in &both {
         let perhaps = found.union(&open);
-        let all = workload.ways.iter().filter(|way| way.direction == direction).fold(
-            perhaps,
-            |all, way| way.families.iter().fold(all, |all, (_, set)| all.union(set)),
-        );
+        let all = workload
+            .ways
+            .iter()
+            .filter(|way| way.direction == direction)
+            .fold(perhaps, |all, way| {
+                way.families.iter().fold(all, |all, (_, set)| all.union(set))
+            });
         assert!(evaluation.allowed().difference(&all).is_empty(), "{}", context());
         let other = match direction {
             Direction::Egress => &evaluation.ingress,
@@ -231,12 +239,17 @@ fn compare_outside(
     let sides: Vec<Side> = flows.iter().map(|flow| side(cluster, flow, direction)).collect();
     let Some((expected, open, _)) = together(&sides) else { return };
     let ways = workload.ways.iter().filter(|way| way.direction == direction);
-    let at: Vec<_> = ways
-        .filter(|way| matches!(&way.who, Who::Outside(all) if all.contains(address)))
-        .collect();
+    let at: Vec<_> =
+        ways.filter(|way| matches!(&way.who, Who::Outside(all) if all.contains(address))).collect();
     assert!(at.len() <= 1, "{address} twice: {at:?}");
     let found = at.first().map(|way| (way.ports.clone(), way.open.clone())).unwrap_or_default();
-    assert_eq!(found, (expected, open), "{direction} {address} {}\n{}", pod.name, said(cluster, direction));
+    assert_eq!(
+        found,
+        (expected, open),
+        "{direction} {address} {}\n{}",
+        pod.name,
+        said(cluster, direction)
+    );
     *coverage.entry("an address outside").or_default() += 1;
 }
 

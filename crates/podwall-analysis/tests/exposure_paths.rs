@@ -19,7 +19,9 @@ fn paths(text: &str, controller: Option<&str>) -> Vec<String> {
     let found = exposure(&cluster, &controller);
     let mut lines = Vec::new();
     for workload in &found.workloads {
-        lines.extend(workload.paths.iter().map(|path| format!("{} < {}", workload.label, line(path))));
+        lines.extend(
+            workload.paths.iter().map(|path| format!("{} < {}", workload.label, line(path))),
+        );
     }
     lines.sort();
     lines.extend(found.loose.iter().map(line));
@@ -92,7 +94,9 @@ fn a_node_port_shows_policies_the_node_and_is_never_shut_on_the_pods_own() {
     );
     assert_eq!(
         paths(&(POD.to_owned() + &node_port + &policy(BLOCK)), None),
-        ["default/web < node port 0 -> TCP 8080 as node: unknown: the address that such a node has"]
+        [
+            "default/web < node port 0 -> TCP 8080 as node: unknown: the address that such a node has"
+        ]
     );
 }
 
@@ -164,21 +168,18 @@ fn controller(labels: &str) -> String {
 
 #[test]
 fn an_ingress_shows_policies_its_controller() {
-    let scene = POD.to_owned() + &service("") + INGRESS + &controller("app.kubernetes.io/name: ingress-nginx");
+    let scene = POD.to_owned()
+        + &service("")
+        + INGRESS
+        + &controller("app.kubernetes.io/name: ingress-nginx");
     let no_port = "ingress [] ->  as ?: broken: Service default/web has no port 81";
     assert_eq!(
         paths(&scene, None),
-        [
-            "default/web < ingress [host a.example path /x] -> TCP 8080 as edge/ctl: open",
-            no_port,
-        ]
+        ["default/web < ingress [host a.example path /x] -> TCP 8080 as edge/ctl: open", no_port,]
     );
     assert_eq!(
         paths(&(scene.clone() + &policy("")), None),
-        [
-            "default/web < ingress [host a.example path /x] -> TCP 8080 as edge/ctl: shut",
-            no_port,
-        ]
+        ["default/web < ingress [host a.example path /x] -> TCP 8080 as edge/ctl: shut", no_port,]
     );
     let from = "{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: edge}}}]}";
     assert!(paths(&(scene + &policy(from)), None)[0].ends_with("edge/ctl: open"));
@@ -226,11 +227,15 @@ fn a_gateways_routes_lead_through_its_own_pods() {
     );
     assert_eq!(
         paths(&(scene.clone() + &gateway("")), None),
-        ["gateway :0 HTTPRoute default/r ->  as ?: broken: no listener of the Gateway takes this route"]
+        [
+            "gateway :0 HTTPRoute default/r ->  as ?: broken: no listener of the Gateway takes this route"
+        ]
     );
     assert_eq!(
         paths(&scene, None),
-        ["gateway :0 HTTPRoute default/r ->  as ?: unknown: Gateway edge/g, which no object states"]
+        [
+            "gateway :0 HTTPRoute default/r ->  as ?: unknown: Gateway edge/g, which no object states"
+        ]
     );
 }
 

@@ -136,7 +136,8 @@ impl Reader<'_, '_, '_> {
         let Some(entry) = present(map, "service") else {
             let diagnostic = self.walk.missing(node.at, &path);
             if present(map, "serviceName").is_some() {
-                diagnostic.help("`networking.k8s.io/v1` has `service: {name: …, port: {number: …}}`");
+                diagnostic
+                    .help("`networking.k8s.io/v1` has `service: {name: …, port: {number: …}}`");
             }
             return None;
         };
@@ -231,9 +232,11 @@ impl Reader<'_, '_, '_> {
         Some(match (from, present(map, "selector")) {
             ("All", _) => RoutesFrom::All,
             ("None", _) => RoutesFrom::Nobody,
-            ("Selector", Some(entry)) => {
-                RoutesFrom::Selected(selector::read(self.walk, &entry.value, &path.field("selector")))
-            }
+            ("Selector", Some(entry)) => RoutesFrom::Selected(selector::read(
+                self.walk,
+                &entry.value,
+                &path.field("selector"),
+            )),
             // As the CRD has it: a selector is needed, and without one nobody is selected.
             ("Selector", None) => RoutesFrom::Nobody,
             _ => RoutesFrom::Same,
@@ -249,7 +252,8 @@ impl Reader<'_, '_, '_> {
             let at = item.at;
             let Some(map) = self.walk.map(item, &path) else { continue };
             let name = self.required(map, "name", at, &path);
-            if !self.is(map, "kind", "Gateway", &path) || !self.is(map, "group", GATEWAY_GROUP, &path)
+            if !self.is(map, "kind", "Gateway", &path)
+                || !self.is(map, "group", GATEWAY_GROUP, &path)
             {
                 continue;
             }

@@ -86,10 +86,13 @@ pub(crate) const KINDS: &[Kind] = &[
 
 /// What leads to Services from outside; read only where it is asked for.
 const ENTRANCES: &[Kind] = &[
-    kind("Ingress", "networking.k8s.io/v1", Class::Entrance, Naming::Subdomain, &[
-        "extensions/v1beta1",
-        "networking.k8s.io/v1beta1",
-    ]),
+    kind(
+        "Ingress",
+        "networking.k8s.io/v1",
+        Class::Entrance,
+        Naming::Subdomain,
+        &["extensions/v1beta1", "networking.k8s.io/v1beta1"],
+    ),
     gateway_kind("Gateway"),
     gateway_kind("HTTPRoute"),
     gateway_kind("GRPCRoute"),

@@ -72,7 +72,9 @@ fn a_gateway_is_its_listeners_and_a_route_its_backends() {
         unreachable!()
     };
     assert_eq!(gateway.listeners[0].from, RoutesFrom::Same);
-    assert!(matches!(&gateway.listeners[1].from, RoutesFrom::Selected(s) if s.to_string() == "a=b"));
+    assert!(
+        matches!(&gateway.listeners[1].from, RoutesFrom::Selected(s) if s.to_string() == "a=b")
+    );
     assert_eq!(gateway.listeners[1].kinds, ["GRPCRoute".into()]);
 
     let Entrance::Route(route) = entrance(
@@ -143,7 +145,11 @@ fn what_the_api_server_refuses_is_refused() {
             "spec: {rules: [{backendRefs: [{name: a}]}]}",
             "`spec.rules[0].backendRefs[0].port` is required",
         ),
-        ("ReferenceGrant", "spec: {from: [{kind: HTTPRoute}]}", "`spec.from[0].namespace` is required"),
+        (
+            "ReferenceGrant",
+            "spec: {from: [{kind: HTTPRoute}]}",
+            "`spec.from[0].namespace` is required",
+        ),
     ] {
         let reading = reading(kind, spec);
         let messages: Vec<&str> = reading.diagnostics.iter().map(|d| d.message.as_str()).collect();
@@ -166,7 +172,9 @@ fn they_are_skipped_unless_they_are_asked_for() {
     let json = serde_json::json!({
         "apiVersion": "example.com/v1", "kind": "Gateway", "metadata": {"name": "x"}, "spec": {}
     });
-    assert!(object_from_json(&json, "o", &options()).unwrap_err()[0].message.contains("not one that"));
+    assert!(
+        object_from_json(&json, "o", &options()).unwrap_err()[0].message.contains("not one that")
+    );
 }
 
 #[test]

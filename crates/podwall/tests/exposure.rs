@@ -151,7 +151,9 @@ fn tables_have_a_line_for_each_way() {
     let csv = text(&exposure(TIERS, &["-o", "csv", "--only", "internet"]));
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines.len(), 2, "{csv}");
-    assert!(lines[1].starts_with("default/web-pod,ingress,internet,the internet (0.0.0.0/0),allowed,TCP,80,80,"));
+    assert!(lines[1].starts_with(
+        "default/web-pod,ingress,internet,the internet (0.0.0.0/0),allowed,TCP,80,80,"
+    ));
     let table = text(&exposure(SCENE, &["-o", "md"]));
     assert!(table.contains("| **shop/Deployment/web** | ingress |"), "{table}");
     assert!(table.contains("| workload | path from outside | outcome |"), "{table}");

@@ -130,7 +130,9 @@ impl<'e> Asker<'e> {
         let mut ways: Vec<Way> = Vec::new();
         for scope in opening {
             let groups = self.groups(subject, candidates.meeting(&scope), &parting);
-            let alike = groups.iter().all(|(_, answer)| groups.first().is_some_and(|(_, first)| first.opens_as(answer)));
+            let alike = groups
+                .iter()
+                .all(|(_, answer)| groups.first().is_some_and(|(_, first)| first.opens_as(answer)));
             if alike {
                 let answers = groups.into_iter().map(|(_, answer)| answer);
                 if let Some(answer) = answers.reduce(Answer::common) {
@@ -327,9 +329,10 @@ fn names(side: &Side) -> Vec<(Arc<str>, Protocol)> {
     if side.direction == Direction::Ingress {
         return Vec::new();
     }
-    let allow = side.rules.iter().filter(|rule| {
-        rule.action == Action::Allow && !rule.dry_run && rule.peers == Match::Yes
-    });
+    let allow = side
+        .rules
+        .iter()
+        .filter(|rule| rule.action == Action::Allow && !rule.dry_run && rule.peers == Match::Yes);
     let unresolved = allow.flat_map(|rule| &rule.unresolved);
     unresolved
         .filter_map(|reason| match reason {

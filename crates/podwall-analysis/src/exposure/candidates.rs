@@ -69,14 +69,13 @@ impl<'a> Candidates<'a> {
         let labels = one_of_each(labels.map(|labels| labels.into_iter().collect()), |labels| {
             asked.iter().map(|selector| selector.matches(labels)).collect()
         });
-        let namespaces =
-            one_of_each(self.namespaces(&scope.namespaces).into_iter(), |namespace| {
-                let takes = |scope: &PodScope| match &scope.namespaces {
-                    NamespaceScope::Own(own) => *own == namespace.name,
-                    NamespaceScope::Matching(selector) => selector.matches(&namespace.labels),
-                };
-                self.scopes.iter().map(takes).collect()
-            });
+        let namespaces = one_of_each(self.namespaces(&scope.namespaces).into_iter(), |namespace| {
+            let takes = |scope: &PodScope| match &scope.namespaces {
+                NamespaceScope::Own(own) => *own == namespace.name,
+                NamespaceScope::Matching(selector) => selector.matches(&namespace.labels),
+            };
+            self.scopes.iter().map(takes).collect()
+        });
         let mut out: Vec<(Vec<bool>, Stranger)> = Vec::new();
         let mut seen: BTreeSet<Vec<bool>> = BTreeSet::new();
         for (takes, namespace) in &namespaces {

@@ -34,9 +34,11 @@ const KNOWN: [(&str, &str, &[&str]); 14] = [
     ("app.kubernetes.io/name", "emissary-ingress", &["emissary", "ambassador"]),
     ("app.kubernetes.io/name", "apisix", &["apisix"]),
     ("istio", "ingressgateway", &["istio"]),
-    ("ingresscontroller.operator.openshift.io/deployment-ingresscontroller", "default", &[
-        "openshift",
-    ]),
+    (
+        "ingresscontroller.operator.openshift.io/deployment-ingresscontroller",
+        "default",
+        &["openshift"],
+    ),
 ];
 
 /// Components of the same charts that serve no requests.

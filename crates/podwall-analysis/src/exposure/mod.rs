@@ -17,9 +17,9 @@ mod candidates;
 mod controllers;
 mod crowd;
 pub mod paths;
-mod today;
 #[cfg(test)]
 mod tests;
+mod today;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -34,8 +34,8 @@ use podwall_policy::reason::MissingFact;
 use self::ask::{Asker, Shape};
 pub use self::candidates::ANY_POD;
 pub use self::crowd::Crowd;
-use self::today::Census;
 pub use self::paths::{Outcome, Path};
+use self::today::Census;
 pub use self::today::Today;
 use crate::reachability::Reachability;
 

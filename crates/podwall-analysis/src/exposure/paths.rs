@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use podwall_policy::address::AddressSet;
 use podwall_policy::cluster::Cluster;
-use podwall_policy::flow::Party;
 use podwall_policy::entrance::BackendPort;
+use podwall_policy::flow::Party;
 use podwall_policy::object::{Exposure as Type, Name, Pod, Service, ServicePort, TargetPort};
 use podwall_policy::policy::Direction;
 use podwall_policy::port::{PortRange, PortSet, Protocol};
@@ -183,8 +183,7 @@ impl<'e> Finder<'e> {
             if external.load_balancer {
                 let ranges = &external.source_ranges;
                 let clients = ranges.iter().map(|net| (*net).into()).collect();
-                let clients =
-                    if ranges.is_empty() { AddressSet::everything() } else { clients };
+                let clients = if ranges.is_empty() { AddressSet::everything() } else { clients };
                 vias.push((Via::LoadBalancer(ranges.clone()), clients));
             }
             if !external.ips.is_empty() {
@@ -501,7 +500,8 @@ fn from_clients(
     }
     if !open.is_empty() {
         let anybody = *clients == AddressSet::everything();
-        let all = clients.is_within(&open) || (anybody && crate::outside::public().is_within(&open));
+        let all =
+            clients.is_within(&open) || (anybody && crate::outside::public().is_within(&open));
         return Outcome::Open((!all).then_some(open));
     }
     if missing.is_empty() { Outcome::Shut } else { Outcome::Unknown(missing) }

@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use podwall_analysis::exposure::paths::{Seen, Via};
-use podwall_analysis::exposure::{Breadth, Exposed, Exposure, Outcome, Path, Today, Way, Who, fact};
+use podwall_analysis::exposure::{
+    Breadth, Exposed, Exposure, Outcome, Path, Today, Way, Who, fact,
+};
 use podwall_analysis::outside;
 use podwall_policy::policy::NamespaceScope;
 use podwall_policy::port::Protocol;

@@ -8,9 +8,7 @@
 //!     - the internet (0.0.0.0/0) on TCP 80: rule 1 of web (shop/web.yaml:12:5)
 //! ```
 
-use podwall_analysis::exposure::{
-    Breadth, Exposed, Exposure, Today, Way, Who, fact,
-};
+use podwall_analysis::exposure::{Breadth, Exposed, Exposure, Today, Way, Who, fact};
 use podwall_analysis::outside;
 use podwall_policy::policy::{Direction, NamespaceScope};
 use podwall_policy::port::PortSet;
@@ -79,9 +77,8 @@ fn summary(page: &mut Page, exposure: &Exposure<'_>, directions: &[Direction]) {
             (Breadth::Labels, "pods of any namespace by their labels"),
             (Breadth::Namespaces, "namespaces by their labels"),
         ] {
-            let open = |way: &Way| {
-                way.direction == *direction && way.breadth() == breadth && way.passes()
-            };
+            let open =
+                |way: &Way| way.direction == *direction && way.breadth() == breadth && way.passes();
             let number = exposure.workloads.iter().filter(|its| its.ways.iter().any(open)).count();
             if number > 0 {
                 parts.push(format!("{number} to {to}"));
@@ -308,9 +305,9 @@ fn ranges(set: &PortSet) -> Vec<String> {
     if set.is_everything() {
         return vec!["any,,".to_owned()];
     }
-    let numbers = set.iter().map(|(protocol, range)| {
-        format!("{protocol},{},{}", range.first.max(1), range.last)
-    });
+    let numbers = set
+        .iter()
+        .map(|(protocol, range)| format!("{protocol},{},{}", range.first.max(1), range.last));
     numbers.chain(set.has_other_protocols().then(|| "other,,".to_owned())).collect()
 }
 
@@ -323,7 +320,8 @@ fn quoted(text: &str) -> String {
 
 /// The answer as a table in Markdown.
 pub fn markdown(exposure: &Exposure<'_>) -> String {
-    let mut out = String::from("| workload | direction | who | ports | rule |\n|---|---|---|---|---|\n");
+    let mut out =
+        String::from("| workload | direction | who | ports | rule |\n|---|---|---|---|---|\n");
     for workload in &exposure.workloads {
         for way in &workload.ways {
             let mut ports = Vec::new();
@@ -351,8 +349,7 @@ pub fn markdown(exposure: &Exposure<'_>) -> String {
                 ports.join("; "),
                 rules.join(", "),
             ];
-            let cells: Vec<String> =
-                cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+            let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
             out += &format!("| {} |\n", cells.join(" | "));
         }
     }

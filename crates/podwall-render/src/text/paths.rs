@@ -18,11 +18,16 @@ pub fn way(path: &Path) -> String {
     let service = &path.service;
     let port = &path.port;
     let mut out = match &path.via {
-        Via::NodePort(Some(number)) => format!("NodePort {number} of Service {service} port {port}"),
+        Via::NodePort(Some(number)) => {
+            format!("NodePort {number} of Service {service} port {port}")
+        }
         Via::NodePort(None) => format!("the NodePort of Service {service} port {port}"),
         Via::LoadBalancer(_) => format!("LoadBalancer {service} port {port}"),
         Via::ExternalIps(ips) => {
-            format!("external address {} of Service {service} port {port}", words::some(ips.as_slice(), 2))
+            format!(
+                "external address {} of Service {service} port {port}",
+                words::some(ips.as_slice(), 2)
+            )
         }
         Via::Ingress { name, what } => {
             let what = if what.is_empty() { String::new() } else { format!(" {what}") };

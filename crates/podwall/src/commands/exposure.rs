@@ -130,9 +130,9 @@ pub(crate) fn run(command: &Exposure) -> Result<ExitCode, Failure> {
         answer.loose.clear();
     }
     if let Some(namespace) = &command.source.namespace {
-        answer.workloads.retain(|its| {
-            its.pods.first().is_some_and(|pod| *pod.name.namespace == **namespace)
-        });
+        answer
+            .workloads
+            .retain(|its| its.pods.first().is_some_and(|pod| *pod.name.namespace == **namespace));
         answer.loose.retain(|path| *path.service.namespace == **namespace);
         if answer.workloads.is_empty() {
             return Err(Failure::new(format!("no running pods in namespace {namespace}"))
@@ -160,8 +160,7 @@ pub(crate) fn run(command: &Exposure) -> Result<ExitCode, Failure> {
     let feared = answer.workloads.iter().flat_map(|workload| &workload.ways);
     let feared: Vec<&Way> = feared.filter(|way| is_one_of(&command.fail_on, way)).collect();
     let paths = answer.workloads.iter().flat_map(|workload| &workload.paths);
-    let paths: Vec<&Path> =
-        paths.filter(|_| command.fail_on.contains(&Reach::Paths)).collect();
+    let paths: Vec<&Path> = paths.filter(|_| command.fail_on.contains(&Reach::Paths)).collect();
     let unknown = |path: &&Path| matches!(path.outcome, Outcome::Unknown(_));
     Ok(ExitCode::from(match () {
         () if feared.iter().any(|way| way.passes()) => NO,

@@ -77,8 +77,7 @@ const TIERS: [Listed; 3] = [
 ];
 
 /// What leads to Services from outside, and every server has.
-const INGRESSES: Listed =
-    Listed::new("networking.k8s.io/v1", "Ingress", "ingresses", true, false);
+const INGRESSES: Listed = Listed::new("networking.k8s.io/v1", "Ingress", "ingresses", true, false);
 
 /// What a server may have besides, newest version first.
 const GATEWAYS: [Listed; 11] = [
@@ -379,11 +378,7 @@ impl Listed {
         Self { api_version, kind, plural, namespaced, needed }
     }
 
-    const fn gateway(
-        api_version: &'static str,
-        kind: &'static str,
-        plural: &'static str,
-    ) -> Self {
+    const fn gateway(api_version: &'static str, kind: &'static str, plural: &'static str) -> Self {
         Self::new(api_version, kind, plural, true, false)
     }
 
