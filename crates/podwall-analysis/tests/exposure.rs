@@ -10,7 +10,6 @@ use podwall_analysis::exposure::{ANY_POD, Breadth, Exposed, Who, exposure};
 use podwall_analysis::outside::taken;
 use podwall_compile::testing::dice::Dice;
 use podwall_compile::testing::random;
-use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::evaluate::{Side, evaluate, side};
 use podwall_policy::flow::{Flow, Party};
@@ -255,7 +254,7 @@ fn compare_outside(
 
 #[test]
 fn exposure_says_of_pods_that_do_not_exist_what_the_evaluator_says_once_they_do() {
-    let (seed, rounds) = (number("PODWALL_SEED", 1), number("PODWALL_CLUSTERS", 1_500));
+    let (seed, rounds) = (number("PODWALL_SEED", 1), number("PODWALL_CLUSTERS", 1_000));
     let mut coverage = Coverage::new();
     for round in 0..rounds {
         let mut dice = Dice::seeded(seed.wrapping_mul(1_000_003).wrapping_add(round));
@@ -273,7 +272,6 @@ fn exposure_says_of_pods_that_do_not_exist_what_the_evaluator_says_once_they_do(
             }
         }
     }
-    let _ = Family::BOTH;
     for kind in KINDS {
         let seen = coverage.get(kind).copied().unwrap_or_default();
         assert!(seen >= 20, "{kind}: only {seen} times in {rounds} clusters: {coverage:?}");

@@ -17,8 +17,6 @@ mod candidates;
 mod controllers;
 mod crowd;
 pub mod paths;
-#[cfg(test)]
-mod tests;
 mod today;
 
 use std::collections::{BTreeMap, HashMap};

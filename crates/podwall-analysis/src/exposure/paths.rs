@@ -197,7 +197,7 @@ impl<'e> Finder<'e> {
                     source: service.source.clone(),
                 };
                 let seen = if external.local { Seen::Client } else { Seen::Node };
-                self.behind(start, service, port, workloads, |this, workload, pods, targets| {
+                self.behind(&start, service, port, workloads, |this, workload, pods, targets| {
                     let outcome = match &seen {
                         Seen::Client => from_clients(workload, targets, &clients),
                         _ => this.from_nodes(workload, pods, targets),
@@ -211,7 +211,7 @@ impl<'e> Finder<'e> {
     /// Follows a path behind a Service's port: one for each workload there.
     fn behind(
         &mut self,
-        start: Start<'_>,
+        start: &Start<'_>,
         service: &Service,
         port: &ServicePort,
         workloads: &[Exposed<'_>],
@@ -280,7 +280,7 @@ impl<'e> Finder<'e> {
                     BackendPort::Number(number) => port.port == *number,
                     BackendPort::Name(name) => port.name.as_ref() == Some(name),
                 };
-                self.through(start, &service, fits, &found, workloads);
+                self.through(&start, &service, fits, &found, workloads);
             }
         }
     }
@@ -347,7 +347,7 @@ impl<'e> Finder<'e> {
                     for (listener, port) in &listeners {
                         let fits = |its: &ServicePort| Some(its.port) == backend.port;
                         let start = start(listener, *port);
-                        self.through(start, &backend.service, fits, &found, workloads);
+                        self.through(&start, &backend.service, fits, &found, workloads);
                     }
                 }
             }
@@ -357,19 +357,18 @@ impl<'e> Finder<'e> {
     /// Follows a path that a controller opens to a Service's port.
     fn through(
         &mut self,
-        start: Start<'_>,
+        start: &Start<'_>,
         service: &Name,
         fits: impl Fn(&ServicePort) -> bool,
         controller: &Found<'e>,
         workloads: &[Exposed<'_>],
     ) {
-        let broken = |why: String| Outcome::Broken(why);
         let Some(its) = self.cluster.services.get(service) else {
-            let outcome = broken(format!("there is no Service {service}"));
+            let outcome = Outcome::Broken(format!("there is no Service {service}"));
             return self.loose.push(start.path(Vec::new(), Seen::Unknown, outcome));
         };
         let Some(port) = its.ports.iter().find(|port| fits(port)) else {
-            let outcome = broken(format!("Service {service} has no port {}", start.port));
+            let outcome = Outcome::Broken(format!("Service {service} has no port {}", start.port));
             return self.loose.push(start.path(Vec::new(), Seen::Unknown, outcome));
         };
         self.behind(start, its, port, workloads, |this, _, pods, targets| match controller {

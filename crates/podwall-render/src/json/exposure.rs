@@ -168,7 +168,6 @@ pub struct CrowdJson {
     pub examples: Vec<String>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
 fn is_zero(number: &usize) -> bool {
     *number == 0
 }
