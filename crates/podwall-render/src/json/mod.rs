@@ -9,6 +9,7 @@ pub mod explain;
 pub mod fix;
 pub mod generate;
 pub mod exposure;
+pub mod fix;
 pub mod lint;
 pub mod matrix;
 pub mod mutate;
