@@ -231,14 +231,13 @@ impl Reader<'_, '_, '_> {
         };
         Some(match (from, present(map, "selector")) {
             ("All", _) => RoutesFrom::All,
-            ("None", _) => RoutesFrom::Nobody,
             ("Selector", Some(entry)) => RoutesFrom::Selected(selector::read(
                 self.walk,
                 &entry.value,
                 &path.field("selector"),
             )),
             // As the CRD has it: a selector is needed, and without one nobody is selected.
-            ("Selector", None) => RoutesFrom::Nobody,
+            ("None", _) | ("Selector", None) => RoutesFrom::Nobody,
             _ => RoutesFrom::Same,
         })
     }

@@ -79,7 +79,7 @@ fn a_gateway_is_its_listeners_and_a_route_its_backends() {
 
     let Entrance::Route(route) = entrance(
         "TCPRoute",
-        "spec: {parentRefs: [{name: g, namespace: n, sectionName: s}, {kind: Service, name: mesh}], \
+        "spec: {parentRefs: [{name: g, namespace: infra, sectionName: s}, {kind: Service, name: mesh}], \
          rules: [{backendRefs: [{name: a, port: 1}, {name: a, port: 1}, {name: b, port: 2, weight: \
          0}, {name: c, namespace: o, port: 3}, {kind: Bucket, name: d}]}]}",
     ) else {
