@@ -199,8 +199,8 @@ impl<'e> Finder<'e> {
                 let seen = if external.local { Seen::Client } else { Seen::Node };
                 self.behind(&start, service, port, workloads, |this, workload, pods, targets| {
                     let outcome = match &seen {
-                        Seen::Client => from_clients(workload, targets, &clients),
-                        _ => this.from_nodes(workload, pods, targets),
+                        Seen::Client => asked_by_clients(workload, targets, &clients),
+                        _ => this.asked_by_nodes(workload, pods, targets),
                     };
                     (seen.clone(), outcome)
                 });
@@ -374,7 +374,7 @@ impl<'e> Finder<'e> {
         self.behind(start, its, port, workloads, |this, _, pods, targets| match controller {
             Found::Pods(controllers) => {
                 let names = controllers.iter().map(|pod| pod.name.clone()).collect();
-                (Seen::Controller(names), this.from_controller(controllers, pods, targets))
+                (Seen::Controller(names), this.asked_by_controller(controllers, pods, targets))
             }
             Found::Not(why) => (Seen::Unknown, Outcome::Unknown(vec![why.clone()])),
         });
@@ -382,7 +382,7 @@ impl<'e> Finder<'e> {
 
     /// A path on which policies see the address of the node that was asked: what is so for any other
     /// node, else what is so for those that there are.
-    fn from_nodes(
+    fn asked_by_nodes(
         &self,
         workload: &Exposed<'_>,
         pods: &[&Pod],
@@ -422,7 +422,7 @@ impl<'e> Finder<'e> {
     }
 
     /// What the engine says of all pairs: open if any lets it pass, since requests go to any.
-    fn from_controller(
+    fn asked_by_controller(
         &self,
         controllers: &[&Pod],
         pods: &[&Pod],
@@ -478,7 +478,7 @@ fn incoming<'w>(workload: &'w Exposed<'_>) -> impl Iterator<Item = &'w Way> {
 }
 
 /// A path on which policies see the client's address.
-fn from_clients(
+fn asked_by_clients(
     workload: &Exposed<'_>,
     targets: &[(Protocol, u16)],
     clients: &AddressSet,

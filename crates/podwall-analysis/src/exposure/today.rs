@@ -29,12 +29,15 @@ pub struct Today {
 /// Pods of one namespace with the same labels, by name.
 type Alike<'a> = Vec<&'a Pod>;
 
+/// A shape of pods, and whether they are certainly among a crowd.
+type Member<'a> = (&'a Arc<str>, &'a Labels, bool);
+
 /// The pods that selectors can match.
 pub(super) struct Census<'a> {
     cluster: &'a Cluster,
     shapes: BTreeMap<(&'a Arc<str>, &'a Labels), Alike<'a>>,
     /// The shapes of each crowd that was asked for, and whether they are certain.
-    known: HashMap<Crowd, Vec<(&'a Arc<str>, &'a Labels, bool)>>,
+    known: HashMap<Crowd, Vec<Member<'a>>>,
 }
 
 impl<'a> Census<'a> {
