@@ -6,10 +6,9 @@
 
 pub mod can;
 pub mod explain;
-pub mod fix;
-pub mod generate;
 pub mod exposure;
 pub mod fix;
+pub mod generate;
 pub mod lint;
 pub mod matrix;
 pub mod mutate;

@@ -3,8 +3,8 @@
 mod can;
 pub(crate) mod diff;
 mod explain;
-pub(crate) mod generate;
 pub(crate) mod exposure;
+pub(crate) mod generate;
 mod lint;
 mod matrix;
 mod pages;
