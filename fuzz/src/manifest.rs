@@ -64,6 +64,8 @@ fn reads_again(object: &Object, options: &Options) {
 fn without_places(typed: &Typed) -> Typed {
     let mut typed = typed.clone();
     match &mut typed {
+        // Not among what is read here.
+        Typed::Entrance(_) => {}
         Typed::Namespace(namespace) => namespace.source = None,
         Typed::Node(node) => node.source = None,
         Typed::Pod(pod) => pod.source = None,

@@ -18,6 +18,7 @@ pub mod combine;
 pub mod difference;
 pub mod error;
 pub mod explain;
+pub mod exposure;
 pub mod fix;
 pub mod generate;
 pub mod identity;

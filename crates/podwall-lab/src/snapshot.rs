@@ -44,6 +44,7 @@ pub fn cluster_of(objects: &[Object]) -> Cluster {
             Typed::Service(service) => cluster.put_service((**service).clone()),
             Typed::Workload(workload) => cluster.put_workload((**workload).clone()),
             Typed::Policy(policy) => cluster.put_policy((**policy).clone()),
+            Typed::Entrance(entrance) => cluster.put_entrance((**entrance).clone()),
         }
     }
     cluster

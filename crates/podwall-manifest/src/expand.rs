@@ -38,6 +38,7 @@ pub fn cluster<'o>(objects: impl IntoIterator<Item = &'o Object>) -> Cluster {
             Typed::Node(node) => cluster.put_node(node.clone()),
             Typed::Service(service) => cluster.put_service((**service).clone()),
             Typed::Policy(policy) => cluster.put_policy((**policy).clone()),
+            Typed::Entrance(entrance) => cluster.put_entrance((**entrance).clone()),
             Typed::Pod(pod) => pods.push(pod),
             Typed::Workload(workload) => {
                 let key = (workload.kind.clone(), workload.name.clone());

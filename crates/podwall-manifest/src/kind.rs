@@ -23,6 +23,8 @@ pub(crate) enum Class {
     Service,
     Workload,
     Policy,
+    /// Only with [`Options::entrances`](crate::Options::entrances).
+    Entrance,
 }
 
 /// A kind that is read.
@@ -81,6 +83,41 @@ pub(crate) const KINDS: &[Kind] = &[
         &["extensions/v1beta1"],
     ),
 ];
+
+/// What leads to Services from outside; read only where it is asked for.
+const ENTRANCES: &[Kind] = &[
+    kind(
+        "Ingress",
+        "networking.k8s.io/v1",
+        Class::Entrance,
+        Naming::Subdomain,
+        &["extensions/v1beta1", "networking.k8s.io/v1beta1"],
+    ),
+    gateway_kind("Gateway"),
+    gateway_kind("HTTPRoute"),
+    gateway_kind("GRPCRoute"),
+    gateway_kind("TLSRoute"),
+    gateway_kind("TCPRoute"),
+    gateway_kind("UDPRoute"),
+    gateway_kind("ReferenceGrant"),
+];
+
+const fn gateway_kind(name: &'static str) -> Kind {
+    kind(name, "gateway.networking.k8s.io/v1", Class::Entrance, Naming::Subdomain, &[])
+}
+
+/// Finds a kind of entrance. What is read of Gateways and routes is the same in all versions of
+/// their group; an Ingress of a former version has other fields.
+pub(crate) fn entrance(api_version: &str, kind: &str) -> Option<Result<&'static Kind, Known>> {
+    let known = ENTRANCES.iter().find(|its| its.name == kind)?;
+    let group = |version: &'static str| version.split_once('/').map(|(group, _)| group);
+    if known.former.contains(&api_version) {
+        return Some(Err(Known::WrongVersion { use_instead: known.api_version, former: true }));
+    }
+    let (its, _) = api_version.split_once('/')?;
+    let same = group(known.api_version) == Some(its);
+    (same && (known.name != "Ingress" || api_version == known.api_version)).then_some(Ok(known))
+}
 
 /// Kinds of the same groups that are not read, so that they are not taken for slips of the pen.
 const OTHERS: &[&str] = &[

@@ -25,6 +25,7 @@ pub mod assertions;
 mod cidr;
 mod diagnostic;
 mod edit;
+mod entrance;
 mod expand;
 mod explain;
 mod files;

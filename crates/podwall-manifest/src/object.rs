@@ -10,6 +10,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use podwall_policy::entrance::Entrance;
 use podwall_policy::object::{Name, Namespace, Node as NodeObject, Pod, Service, Workload};
 use podwall_policy::policy::Policy;
 use podwall_policy::source::Source;
@@ -23,7 +24,7 @@ use crate::node::{Map, Node, Value};
 use crate::reading::Options;
 use crate::text::{At, Text};
 use crate::walk::{Path, Unknown, Walk};
-use crate::{kind, node_object, pod, policy, service, suggest, workload};
+use crate::{entrance, kind, node_object, pod, policy, service, suggest, workload};
 
 /// What makes an object unique.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,6 +78,8 @@ pub enum Typed {
     Workload(Box<Workload>),
     /// A NetworkPolicy.
     Policy(Box<Policy>),
+    /// What leads to Services from outside; only with [`Options::entrances`].
+    Entrance(Box<Entrance>),
 }
 
 /// An object that has an error.
@@ -189,7 +192,16 @@ fn read_any(
         }
         return;
     }
-    match kind::find(api_version, kind_name) {
+    let entrance = options.entrances.then(|| kind::entrance(api_version, kind_name)).flatten();
+    let known = match entrance {
+        Some(Ok(kind)) => {
+            let outcome = read_known(&mut walk, kind, map, node, options, left_out);
+            return out(outcome, walk.findings);
+        }
+        Some(Err(known)) => known,
+        None => kind::find(api_version, kind_name),
+    };
+    match known {
         Known::Skip(name) => out(Outcome::Skipped(name), walk.findings),
         Known::Read(index) => {
             let outcome = read_known(&mut walk, &KINDS[index], map, node, options, left_out);
@@ -386,6 +398,9 @@ fn read_typed(
                 return None;
             };
             Typed::Policy(Box::new(policy::read(walk, name, spec, at)?))
+        }
+        Class::Entrance => {
+            Typed::Entrance(Box::new(entrance::read(walk, kind.name, name, map, at)?))
         }
     })
 }

@@ -45,6 +45,8 @@ impl Object {
             Typed::Pod(object) => &mut object.source,
             Typed::Service(object) => &mut object.source,
             Typed::Workload(object) => &mut object.source,
+            // Nobody keeps them: a lab has none.
+            Typed::Entrance(_) => return,
             Typed::Policy(policy) => {
                 for (key, rules) in
                     [("ingress", &mut policy.ingress), ("egress", &mut policy.egress)]

@@ -70,6 +70,8 @@ pub struct Options {
     /// Whether [`Reading::texts`] keeps what was read, for who looks up places in it later or
     /// changes it. Default: no.
     pub keep_texts: bool,
+    /// Whether Ingresses, Gateways, their routes and ReferenceGrants are read, too. Default: no.
+    pub entrances: bool,
 }
 
 impl Default for Options {
@@ -82,6 +84,7 @@ impl Default for Options {
             max_values: 10_000_000,
             max_findings: 10_000,
             keep_texts: false,
+            entrances: false,
         }
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! Strict in `ports`. Source: `ValidateService` in `pkg/apis/core/validation/validation.go`.
 
-use podwall_policy::object::{Exposure, Name, Service, ServicePort, TargetPort};
+use podwall_policy::object::{Exposure, External, Name, Service, ServicePort, TargetPort};
 use podwall_policy::port::Protocol;
 
 use crate::diagnostic::Code;
@@ -20,7 +20,7 @@ use crate::policy::protocol;
 use crate::text::At;
 use crate::walk::{Path, Unknown, Walk};
 
-const READ: [&str; 8] = [
+const READ: [&str; 9] = [
     "selector",
     "ports",
     "clusterIP",
@@ -29,6 +29,7 @@ const READ: [&str; 8] = [
     "externalTrafficPolicy",
     "internalTrafficPolicy",
     "externalIPs",
+    "loadBalancerSourceRanges",
 ];
 
 const TYPES: [&str; 4] = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
@@ -73,6 +74,8 @@ pub(crate) fn read(
         None => false,
     };
     let ports = ports(walk, map, entry.at, kind, headless, &path);
+    let external_ips = external_ips(walk, map, &path);
+    let source_ranges = source_ranges(walk, map, kind, &path);
     Some(Service {
         name,
         selector: selector.filter(|s| !s.is_empty() && kind != "ExternalName"),
@@ -81,6 +84,12 @@ pub(crate) fn read(
         exposure: match kind {
             "NodePort" | "LoadBalancer" => Exposure::Node { local },
             _ => Exposure::Cluster,
+        },
+        external: External {
+            load_balancer: kind == "LoadBalancer",
+            local,
+            ips: external_ips,
+            source_ranges,
         },
         ports,
         source: Some(walk.text.source(at)),
@@ -131,6 +140,44 @@ fn cluster_ips(
         }
     }
     (ips, headless)
+}
+
+/// `externalIPs`.
+fn external_ips(walk: &mut Walk<'_>, map: &Map<'_>, path: &Path<'_>) -> Vec<std::net::IpAddr> {
+    let path = path.field("externalIPs");
+    let Some(entry) = map.get("externalIPs") else { return Vec::new() };
+    let items = walk.list(&entry.value, &path).unwrap_or_default().iter().enumerate();
+    items.filter_map(|(i, item)| address(walk, item, &path.index(i))).collect()
+}
+
+/// `loadBalancerSourceRanges`: CIDRs, of a LoadBalancer alone.
+fn source_ranges(
+    walk: &mut Walk<'_>,
+    map: &Map<'_>,
+    kind: &str,
+    path: &Path<'_>,
+) -> Vec<ipnet::IpNet> {
+    let path = path.field("loadBalancerSourceRanges");
+    let entry = map.get("loadBalancerSourceRanges").filter(|e| !e.value.is_null());
+    let Some(entry) = entry else { return Vec::new() };
+    let items = walk.list(&entry.value, &path).unwrap_or_default();
+    if kind != "LoadBalancer" && !items.is_empty() {
+        let message = format!("`{path}` belongs to type `LoadBalancer`");
+        walk.error(Code::Conflict, entry.at, &path, message);
+    }
+    let range = |(i, item): (usize, &Node<'_>)| {
+        let path = path.index(i);
+        let text = walk.text(item, &path)?;
+        match crate::cidr::parse(text.trim()) {
+            Ok(cidr) => Some(cidr.net.trunc()),
+            Err(why) => {
+                let message = format!("`{path}` `{}` {why}", short(text));
+                walk.error(Code::InvalidAddress, item.at, &path, message);
+                None
+            }
+        }
+    };
+    items.iter().enumerate().filter_map(range).collect()
 }
 
 /// What makes a port of a Service unique, with its place.

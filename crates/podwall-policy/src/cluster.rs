@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::address::AddressSet;
+use crate::entrance::{Entrance, Entrances};
 use crate::object::{Name, Namespace, Node, Pod, Service, Workload};
 use crate::policy::{Policy, Tier};
 
@@ -26,6 +27,8 @@ pub struct Cluster {
     /// What nodes isolate until they know whose it is, by node; no entry: nothing. Their ranges do
     /// not overlap.
     pub strangers: BTreeMap<Arc<str>, Strangers>,
+    /// What leads to Services from outside; no policy sees it.
+    pub entrances: Entrances,
 }
 
 /// Addresses of a node's pods that are isolated in both directions until a pod is known to have
@@ -61,6 +64,17 @@ impl Cluster {
     pub fn put_service(&mut self, service: Service) {
         self.imply(&service.name.namespace.clone());
         self.services.insert(service.name.clone(), service);
+    }
+
+    /// Adds or replaces what leads to Services.
+    pub fn put_entrance(&mut self, entrance: Entrance) {
+        let all = &mut self.entrances;
+        match entrance {
+            Entrance::Ingress(it) => drop(all.ingresses.insert(it.name.clone(), it)),
+            Entrance::Gateway(it) => drop(all.gateways.insert(it.name.clone(), it)),
+            Entrance::Route(it) => drop(all.routes.insert((it.kind.clone(), it.name.clone()), it)),
+            Entrance::Grant(it) => drop(all.grants.insert(it.name.clone(), it)),
+        }
     }
 
     /// Adds or replaces a workload, and implies its namespace. Its pods are not made here.

@@ -14,6 +14,7 @@
 
 pub mod address;
 pub mod cluster;
+pub mod entrance;
 pub mod evaluate;
 pub mod explain;
 pub mod flow;

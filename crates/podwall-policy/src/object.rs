@@ -186,10 +186,25 @@ pub struct Service {
     pub headless: bool,
     /// How it is exposed.
     pub exposure: Exposure,
+    /// By which addresses beyond the cluster, and to whom.
+    pub external: External,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// Where it stands.
     pub source: Option<Source>,
+}
+
+/// The addresses of a Service that are not the cluster's.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct External {
+    /// `type: LoadBalancer`.
+    pub load_balancer: bool,
+    /// `spec.externalTrafficPolicy: Local`, of whatever type.
+    pub local: bool,
+    /// `spec.externalIPs`.
+    pub ips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges`; empty: anybody.
+    pub source_ranges: Vec<IpNet>,
 }
 
 /// How a Service is exposed beyond the cluster.

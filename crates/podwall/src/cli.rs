@@ -27,6 +27,7 @@ Podwall answers who can reach whom under Kubernetes NetworkPolicies, and why.
   podwall explain pod P      which policies apply to a pod, and what follows
   podwall matrix             every pair, and the outside
   podwall diff A B           what a change opens and closes
+  podwall exposure           what anybody could reach, pods that do not exist included
   podwall lint               what is probably not meant, with proof and fix
   podwall test FILE          do the assertions of a file hold?
   podwall generate FLOWS     policies that allow what was seen, and no more
@@ -99,6 +100,7 @@ pub(crate) enum Command {
     Explain(Explain),
     Matrix(Matrix),
     Diff(crate::commands::diff::args::Diff),
+    Exposure(crate::commands::exposure::Exposure),
     Lint(Lint),
     Test(crate::commands::test::args::Test),
     Generate(crate::commands::generate::args::Generate),

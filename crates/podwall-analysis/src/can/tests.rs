@@ -37,6 +37,7 @@ fn cluster() -> Cluster {
         cluster_ips: vec!["10.96.0.1".parse().unwrap()],
         headless: false,
         exposure: Exposure::Cluster,
+        external: podwall_policy::object::External::default(),
         ports: vec![port(80, TargetPort::Name("http".into())), port(81, TargetPort::Number(7))],
         source: None,
     });

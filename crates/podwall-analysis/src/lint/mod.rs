@@ -24,7 +24,7 @@ mod shape;
 mod sides;
 mod trust;
 mod view;
-mod within;
+pub(crate) mod within;
 mod words;
 
 use std::collections::BTreeMap;

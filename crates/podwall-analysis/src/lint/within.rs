@@ -17,7 +17,7 @@ use podwall_policy::selector::{Operator, Requirement, Selector};
 use super::View;
 
 /// Whether every set of labels that meets `a` meets `b`.
-pub(super) fn selector(a: &Selector, b: &Selector) -> bool {
+pub(crate) fn selector(a: &Selector, b: &Selector) -> bool {
     b.requirements.iter().all(|wide| a.requirements.iter().any(|narrow| requirement(narrow, wide)))
 }
 

@@ -24,6 +24,7 @@ fn service(name: &str, app: &str, ips: &[&str]) -> Service {
         cluster_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
         headless: ips.is_empty(),
         exposure: Exposure::Cluster,
+        external: podwall_policy::object::External::default(),
         ports: vec![ServicePort {
             name: Some("http".into()),
             protocol: Protocol::TCP,

@@ -6,6 +6,7 @@
 
 pub mod can;
 pub mod explain;
+pub mod exposure;
 pub mod fix;
 pub mod generate;
 pub mod lint;
@@ -33,6 +34,7 @@ pub const SCHEMAS: &[&str] = &[
     "matrix",
     "explain-policy",
     "explain-pod",
+    "exposure",
     "lint",
     "test",
     "test-mutate",
@@ -48,6 +50,7 @@ pub fn schema(of: &str) -> Option<String> {
         "diff" => schemars::schema_for!(crate::diff::json::Diff),
         "matrix" => schemars::schema_for!(matrix::MatrixJson),
         "explain-policy" => schemars::schema_for!(explain::PolicyAnswer),
+        "exposure" => schemars::schema_for!(exposure::ExposureJson),
         "lint" => schemars::schema_for!(lint::Lint),
         "test-mutate" => schemars::schema_for!(mutate::MutateAnswer),
         "test-file" => schemars::schema_for!(test_file::TestFile),

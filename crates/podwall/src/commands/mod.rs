@@ -4,6 +4,7 @@ mod can;
 pub(crate) mod diff;
 pub(crate) mod draw;
 mod explain;
+pub(crate) mod exposure;
 pub(crate) mod generate;
 mod lint;
 mod matrix;
@@ -38,6 +39,7 @@ fn once(command: &Command) -> Result<ExitCode, Failure> {
         Command::Explain(explain) => explain::run(explain),
         Command::Matrix(matrix) => matrix::run(matrix),
         Command::Diff(args) => diff::run(args),
+        Command::Exposure(command) => exposure::run(command),
         Command::Lint(lint) => lint::run(lint),
         Command::Test(args) => test::run(args),
         Command::Generate(args) => generate::run(args),

@@ -76,6 +76,24 @@ const TIERS: [Listed; 3] = [
     ),
 ];
 
+/// What leads to Services from outside, and every server has.
+const INGRESSES: Listed = Listed::new("networking.k8s.io/v1", "Ingress", "ingresses", true, false);
+
+/// What a server may have besides, newest version first.
+const GATEWAYS: [Listed; 11] = [
+    Listed::gateway("gateway.networking.k8s.io/v1", "Gateway", "gateways"),
+    Listed::gateway("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes"),
+    Listed::gateway("gateway.networking.k8s.io/v1", "GRPCRoute", "grpcroutes"),
+    Listed::gateway("gateway.networking.k8s.io/v1", "TLSRoute", "tlsroutes"),
+    Listed::gateway("gateway.networking.k8s.io/v1", "ReferenceGrant", "referencegrants"),
+    Listed::gateway("gateway.networking.k8s.io/v1beta1", "Gateway", "gateways"),
+    Listed::gateway("gateway.networking.k8s.io/v1beta1", "HTTPRoute", "httproutes"),
+    Listed::gateway("gateway.networking.k8s.io/v1beta1", "ReferenceGrant", "referencegrants"),
+    Listed::gateway("gateway.networking.k8s.io/v1alpha2", "TLSRoute", "tlsroutes"),
+    Listed::gateway("gateway.networking.k8s.io/v1alpha2", "TCPRoute", "tcproutes"),
+    Listed::gateway("gateway.networking.k8s.io/v1alpha2", "UDPRoute", "udproutes"),
+];
+
 /// What came of all lists.
 #[derive(Default)]
 struct Found {
@@ -89,14 +107,14 @@ struct Found {
 }
 
 /// Reads the cluster of the kubeconfig.
-pub(super) fn load(source: &Source) -> Result<Objects, Failure> {
+pub(super) fn load(source: &Source, options: &Options) -> Result<Objects, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| Failure::new(format!("cannot ask the API server: {error}")))?;
-    runtime.block_on(from_cluster(source))
+    runtime.block_on(from_cluster(source, options.entrances))
 }
 
-async fn from_cluster(source: &Source) -> Result<Objects, Failure> {
+async fn from_cluster(source: &Source, entrances: bool) -> Result<Objects, Failure> {
     let mut config = config(source).await?;
     config.connect_timeout = Some(PATIENCE);
     let namespace = source.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
@@ -108,6 +126,10 @@ async fn from_cluster(source: &Source) -> Result<Objects, Failure> {
 
     let mut kinds = KINDS.to_vec();
     kinds.extend(asked.tiers().await?);
+    if entrances {
+        kinds.push(INGRESSES);
+        kinds.extend(asked.gateways().await?);
+    }
     let mut found = Found::default();
     for read in join_all(kinds.iter().map(|kind| asked.read(kind))).await {
         let read = read?;
@@ -206,6 +228,34 @@ impl Asked<'_> {
                     && resources["resources"].as_array().is_some_and(|all| all.iter().any(plural))
             };
             there.extend(TIERS.iter().filter(|kind| has(kind)).cloned());
+        }
+        Ok(there)
+    }
+
+    /// The kinds of the Gateway API that the server has, each in one version. That it has none is
+    /// said, so that nobody takes it for a cluster without routes.
+    async fn gateways(&self) -> Result<Vec<Listed>, Failure> {
+        let mut there: Vec<Listed> = Vec::new();
+        for version in ["v1", "v1beta1", "v1alpha2"] {
+            let path = format!("/apis/gateway.networking.k8s.io/{version}");
+            let resources = match self.get(&path).await {
+                Ok(resources) => resources,
+                Err(Refusal::Absent) => continue,
+                Err(refusal) => return Err(self.failure("the kinds of the Gateway API", refusal)),
+            };
+            let resources = resources["resources"].as_array().cloned().unwrap_or_default();
+            for kind in &GATEWAYS {
+                let (_, its) = kind.api_version.rsplit_once('/').unwrap_or_default();
+                if its == version
+                    && resources.iter().any(|it| it["name"] == kind.plural)
+                    && !there.iter().any(|known| known.kind == kind.kind)
+                {
+                    there.push(kind.clone());
+                }
+            }
+        }
+        if there.is_empty() {
+            remark("note: the cluster has no Gateway API, so it has no Gateways and routes\n");
         }
         Ok(there)
     }
@@ -328,6 +378,10 @@ impl Listed {
         Self { api_version, kind, plural, namespaced, needed }
     }
 
+    const fn gateway(api_version: &'static str, kind: &'static str, plural: &'static str) -> Self {
+        Self::new(api_version, kind, plural, true, false)
+    }
+
     fn path(&self, namespace: Option<&str>) -> String {
         let root = if self.api_version.contains('/') { "apis" } else { "api" };
         let within = namespace.map_or_else(String::new, |it| format!("namespaces/{it}/"));
@@ -342,7 +396,8 @@ fn take(kind: &Listed, mut item: Value, found: &mut Found) {
         fields.insert("apiVersion".into(), kind.api_version.into());
         fields.insert("kind".into(), kind.kind.into());
     }
-    match object_from_json(&item, &origin, &Options::default()) {
+    let options = Options { entrances: true, ..Options::default() };
+    match object_from_json(&item, &origin, &options) {
         Ok(mut object) => {
             // All that matters is in the types; a pod's JSON is ten times as large.
             object.raw = Value::Null;

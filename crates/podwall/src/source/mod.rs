@@ -50,6 +50,11 @@ pub(crate) fn load_with_texts(source: &Source) -> Result<Objects, Failure> {
     load_as(source, &Options { keep_texts: true, ..Options::default() })
 }
 
+/// As [`load`], and reads Ingresses, Gateways and their routes, too.
+pub(crate) fn load_with_entrances(source: &Source) -> Result<Objects, Failure> {
+    load_as(source, &Options { entrances: true, ..Options::default() })
+}
+
 fn load_as(source: &Source, options: &Options) -> Result<Objects, Failure> {
     if !source.files.is_empty() {
         return from_files(source, options);
@@ -57,7 +62,7 @@ fn load_as(source: &Source, options: &Options) -> Result<Objects, Failure> {
     if let Some(name) = &source.lab {
         return from_lab(name, namespace(source));
     }
-    live::load(source)
+    live::load(source, options)
 }
 
 /// The namespace that `-n` names.

@@ -1,0 +1,109 @@
+//! Paths from outside into pods, for people.
+//!
+//! ```text
+//!   Ingress shop/web host shop.example -> Service shop/web port 80 -> pod port TCP 8080: denied …
+//! ```
+
+use podwall_analysis::exposure::paths::{Seen, Via};
+use podwall_analysis::exposure::{Outcome, Path};
+use podwall_analysis::outside;
+use podwall_policy::object::Name;
+
+use crate::page::{BAD, GOOD, UNSURE};
+use crate::text::exposure::paint_words;
+use crate::words;
+
+/// What a path leads through and to, up to the pods.
+pub fn way(path: &Path) -> String {
+    let service = &path.service;
+    let port = &path.port;
+    let mut out = match &path.via {
+        Via::NodePort(Some(number)) => {
+            format!("NodePort {number} of Service {service} port {port}")
+        }
+        Via::NodePort(None) => format!("the NodePort of Service {service} port {port}"),
+        Via::LoadBalancer(_) => format!("LoadBalancer {service} port {port}"),
+        Via::ExternalIps(ips) => {
+            format!(
+                "external address {} of Service {service} port {port}",
+                words::some(ips.as_slice(), 2)
+            )
+        }
+        Via::Ingress { name, what } => {
+            let what = if what.is_empty() { String::new() } else { format!(" {what}") };
+            format!("Ingress {name}{what} -> Service {service} port {port}")
+        }
+        Via::Gateway { gateway, listener, port: of_listener, route: (kind, name), what } => {
+            let what = if what.is_empty() { String::new() } else { format!(" {what}") };
+            let at = match listener.is_empty() {
+                true => String::new(),
+                false => format!(" listener {listener} ({of_listener})"),
+            };
+            format!("Gateway {gateway}{at} -> {kind} {name}{what} -> Service {service} port {port}")
+        }
+    };
+    if !path.targets.is_empty() {
+        let ports: Vec<String> =
+            path.targets.iter().map(|(protocol, port)| format!("{protocol} {port}")).collect();
+        out += &format!(" -> pod port {}", ports.join(", "));
+    }
+    out
+}
+
+/// Whether it works, and why, in words.
+pub fn outcome(path: &Path) -> String {
+    let whom = match &path.via {
+        Via::LoadBalancer(ranges) if !ranges.is_empty() => words::some(ranges.as_slice(), 3),
+        Via::Ingress { .. } | Via::Gateway { .. } => "whoever reaches the controller".to_owned(),
+        Via::NodePort(_) => "whoever reaches a node".to_owned(),
+        _ => "the internet".to_owned(),
+    };
+    match (&path.outcome, &path.seen) {
+        (Outcome::Open(None), Seen::Node) => {
+            format!("open to {whom}; policies see the address of the node that is asked")
+        }
+        (Outcome::Open(None), Seen::Controller(pods)) => {
+            format!("open to {whom}; policies see the controller, {}", controller(pods))
+        }
+        (Outcome::Open(None), _) => format!("open to {whom}; policies see the client's address"),
+        (Outcome::Open(Some(addresses)), _) => format!(
+            "open to {} only; policies see the client's address",
+            outside::describe(addresses)
+        ),
+        (Outcome::OwnNodeOnly, _) => "open to who asks the pod's own node: policies see the \
+             address of the node that is asked, let no other node in, and never keep the own one out"
+            .to_owned(),
+        (Outcome::Shut, Seen::Controller(pods)) => {
+            format!("denied: policies do not let the controller, {}, reach it", controller(pods))
+        }
+        (Outcome::Shut, _) => {
+            "denied: policies see the client's address and let none in".to_owned()
+        }
+        (Outcome::Unknown(missing), _) => format!("unknown is {}", words::some(missing.as_slice(), 2)),
+        (Outcome::Broken(why), _) => format!("leads nowhere: {why}"),
+    }
+}
+
+/// Whether somebody outside comes through.
+pub fn works(path: &Path) -> bool {
+    matches!(path.outcome, Outcome::Open(_) | Outcome::OwnNodeOnly)
+}
+
+/// "ingress-nginx/controller-x and 2 more".
+fn controller(pods: &[Name]) -> String {
+    words::some(pods, 1)
+}
+
+/// A path as a line of text.
+pub(crate) fn line(path: &Path) -> String {
+    let style = match &path.outcome {
+        Outcome::Open(_) | Outcome::OwnNodeOnly => BAD,
+        Outcome::Shut => GOOD,
+        Outcome::Unknown(_) | Outcome::Broken(_) => UNSURE,
+    };
+    let outcome = outcome(path);
+    // Only the word is painted, what follows is read.
+    let (word, rest) = outcome.split_once(' ').unwrap_or((&outcome, ""));
+    let place = words::place(path.source.as_ref());
+    format!("{}: {} {rest}{place}", way(path), paint_words(style, word))
+}
