@@ -104,15 +104,15 @@ fn is_scalar(tree: &Tree) -> bool {
 
 /// A string as YAML: plain where nobody could take it for something else, else in quotes.
 pub fn scalar(text: &str) -> String {
-    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "._/-".contains(c))
-        && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "._/-".contains(c));
     let word = text.to_ascii_lowercase();
     let is_word = matches!(
         word.as_str(),
-        "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n"
+        "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n" | "nan" | "inf"
     );
-    let is_number = text.parse::<f64>().is_ok() || text.starts_with("0x") || text.starts_with("0o");
-    if plain && !is_word && !is_number {
+    let starts = text.starts_with(|c: char| c.is_ascii_alphabetic()) && !is_word;
+    // What begins with a digit may be a number, a date or a time; an address is none of these.
+    if plain && (starts || text.parse::<IpNet>().is_ok()) {
         return text.to_owned();
     }
     let mut out = String::with_capacity(text.len() + 2);
@@ -376,6 +376,10 @@ spec:
             ("1", "\"1\""),
             ("yes", "\"yes\""),
             ("0x1", "\"0x1\""),
+            ("1_000", "\"1_000\""),
+            ("2024-01-01", "\"2024-01-01\""),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.0.0.1", "\"10.0.0.1\""),
             ("::/0", "\"::/0\""),
             ("-a", "\"-a\""),
             ("a: \"b\"\\\n", "\"a: \\\"b\\\"\\\\\\u000a\""),

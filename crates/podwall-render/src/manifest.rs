@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use podwall_analysis::generate::Proposed;
+use podwall_manifest::write;
 use podwall_policy::address::IpBlock;
 use podwall_policy::policy::{Direction, NamespaceScope, Peer, Policy, Rule};
 use podwall_policy::port::{PortMatch, PortSpec, Protocol};
@@ -238,7 +239,7 @@ fn block(out: &mut String, value: &Json, indent: usize) {
 
 fn field(out: &mut String, key: &str, value: &Json, indent: usize) {
     let pad = " ".repeat(indent);
-    let key = text(key);
+    let key = write::scalar(key);
     match value {
         Json::Object(map) if map.is_empty() => _ = writeln!(out, "{pad}{key}: {{}}"),
         Json::Object(_) => {
@@ -272,32 +273,9 @@ fn item(out: &mut String, value: &Json, indent: usize) {
 
 fn scalar(value: &Json) -> String {
     match value {
-        Json::String(string) => text(string),
+        Json::String(string) => write::scalar(string),
         other => other.to_string(),
     }
-}
-
-/// A string as YAML takes it for one: plain where nothing else can be meant, else in double quotes.
-fn text(string: &str) -> String {
-    let mut bytes = string.bytes();
-    let starts = bytes.next().is_some_and(|b| b.is_ascii_alphabetic());
-    let plain = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/'));
-    let word = string.to_ascii_lowercase();
-    let meant = ["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"];
-    let hex = word.starts_with("0x") || word.contains("inf") && word.len() < 6;
-    if starts && plain && !meant.contains(&word.as_str()) && !hex {
-        string.to_owned()
-    } else if is_cidr(string) {
-        string.to_owned()
-    } else {
-        Json::from(string).to_string()
-    }
-}
-
-/// IPv4 blocks are read more easily without quotes, and are nothing else in YAML.
-fn is_cidr(string: &str) -> bool {
-    let dots = string.bytes().filter(|b| *b == b'.').count();
-    dots == 3 && string.contains('/') && string.parse::<ipnet::IpNet>().is_ok()
 }
 
 #[cfg(test)]

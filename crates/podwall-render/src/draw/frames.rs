@@ -341,7 +341,8 @@ pub(crate) fn these(picture: &Picture, scene: &Scene, items: &[usize]) -> String
         return format!("{} of {} in {}", items.len(), its.rows.len(), its.name);
     }
     let mut parts = Vec::new();
-    let kinds: [(&str, fn(&Stands) -> bool); 3] = [
+    type Is = fn(&Stands) -> bool;
+    let kinds: [(&str, Is); 3] = [
         ("workload", |what| matches!(what, Stands::Workload(_))),
         ("namespace", |what| matches!(what, Stands::Space(_))),
         ("outside", |what| matches!(what, Stands::Outside(_))),
