@@ -341,14 +341,13 @@ pub(crate) fn these(picture: &Picture, scene: &Scene, items: &[usize]) -> String
         return format!("{} of {} in {}", items.len(), its.rows.len(), its.name);
     }
     let mut parts = Vec::new();
-    type Is = fn(&Stands) -> bool;
-    let kinds: [(&str, Is); 3] = [
-        ("workload", |what| matches!(what, Stands::Workload(_))),
-        ("namespace", |what| matches!(what, Stands::Space(_))),
-        ("outside", |what| matches!(what, Stands::Outside(_))),
-    ];
-    for (name, is) in kinds {
-        let many = items.iter().filter(|item| is(&scene.items[**item].what)).count();
+    let kind = |item: &usize| match scene.items[*item].what {
+        Stands::Workload(_) => "workload",
+        Stands::Space(_) => "namespace",
+        Stands::Outside(_) => "outside",
+    };
+    for name in ["workload", "namespace", "outside"] {
+        let many = items.iter().filter(|item| kind(item) == name).count();
         match many {
             0 => {}
             many if name == "outside" => parts.push(format!("{many} outside")),
