@@ -59,7 +59,7 @@ pub(crate) struct Exposure {
     output: Format,
     // -n limits the answer to a namespace.
     #[command(flatten)]
-    source: Source,
+    pub(crate) source: Source,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

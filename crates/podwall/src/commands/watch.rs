@@ -44,6 +44,9 @@ pub(super) fn watched(command: &Command) -> Option<Watched> {
             let others = [&lint.config, &lint.baseline].into_iter().flatten().collect();
             (&lint.source, others, lint.fix || lint.write_baseline)
         }
+        Command::Exposure(exposure) => (&exposure.source, Vec::new(), false),
+        Command::Draw(draw) => (&draw.source, draw.against.iter().collect(), false),
+        Command::Generate(generate) => (&generate.source, Vec::new(), true),
         Command::Test(test) => (&test.source, test.file.iter().collect(), test.write),
         _ => return None,
     };
@@ -54,7 +57,7 @@ pub(super) fn watched(command: &Command) -> Option<Watched> {
     let refused = match (stdin, writes) {
         (true, _) => Some("stdin ends once; name files or directories"),
         (_, true) => {
-            Some("it would write what it watches; leave --fix, --write and --write-baseline out")
+            Some("what would be written is written once; leave --watch out, or what writes")
         }
         _ => None,
     };

@@ -170,9 +170,8 @@ fn answer(
 /// What does not pass before what is unknown before what was not placed.
 fn code(made: &Generated) -> ExitCode {
     ExitCode::from(match text::generate::verdict(&made.report) {
-        Verdict::Denied => NO,
         Verdict::Unknown => UNKNOWN,
         Verdict::Allowed if made.report.unplaced.is_empty() => YES,
-        Verdict::Allowed => NO,
+        Verdict::Denied | Verdict::Allowed => NO,
     })
 }
