@@ -1,6 +1,5 @@
 //! Ingresses, Gateways and routes: read where they are asked for, and checked as far as they are.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests; only what fails a test")]
 
 use podwall_manifest::{Input, Options, Reading, Typed, object_from_json, read};
 use podwall_policy::entrance::{BackendPort, Entrance, RoutesFrom};
