@@ -1,6 +1,5 @@
 //! Ingresses, Gateways and routes: read where they are asked for, and checked as far as they are.
 
-
 use podwall_manifest::{Input, Options, Reading, Typed, object_from_json, read};
 use podwall_policy::entrance::{BackendPort, Entrance, RoutesFrom};
 use podwall_policy::object::Name;

@@ -239,7 +239,7 @@ impl Wanted {
                 false => path.strip_prefix(wanted.as_str()).and_then(|rest| rest.strip_prefix('/')),
             };
             let Some(below) = below else { return false };
-            let ending = Path::new(below).extension().map(std::ffi::OsStr::to_ascii_lowercase);
+            let ending = Path::new(below).extension().map(OsStr::to_ascii_lowercase);
             let manifest =
                 ending.is_some_and(|its| ["yaml", "yml", "json"].iter().any(|e| its == *e));
             manifest && !below.split('/').any(|part| part.starts_with('.'))
