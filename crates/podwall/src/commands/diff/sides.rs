@@ -101,6 +101,7 @@ pub(super) fn apply(
                     after.put_node(node.clone());
                 }
             }
+            Typed::Entrance(entrance) => after.put_entrance((**entrance).clone()),
             Typed::Pod(pod) => after.put_pod(applied(live.pods.get(&pod.name), pod)),
             Typed::Service(service) => after.put_service((**service).clone()),
             Typed::Entrance(entrance) => after.put_entrance((**entrance).clone()),
