@@ -104,7 +104,6 @@ pub(super) fn apply(
             Typed::Entrance(entrance) => after.put_entrance((**entrance).clone()),
             Typed::Pod(pod) => after.put_pod(applied(live.pods.get(&pod.name), pod)),
             Typed::Service(service) => after.put_service((**service).clone()),
-            Typed::Entrance(entrance) => after.put_entrance((**entrance).clone()),
             Typed::Workload(workload) => {
                 let is_its = |owner: &Owner| {
                     *owner.kind == *workload.kind && *owner.name == *workload.name.name
