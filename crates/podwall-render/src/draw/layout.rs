@@ -484,7 +484,7 @@ mod tests {
                                 && a.1.min(b.1) < frame.y + frame.h
                                 && a.1.max(b.1) > frame.y
                         });
-                        assert!(crossed.is_none(), "seed {seed}: through {:?}", crossed);
+                        assert!(crossed.is_none(), "seed {seed}: through {crossed:?}");
                     }
                 }
             }
