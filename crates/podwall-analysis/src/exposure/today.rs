@@ -2,13 +2,15 @@
 //!
 //! Replicas have the same labels: a crowd is held against each (namespace, labels) once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use podwall_policy::cluster::Cluster;
 use podwall_policy::label::Labels;
 use podwall_policy::matching::{Match, selects};
 use podwall_policy::object::{Name, Pod};
+use podwall_policy::policy::NamespaceScope;
 
 use super::crowd::Crowd;
 
@@ -26,55 +28,91 @@ pub struct Today {
     pub examples: Vec<Name>,
 }
 
-/// Pods of one namespace with the same labels, by name.
+/// Pods of one namespace with the same labels, by name; never empty.
 type Alike<'a> = Vec<&'a Pod>;
-
-/// A shape of pods, and whether they are certainly among a crowd.
-type Member<'a> = (&'a Arc<str>, &'a Labels, bool);
 
 /// The pods that selectors can match.
 pub(super) struct Census<'a> {
     cluster: &'a Cluster,
-    shapes: BTreeMap<(&'a Arc<str>, &'a Labels), Alike<'a>>,
-    /// The shapes of each crowd that was asked for, and whether they are certain.
-    known: HashMap<Crowd, Vec<Member<'a>>>,
+    shapes: Vec<Alike<'a>>,
+    /// The first shape of each namespace, and the one after its last.
+    namespaces: BTreeMap<&'a Arc<str>, Range<usize>>,
+    /// The shape of each pod.
+    shape_of: HashMap<&'a Name, usize>,
+    /// Crowds that were asked for.
+    known: HashMap<Crowd, Members>,
+}
+
+/// The shapes of a crowd, and how many pods they have.
+#[derive(Default)]
+struct Members {
+    /// With whether they are certainly among it, ascending.
+    shapes: Vec<(usize, bool)>,
+    certain: usize,
+    perhaps: usize,
 }
 
 impl<'a> Census<'a> {
     pub(super) fn of(cluster: &'a Cluster) -> Self {
-        let mut shapes: BTreeMap<(&Arc<str>, &Labels), Alike<'_>> = BTreeMap::new();
+        let mut by_labels: BTreeMap<(&Arc<str>, &Labels), Alike<'_>> = BTreeMap::new();
         for pod in cluster.pods.values().filter(|pod| pod.is_subject()) {
-            shapes.entry((&pod.name.namespace, &pod.labels)).or_default().push(pod);
+            by_labels.entry((&pod.name.namespace, &pod.labels)).or_default().push(pod);
         }
-        Self { cluster, shapes, known: HashMap::new() }
+        let mut census = Self {
+            cluster,
+            shapes: Vec::new(),
+            namespaces: BTreeMap::new(),
+            shape_of: HashMap::new(),
+            known: HashMap::new(),
+        };
+        for ((namespace, _), pods) in by_labels {
+            let at = census.shapes.len();
+            census.namespaces.entry(namespace).or_insert(at..at).end = at + 1;
+            census.shape_of.extend(pods.iter().map(|pod| (&pod.name, at)));
+            census.shapes.push(pods);
+        }
+        census
     }
 
     /// The pods of a crowd but for these.
     pub(super) fn of_crowd(&mut self, crowd: &Crowd, without: &[&Pod]) -> Today {
-        let Self { cluster, shapes, known } = self;
-        if !known.contains_key(crowd) {
-            let of = |((namespace, labels), pods): (&(&'a Arc<str>, &'a Labels), &Alike<'a>)| {
-                Some((*namespace, *labels, is_among(cluster, crowd, pods.first()?)?))
+        if !self.known.contains_key(crowd) {
+            self.known.insert(crowd.clone(), self.members(crowd));
+        }
+        let Some(members) = self.known.get(crowd) else { return Today::default() };
+        let mut today =
+            Today { pods: members.certain, perhaps: members.perhaps, examples: Vec::new() };
+        let mut own: BTreeSet<&Name> = BTreeSet::new();
+        for pod in without {
+            let Some(shape) = self.shape_of.get(&pod.name) else { continue };
+            let Ok(at) = members.shapes.binary_search_by_key(shape, |(its, _)| *its) else {
+                continue;
             };
-            known.insert(crowd.clone(), shapes.iter().filter_map(of).collect());
+            let (_, certain) = members.shapes[at];
+            *(if certain { &mut today.pods } else { &mut today.perhaps }) -= 1;
+            own.insert(&pod.name);
         }
-        let mut today = Today::default();
-        let own: std::collections::BTreeSet<&Name> = without.iter().map(|pod| &pod.name).collect();
-        for (namespace, labels, certain) in known.get(crowd).into_iter().flatten() {
-            let pods = shapes.get(&(*namespace, *labels)).into_iter().flatten();
-            let others = pods.filter(|pod| !own.contains(&pod.name));
-            for pod in others {
-                if *certain {
-                    today.pods += 1;
-                    if today.examples.len() < EXAMPLES {
-                        today.examples.push(pod.name.clone());
-                    }
-                } else {
-                    today.perhaps += 1;
-                }
-            }
-        }
+        let certain = members.shapes.iter().filter(|(_, certain)| *certain);
+        let pods = certain.flat_map(|(shape, _)| &self.shapes[*shape]);
+        let names = pods.map(|pod| &pod.name).filter(|name| !own.contains(name));
+        today.examples = names.take(EXAMPLES).cloned().collect();
         today
+    }
+
+    fn members(&self, crowd: &Crowd) -> Members {
+        let range = match &crowd.scope.namespaces {
+            NamespaceScope::Own(name) => self.namespaces.get(name).cloned().unwrap_or_default(),
+            NamespaceScope::Matching(_) => 0..self.shapes.len(),
+        };
+        let mut members = Members::default();
+        for shape in range {
+            let pods = &self.shapes[shape];
+            let among = pods.first().and_then(|pod| is_among(self.cluster, crowd, pod));
+            let Some(certain) = among else { continue };
+            *(if certain { &mut members.certain } else { &mut members.perhaps }) += pods.len();
+            members.shapes.push((shape, certain));
+        }
+        members
     }
 }
 
