@@ -15,31 +15,44 @@ use podwall_policy::object::{Name, Pod};
 use podwall_policy::policy::{NamespaceScope, Peer, PodScope};
 use podwall_policy::selector::Selector;
 
-/// Labels that a controller makes up; `k8s.io/api/apps/v1/types.go`, `batch/v1/types.go`.
-const MADE_UP: [&str; 11] = [
+/// Labels that controllers and installers make up, and that are others after the next roll-out:
+/// never part of a policy. `k8s.io/api/apps/v1/types.go`, `batch/v1/types.go`, Helm's conventions.
+const MADE_UP: [&str; 17] = [
     "pod-template-hash",
+    "rollouts-pod-template-hash",
     "controller-revision-hash",
     "pod-template-generation",
-    "controller-uid",
-    "job-name",
     "statefulset.kubernetes.io/pod-name",
     "apps.kubernetes.io/pod-index",
-    "batch.kubernetes.io/controller-uid",
-    "batch.kubernetes.io/job-name",
     "batch.kubernetes.io/job-completion-index",
-    "rollouts-pod-template-hash",
+    "controller-uid",
+    "batch.kubernetes.io/controller-uid",
+    "deployment",
+    "deploymentconfig",
+    "helm.sh/chart",
+    "chart",
+    "heritage",
+    "app.kubernetes.io/version",
+    "app.kubernetes.io/managed-by",
+    "service.istio.io/canonical-revision",
 ];
 
-/// Labels that name what a pod is, those that people use most first.
-const NAMING: [&str; 8] = [
-    "app",
+/// Labels of a Job's pods that differ from run to run where a CronJob makes the Jobs.
+const OF_A_RUN: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
+
+/// Labels that name what a pod is, the best first.
+const NAMING: [&str; 11] = [
     "app.kubernetes.io/name",
+    "app",
     "k8s-app",
-    "app.kubernetes.io/component",
-    "app.kubernetes.io/instance",
     "name",
+    "app.kubernetes.io/component",
     "component",
+    "app.kubernetes.io/instance",
+    "tier",
     "role",
+    "service",
+    "release",
 ];
 
 /// How many labels together are tried before all are taken.
@@ -59,19 +72,29 @@ pub fn is_made_up(key: &str) -> bool {
     MADE_UP.contains(&key)
 }
 
+/// Whether the label is another one for each run of a CronJob.
+pub(crate) fn is_of_a_run(key: &str) -> bool {
+    OF_A_RUN.contains(&key)
+}
+
+/// The place of a label among those by which people name pods; lower is better.
+pub(crate) fn naming(key: &str) -> usize {
+    NAMING.iter().position(|its| *its == key).unwrap_or(NAMING.len())
+}
+
 /// What tells these pods from the others of their namespace; all must be of one.
 pub fn identity(cluster: &Cluster, pods: &[&Pod]) -> Identity {
     let Some(first) = pods.first() else {
         return Identity { selector: Selector::everything(), also: Vec::new() };
     };
+    let runs = first.owner.as_ref().is_some_and(|owner| &*owner.kind == "CronJob");
     let mut common: Vec<(&str, &str)> = first
         .labels
         .iter()
-        .filter(|(key, _)| !is_made_up(key))
+        .filter(|(key, _)| !is_made_up(key) && !(runs && is_of_a_run(key)))
         .filter(|(key, value)| pods.iter().all(|pod| pod.labels.get(key) == Some(value)))
         .collect();
-    let place = |key: &str| NAMING.iter().position(|its| *its == key).unwrap_or(NAMING.len());
-    common.sort_by_key(|(key, _)| (place(key), key.to_string()));
+    common.sort_by_key(|(key, _)| (naming(key), key.len(), key.to_string()));
     let namespace = &first.name.namespace;
     let others: Vec<&Pod> = cluster
         .pods

@@ -7,138 +7,22 @@
 //!
 //! What is written is read again by `podwall-manifest` as the same policy.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use podwall_analysis::generate::Proposed;
 use podwall_manifest::write;
-use podwall_policy::address::IpBlock;
-use podwall_policy::policy::{Direction, NamespaceScope, Peer, Policy, Rule};
-use podwall_policy::port::{PortMatch, PortSpec, Protocol};
-use podwall_policy::selector::{Operator, Selector};
-use serde_json::{Map, Value as Json, json};
+use podwall_policy::policy::{Direction, Policy};
+use serde_json::{Map, Value as Json};
 
 /// The policy as an object of `networking.k8s.io/v1`, with what else its metadata has.
 pub fn object(policy: &Policy, metadata: Option<&Map<String, Json>>) -> Json {
-    let mut meta = metadata.cloned().unwrap_or_default();
-    meta.insert("name".to_owned(), json!(&*policy.name.name));
-    meta.insert("namespace".to_owned(), json!(&*policy.name.namespace));
-    let mut spec = Map::new();
-    spec.insert("podSelector".to_owned(), selector(&policy.subject.pods));
-    let mut types = Vec::new();
-    for (direction, name) in [(Direction::Ingress, "Ingress"), (Direction::Egress, "Egress")] {
-        let Some(rules) = policy.rules(direction) else { continue };
-        types.push(name);
-        if !rules.is_empty() {
-            let rules: Vec<Json> = rules.iter().map(|rule| self::rule(rule, direction)).collect();
-            spec.insert(direction.to_string(), Json::Array(rules));
-        }
+    let mut object = write::tree(policy).json();
+    if let Some(own) = object["metadata"].as_object_mut() {
+        let more = metadata.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone()));
+        let named: Vec<_> = std::mem::take(own).into_iter().collect();
+        own.extend(more.chain(named));
     }
-    spec.insert("policyTypes".to_owned(), json!(types));
-    json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": meta,
-        "spec": spec,
-    })
-}
-
-fn rule(rule: &Rule, direction: Direction) -> Json {
-    let mut out = Map::new();
-    let peers: Vec<Json> = rule.peers.iter().map(peer).collect();
-    if !peers.is_empty() {
-        let key = if direction == Direction::Ingress { "from" } else { "to" };
-        out.insert(key.to_owned(), Json::Array(peers));
-    }
-    if !rule.ports.is_empty() {
-        let ports: Vec<Json> = rule.ports.iter().map(port).collect();
-        out.insert("ports".to_owned(), Json::Array(ports));
-    }
-    Json::Object(out)
-}
-
-fn peer(peer: &Peer) -> Json {
-    match peer {
-        Peer::Block(block) => json!({ "ipBlock": ip_block(block) }),
-        Peer::Pods(scope) => match &scope.namespaces {
-            NamespaceScope::Own(_) => json!({ "podSelector": selector(&scope.pods) }),
-            NamespaceScope::Matching(namespaces) if scope.pods.is_everything() => {
-                json!({ "namespaceSelector": selector(namespaces) })
-            }
-            NamespaceScope::Matching(namespaces) => json!({
-                "namespaceSelector": selector(namespaces),
-                "podSelector": selector(&scope.pods),
-            }),
-        },
-    }
-}
-
-fn ip_block(block: &IpBlock) -> Json {
-    let except: Vec<String> = block.except.iter().map(ToString::to_string).collect();
-    if except.is_empty() {
-        json!({ "cidr": block.cidr.to_string() })
-    } else {
-        json!({ "cidr": block.cidr.to_string(), "except": except })
-    }
-}
-
-fn port(spec: &PortSpec) -> Json {
-    let protocol = api_name(spec.protocol);
-    match &spec.port {
-        PortMatch::Any => json!({ "protocol": protocol }),
-        PortMatch::Named(name) => json!({ "protocol": protocol, "port": &**name }),
-        PortMatch::Range(range) if range.first == range.last => {
-            json!({ "protocol": protocol, "port": range.first })
-        }
-        PortMatch::Range(range) => {
-            json!({ "protocol": protocol, "port": range.first, "endPort": range.last })
-        }
-    }
-}
-
-/// Only three protocols stand in policies.
-fn api_name(protocol: Protocol) -> String {
-    protocol.to_string()
-}
-
-fn selector(selector: &Selector) -> Json {
-    let mut labels: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut expressions = Vec::new();
-    for requirement in &selector.requirements {
-        let key = &*requirement.key;
-        match &requirement.operator {
-            Operator::Equals(value) if !labels.contains_key(key) => {
-                labels.insert(key, value);
-            }
-            Operator::Equals(value) => expressions.push(expression(key, "In", &[&**value])),
-            Operator::In(values) => {
-                let values: Vec<&str> = values.iter().map(|value| &**value).collect();
-                expressions.push(expression(key, "In", &values));
-            }
-            Operator::NotIn(values) => {
-                let values: Vec<&str> = values.iter().map(|value| &**value).collect();
-                expressions.push(expression(key, "NotIn", &values));
-            }
-            Operator::Exists => expressions.push(expression(key, "Exists", &[])),
-            Operator::DoesNotExist => expressions.push(expression(key, "DoesNotExist", &[])),
-        }
-    }
-    let mut out = Map::new();
-    if !labels.is_empty() {
-        out.insert("matchLabels".to_owned(), json!(labels));
-    }
-    if !expressions.is_empty() {
-        out.insert("matchExpressions".to_owned(), Json::Array(expressions));
-    }
-    Json::Object(out)
-}
-
-fn expression(key: &str, operator: &str, values: &[&str]) -> Json {
-    if values.is_empty() {
-        json!({ "key": key, "operator": operator })
-    } else {
-        json!({ "key": key, "operator": operator, "values": values })
-    }
+    object
 }
 
 /// Policies as one YAML file, with remarks.
@@ -282,6 +166,8 @@ fn scalar(value: &Json) -> String {
 mod tests {
     use super::*;
     use podwall_manifest::{Input, Options, read};
+    use podwall_policy::policy::Rule;
+    use serde_json::json;
 
     fn read_again(text: &str) -> Vec<Policy> {
         let input = Input::Text { name: "written.yaml".into(), text: text.to_owned() };

@@ -7,45 +7,7 @@
 
 use podwall_policy::label::Labels;
 
-/// Labels that controllers and installers set, and that are others after the next roll-out: never
-/// part of a policy.
-pub const VOLATILE: [&str; 17] = [
-    "pod-template-hash",
-    "rollouts-pod-template-hash",
-    "controller-revision-hash",
-    "pod-template-generation",
-    "statefulset.kubernetes.io/pod-name",
-    "apps.kubernetes.io/pod-index",
-    "batch.kubernetes.io/job-completion-index",
-    "controller-uid",
-    "batch.kubernetes.io/controller-uid",
-    "deployment",
-    "deploymentconfig",
-    "helm.sh/chart",
-    "chart",
-    "heritage",
-    "app.kubernetes.io/version",
-    "app.kubernetes.io/managed-by",
-    "service.istio.io/canonical-revision",
-];
-
-/// Labels of a Job's pods that differ from run to run where a CronJob makes the Jobs.
-const OF_A_RUN: [&str; 2] = ["job-name", "batch.kubernetes.io/job-name"];
-
-/// Keys by which people name workloads, the best first.
-const TELLING: [&str; 11] = [
-    "app.kubernetes.io/name",
-    "app",
-    "k8s-app",
-    "name",
-    "app.kubernetes.io/component",
-    "component",
-    "app.kubernetes.io/instance",
-    "tier",
-    "role",
-    "service",
-    "release",
-];
+use crate::identity::{is_made_up, is_of_a_run, naming};
 
 /// More labels than these are not tried in all combinations.
 const COMBINED: usize = 3;
@@ -59,7 +21,7 @@ pub(super) struct Identity {
 
 /// Labels without those that come and go.
 pub(super) fn lasting(labels: &Labels, of_cron_job: bool) -> Labels {
-    let passing = |key: &str| VOLATILE.contains(&key) || (of_cron_job && OF_A_RUN.contains(&key));
+    let passing = |key: &str| is_made_up(key) || (of_cron_job && is_of_a_run(key));
     labels.iter().filter(|(key, _)| !passing(key)).collect()
 }
 
@@ -90,10 +52,7 @@ pub(super) fn choose(own: &Labels, selector: Option<&Labels>, others: &[&Labels]
         return made(&stated, true);
     }
     let mut candidates: Vec<(&str, &str)> = own.iter().collect();
-    let rank = |key: &str| TELLING.iter().position(|known| *known == key);
-    candidates.sort_by_key(|(key, _)| {
-        (*key == "version", rank(key).unwrap_or(TELLING.len()), key.len(), *key)
-    });
+    candidates.sort_by_key(|(key, _)| (*key == "version", naming(key), key.len(), *key));
     for size in 1..=COMBINED.min(candidates.len()) {
         let mut picked = Vec::with_capacity(size);
         if pick(&candidates, size, &mut picked, &exact) {

@@ -32,7 +32,6 @@ use podwall_policy::reason::MissingFact;
 use podwall_policy::source::Source;
 
 pub(crate) use self::draft::{as_blocks, specs};
-pub use self::identity::VOLATILE;
 
 /// The namespace whose pods keep a cluster going; nobody sees all their traffic.
 pub const SYSTEM: &str = "kube-system";

@@ -116,7 +116,10 @@ fn read(command: &Generate) -> Result<FlowLog, Failure> {
     }
     if log.flows.is_empty() {
         let denied = log.left.get(&podwall_manifest::flows::Left::Denied).copied().unwrap_or(0);
-        let failure = Failure::new("there are no flows to make policies of");
+        let files: Vec<String> =
+            command.flows.iter().map(|path| path.display().to_string()).collect();
+        let failure =
+            Failure::new(format!("there are no flows to make policies of in {}", files.join(", ")));
         return Err(match denied {
             0 => failure.hint("a flow is a line; docs/generate.md has the formats"),
             _ => failure.hint(format!(
