@@ -91,7 +91,7 @@ pub fn identity(cluster: &Cluster, pods: &[&Pod]) -> Identity {
     let mut common: Vec<(&str, &str)> = first
         .labels
         .iter()
-        .filter(|(key, _)| !is_made_up(key) && !(runs && is_of_a_run(key)))
+        .filter(|(key, _)| !(is_made_up(key) || (runs && is_of_a_run(key))))
         .filter(|(key, value)| pods.iter().all(|pod| pod.labels.get(key) == Some(value)))
         .collect();
     common.sort_by_key(|(key, _)| (naming(key), key.len(), key.to_string()));
