@@ -31,4 +31,5 @@ pub mod picture;
 mod podclass;
 pub mod reachability;
 pub mod rewrite;
+mod rule_ports;
 mod suggest;

@@ -188,14 +188,7 @@ impl Reader<'_, '_, '_> {
         let map = self.walk.map(node, path)?;
         let name = self.required(map, "name", node.at, path);
         let protocol = self.required(map, "protocol", node.at, path);
-        let port_path = path.field("port");
-        let port = match present(map, "port") {
-            Some(entry) => self.walk.port(&entry.value, &port_path),
-            None => {
-                self.walk.missing(node.at, &port_path);
-                None
-            }
-        };
+        let port = self.required_port(map, node.at, path);
         let host = self.word(map, "hostname", path);
         let (mut from, mut kinds) = (RoutesFrom::Same, Vec::new());
         let routes_path = path.field("allowedRoutes");
@@ -303,15 +296,8 @@ impl Reader<'_, '_, '_> {
         }
         let weight_path = path.field("weight");
         let weight = present(map, "weight").and_then(|e| self.walk.int(&e.value, &weight_path));
-        let port_path = path.field("port");
-        let port = match present(map, "port") {
-            Some(entry) => self.walk.port(&entry.value, &port_path),
-            None => {
-                // The CRD: a Service needs a port.
-                self.walk.missing(node.at, &port_path);
-                None
-            }
-        };
+        // The CRD: a Service needs a port.
+        let port = self.required_port(map, node.at, path);
         let namespace = self.word(map, "namespace", path);
         let namespace = namespace.unwrap_or_else(|| self.name.namespace.clone());
         let source = Some(self.walk.text.source(node.at));
@@ -358,6 +344,17 @@ impl Reader<'_, '_, '_> {
     }
 
     /// A text that must be there.
+    fn required_port(&mut self, map: &Map<'_>, at: At, path: &Path<'_>) -> Option<u16> {
+        let field = path.field("port");
+        match present(map, "port") {
+            Some(entry) => self.walk.port(&entry.value, &field),
+            None => {
+                self.walk.missing(at, &field);
+                None
+            }
+        }
+    }
+
     fn required(&mut self, map: &Map<'_>, key: &str, at: At, path: &Path<'_>) -> Option<Arc<str>> {
         let field = path.field(key);
         match present(map, key) {

@@ -20,5 +20,6 @@ pub mod manifest;
 pub mod next;
 pub mod page;
 pub mod patch;
+mod sarif;
 pub mod text;
 pub mod words;

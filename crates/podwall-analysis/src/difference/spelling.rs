@@ -11,19 +11,16 @@
 //! missing. The other way round nothing follows: who differs here is asked by the engine.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
 
 use podwall_compile::scopes::normal;
 use podwall_policy::address::IpBlock;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::object::Name;
-use podwall_policy::policy::{
-    Action, Direction, NamespaceScope, Peer, PodScope, Policy, Rule, Tier,
-};
-use podwall_policy::port::{PortMatch, PortRange, PortSet, Protocol};
+use podwall_policy::policy::{Action, Direction, NamespaceScope, Peer, PodScope, Policy, Tier};
 use podwall_policy::selector::{Operator, Requirement, Selector};
 
 use crate::reachability::side;
+use crate::rule_ports::Ports;
 
 /// Policies that say something else than the other side, by direction. Owned by the comparison.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,13 +41,6 @@ impl Changed {
 
 /// What all NetworkPolicies of one subject say in one direction. That there are any isolates it.
 type Said = BTreeMap<(Action, Option<Peer>), Ports>;
-
-/// Ports in one spelling.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Ports {
-    numbers: PortSet,
-    names: BTreeSet<(Protocol, Arc<str>)>,
-}
 
 /// The policies of either side that say something else than those of the other.
 pub(super) fn changed(before: &Cluster, after: &Cluster) -> [Changed; 2] {
@@ -100,7 +90,7 @@ fn network_policies(cluster: &Cluster, direction: Direction) -> BySubject<'_> {
         let (said, names) = out.entry(scope(&policy.subject)).or_default();
         names.push(&policy.name);
         for rule in rules {
-            let ports = ports(rule);
+            let ports = Ports::of(rule);
             let peers = rule.peers.iter().map(|its| Some(peer(its)));
             let anybody = rule.peers.is_empty().then_some(None);
             for peer in peers.chain(anybody) {
@@ -125,8 +115,8 @@ fn ordered(cluster: &Cluster, tier: Tier, direction: Direction) -> Vec<Ordered<'
     let mut list: Vec<Ordered<'_>> = of_tier
         .filter_map(|policy| {
             let rules = policy.rules(direction)?.iter();
-            let rules =
-                rules.map(|rule| (rule.action, rule.peers.iter().map(peer).collect(), ports(rule)));
+            let rules = rules
+                .map(|rule| (rule.action, rule.peers.iter().map(peer).collect(), Ports::of(rule)));
             Some(Ordered {
                 priority: policy.priority,
                 name: &policy.name,
@@ -144,25 +134,6 @@ impl Ports {
         self.numbers = self.numbers.union(&other.numbers);
         self.names.extend(other.names.iter().cloned());
     }
-}
-
-fn ports(rule: &Rule) -> Ports {
-    if rule.ports.is_empty() {
-        return Ports { numbers: PortSet::everything(), names: BTreeSet::new() };
-    }
-    let mut ports = Ports::default();
-    for spec in &rule.ports {
-        let range = match &spec.port {
-            PortMatch::Any => PortRange::ALL,
-            PortMatch::Range(range) => *range,
-            PortMatch::Named(name) => {
-                ports.names.insert((spec.protocol, name.clone()));
-                continue;
-            }
-        };
-        ports.numbers = ports.numbers.union(&PortSet::range(spec.protocol, range));
-    }
-    ports
 }
 
 fn peer(peer: &Peer) -> Peer {

@@ -23,11 +23,12 @@ use podwall_policy::object::Name;
 use podwall_policy::policy::{Direction, Policy, Tier};
 use podwall_policy::port::PortSet;
 
-use self::rules::{Ports, Rules};
+use self::rules::Rules;
 use self::space::{Cover, Cube, Space, TooHard};
 use crate::generate::{Proposed, as_blocks};
 use crate::matrix::{By, Row, matrix};
 use crate::outside::describe;
+use crate::rule_ports::Ports;
 
 /// How many of each there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

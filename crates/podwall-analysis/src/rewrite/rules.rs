@@ -11,38 +11,13 @@ use std::sync::Arc;
 
 use podwall_policy::address::AddressSet;
 use podwall_policy::policy::{Peer, PodScope, Rule};
-use podwall_policy::port::{PortMatch, PortRange, PortSet, PortSpec, Protocol};
+use podwall_policy::port::{PortMatch, PortSet, PortSpec, Protocol};
 
 use super::space::{Cube, Space};
 use crate::generate::{as_blocks, specs};
-
-/// Ports as rules name them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(super) struct Ports {
-    pub(super) numbers: PortSet,
-    pub(super) names: BTreeSet<(Protocol, Arc<str>)>,
-}
+use crate::rule_ports::Ports;
 
 impl Ports {
-    fn of(rule: &Rule) -> Self {
-        if rule.ports.is_empty() {
-            return Self { numbers: PortSet::everything(), names: BTreeSet::new() };
-        }
-        let mut ports = Self::default();
-        for spec in &rule.ports {
-            let range = match &spec.port {
-                PortMatch::Any => PortRange::ALL,
-                PortMatch::Range(range) => *range,
-                PortMatch::Named(name) => {
-                    ports.names.insert((spec.protocol, name.clone()));
-                    continue;
-                }
-            };
-            ports.numbers = ports.numbers.union(&PortSet::range(spec.protocol, range));
-        }
-        ports
-    }
-
     fn and(&self, other: &Self) -> Self {
         let numbers = self.numbers.union(&other.numbers);
         if numbers.is_everything() {

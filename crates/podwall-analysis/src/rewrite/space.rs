@@ -20,7 +20,7 @@ use podwall_policy::policy::{Direction, NamespaceScope, Peer, PodScope, Policy};
 use podwall_policy::port::{PortMatch, PortRange, Protocol};
 use podwall_policy::selector::{Operator, Selector};
 
-use super::rules::Ports;
+use crate::rule_ports::Ports;
 
 /// How many steps a proof may take.
 const STEPS: usize = 200_000;

@@ -14,8 +14,9 @@ use podwall_policy::source::Source;
 use serde_json::{Value as Json, json};
 
 use super::{Group, Told, missing, parts, ports, reasons};
-use crate::json::{NoJson, pretty};
+use crate::json::NoJson;
 use crate::lint::sarif::uri;
+use crate::sarif::{log, rule as rule_of};
 use crate::words::some;
 
 /// Identity, name, level, what it says.
@@ -28,41 +29,21 @@ const RULES: [(&str, &str, &str, &str); 6] = [
     ("PD106", "unknown", "note", "It depends on missing facts whether anything differs."),
 ];
 
+/// Where the marks are described.
+const PAGE: &str = "https://github.com/podwall/podwall/blob/main/docs/diff.md#sarif";
+
 /// The whole log.
 ///
 /// # Errors
 /// Never; serde's types say that it could.
 pub fn sarif(told: &Told<'_, '_>, version: &str) -> Result<String, NoJson> {
-    let rules: Vec<Json> = RULES
-        .iter()
-        .map(|(id, name, level, what)| {
-            json!({
-                "id": id,
-                "name": name,
-                "shortDescription": { "text": what },
-                "helpUri": "https://github.com/podwall/podwall/blob/main/docs/diff.md#sarif",
-                "defaultConfiguration": { "level": level },
-            })
-        })
-        .collect();
+    let rules: Vec<Json> =
+        RULES.iter().map(|(id, name, level, what)| rule_of(id, name, what, PAGE, level)).collect();
     let groups: Vec<Group<'_>> =
         parts(told.difference).into_iter().flat_map(|part| part.groups).collect();
     let mut seen = BTreeMap::new();
     let results: Vec<Json> = groups.iter().map(|group| result(told, group, &mut seen)).collect();
-    pretty(&json!({
-        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "version": "2.1.0",
-        "runs": [{
-            "tool": { "driver": {
-                "name": "podwall",
-                "version": version,
-                "informationUri": "https://github.com/podwall/podwall",
-                "rules": rules,
-            }},
-            "columnKind": "unicodeCodePoints",
-            "results": results,
-        }],
-    }))
+    log(version, &rules, &results)
 }
 
 /// The index of the rule.

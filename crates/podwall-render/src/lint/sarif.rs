@@ -4,7 +4,8 @@ use podwall_analysis::lint::{Finding, RULES, Report};
 use serde_json::{Value as Json, json};
 
 use super::{docs, long_message, place};
-use crate::json::{NoJson, pretty};
+use crate::json::NoJson;
+use crate::sarif::{log, rule};
 
 /// The whole log. Suppressed findings are in it, as the standard has it.
 ///
@@ -13,15 +14,7 @@ use crate::json::{NoJson, pretty};
 pub fn sarif(report: &Report, version: &str) -> Result<String, NoJson> {
     let rules: Vec<Json> = RULES
         .iter()
-        .map(|rule| {
-            json!({
-                "id": rule.id,
-                "name": rule.name,
-                "shortDescription": { "text": rule.what },
-                "helpUri": docs(rule),
-                "defaultConfiguration": { "level": rule.severity.as_str() },
-            })
-        })
+        .map(|its| rule(its.id, its.name, its.what, &docs(its), its.severity.as_str()))
         .collect();
     let open = report.findings.iter().map(result);
     let suppressed = report.suppressed.iter().map(|suppressed| {
@@ -30,20 +23,7 @@ pub fn sarif(report: &Report, version: &str) -> Result<String, NoJson> {
         result["suppressions"] = json!([{ "kind": kind, "justification": suppressed.reason }]);
         result
     });
-    pretty(&json!({
-        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "version": "2.1.0",
-        "runs": [{
-            "tool": { "driver": {
-                "name": "podwall",
-                "version": version,
-                "informationUri": "https://github.com/podwall/podwall",
-                "rules": rules,
-            }},
-            "columnKind": "unicodeCodePoints",
-            "results": open.chain(suppressed).collect::<Vec<Json>>(),
-        }],
-    }))
+    log(version, &rules, &open.chain(suppressed).collect::<Vec<Json>>())
 }
 
 fn result(finding: &Finding) -> Json {
