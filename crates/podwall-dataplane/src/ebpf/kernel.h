@@ -13,8 +13,7 @@
 
 struct sk_buff {
 	unsigned long _nfct; /* pointer to the connection; the low three bits are its state */
-	__u16 mac_header;    /* 0xffff: none */
-	__u16 network_header;
+	int skb_iif;         /* index of the interface that it came in by; 0: none */
 	unsigned int len, data_len; /* all bytes; those that do not stand at `data` */
 	unsigned char *head;        /* the region that the packet's bytes are in */
 	unsigned char *data;        /* at these hooks the IP header */

@@ -79,14 +79,11 @@ __noinline int report(struct packet *packet, __u32 subject, __u32 rule, __u32 in
 	return 0;
 }
 
-/* The kernel made it and no interface brought it. br_netfilter calls this hook without an incoming
- * interface for packets that it bridges between two pods; those have a link-layer header. */
+/* No interface brought it: this node made it. The hook's own `in` does not say that: br_netfilter
+ * gives none for packets between two pods, and igmp.c one for reports of the node itself. */
 static __always_inline int made_here(const struct bpf_nf_ctx *ctx)
 {
-	const struct sk_buff *skb = ctx->skb;
-
-	return !ctx->state->in &&
-	       (skb->mac_header == 0xffff || skb->mac_header == skb->network_header);
+	return !ctx->skb->skb_iif;
 }
 
 /* From this node to itself. */

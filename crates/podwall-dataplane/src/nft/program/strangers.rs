@@ -5,12 +5,20 @@
 //!   egress_stranger   this node's own packets pass ─▶ goto egress_strange
 //! ```
 
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
 use podwall_policy::address::{AddressRange, AddressSet, Family};
 use podwall_policy::policy::Direction;
 
 use super::super::ir::{Expr, Fate, Field, Reg, Rule, Test};
 use super::super::set::SetId;
 use super::{ADDRESS, Names, SUBJECT, goto, nfproto, on, rule, sides};
+
+/// The kernel gives its own membership reports an incoming interface (net/ipv4/igmp.c,
+/// `igmpv3_newpack`), so they look like routed ones; those of pods are bridged or go nowhere.
+const IGMP: u32 = 2;
+const MULTICAST: IpNet = IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)), 4);
 
 /// The index of the loopback interface, in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -42,8 +50,17 @@ pub(super) fn denied(direction: Direction, strange: &'static str) -> Vec<Rule> {
         return vec![on(strange)];
     }
     let itself = [Expr::Is(Field::Iif, Test::Eq(LOOPBACK)), Expr::Fate(Fate::Return)];
+    let groups = [
+        Expr::Is(Field::Iif, Test::Ne(0)),
+        nfproto(Family::V4),
+        Expr::Is(Field::L4proto, Test::Eq(IGMP)),
+        Expr::Load(Field::Destination(Family::V4), ADDRESS),
+        Expr::Inside(ADDRESS, MULTICAST, SUBJECT),
+        Expr::Fate(Fate::Return),
+    ];
     vec![
         rule("this node to itself", itself),
+        rule("this node's groups", groups),
         rule("routed", [Expr::Is(Field::Iif, Test::Ne(0)), goto(strange)]),
         rule("bridged", [Expr::Is(Field::LinkByte, Test::AtLeast(0)), goto(strange)]),
     ]
