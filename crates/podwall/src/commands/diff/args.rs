@@ -35,10 +35,12 @@ come, too.
 
 SETS is one of
   A B            files or directories; - is stdin
-  REV1..REV2     two revisions of the git repository here; REV.. compares with the files as they are
-                 now, REV1...REV2 with what REV2 branched off from. -f names files and directories,
-                 else all below this one are read. Nothing is checked out
-  B              with --cluster or --lab: what is there, and what would be if B were applied
+  REV1..REV2     two revisions of the git repository here; REV.. compares
+                 with the files as they are now, REV1...REV2 with what REV2
+                 branched off from. -f names files and directories, else all
+                 below this one are read. Nothing is checked out
+  B              with --cluster or --lab: what is there, and what would be
+                 if B were applied
 
 Where a set has policies only, it is asked of the pods and namespaces of --with, of the cluster or lab \
 that is named beside two sets, or else of the other set.",
@@ -52,7 +54,7 @@ pub(crate) struct Diff {
     #[arg(short = 'f', long = "filename", value_name = "PATH")]
     pub(crate) files: Vec<PathBuf>,
     /// Pods, workloads, namespaces and nodes from here, where a set does not have them.
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["cluster", "lab"])]
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["cluster", "kubeconfig", "context", "lab"])]
     pub(crate) with: Vec<PathBuf>,
     /// The cluster that kubectl talks to.
     #[arg(long, conflicts_with = "lab")]
@@ -60,11 +62,11 @@ pub(crate) struct Diff {
     /// A running lab.
     #[arg(long, value_name = "NAME")]
     pub(crate) lab: Option<String>,
-    /// The cluster of this kubeconfig.
-    #[arg(long, value_name = "FILE", requires = "cluster")]
+    /// The cluster of this kubeconfig; no --cluster is needed.
+    #[arg(long, value_name = "FILE", conflicts_with = "lab")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig.
-    #[arg(long, value_name = "NAME", requires = "cluster")]
+    /// The cluster of this context of the kubeconfig; no --cluster is needed.
+    #[arg(long, value_name = "NAME", conflicts_with = "lab")]
     pub(crate) context: Option<String>,
     /// With one set: policies that it does not have go, in the namespaces that it has policies for.
     #[arg(long)]
@@ -86,7 +88,8 @@ pub(crate) struct Diff {
 impl Diff {
     /// Whether objects of a cluster or lab are asked for.
     pub(crate) fn is_live(&self) -> bool {
-        self.cluster || self.lab.is_some()
+        let named = self.kubeconfig.is_some() || self.context.is_some();
+        self.cluster || named || self.lab.is_some()
     }
 
     /// These files, as other commands take them.
