@@ -131,3 +131,59 @@ fn a_flood_of_denials_is_told_in_part() {
         assert!(!told.is_empty() && told.len() < 2000, "{} of 2000", told.len());
     }
 }
+
+/// Follows what is denied while somebody tries, has policies written from that, and tries again.
+#[test]
+fn policies_written_from_flows_let_exactly_these_pass_by_packets() {
+    if !root() {
+        return;
+    }
+    const SHOP: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: shop}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: web, labels: {app: web}}, spec: {containers: [{name: c, image: none, ports: [{containerPort: 80}]}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: db, labels: {app: db}}, spec: {containers: [{name: c, image: none, ports: [{containerPort: 80}, {containerPort: 3306}]}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: job, labels: {app: job}}, spec: {containers: [{name: c, image: none}]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: shop, name: none}, spec: {podSelector: {}, policyTypes: [Ingress, Egress]}}
+";
+    for dataplane in ["ebpf", "nftables"] {
+        let lab = Lab::up("wanted", &["--nodes", "2", "--dataplane", dataplane]);
+        lab.apply(SHOP);
+        let mut all = Following::start(&lab, &["-o", "json"]);
+        let mut flows = String::new();
+        for (from, to, port) in [("shop/web", "shop/db", "3306"), ("shop/job", "shop/web", "80")] {
+            lab.probe_json(&[from, to, "--port", port, "--protocol", "tcp"]);
+            flows += &loop {
+                let line = all.line();
+                if line.contains(&format!("\"{to}\"")) {
+                    break line;
+                }
+            };
+        }
+        let generate =
+            ["generate", "-", "--include-denied", "--dns", "seen", "--lab", lab.name()];
+        let written = support::podwall(&generate, Some(&flows)).ok();
+        lab.delete(&["networkpolicy", "none", "-n", "shop"]);
+        lab.apply(&written);
+
+        // Every pair on every port in question, and what the answers make of each.
+        let ask = |port| lab.probe_json(&["--no-outside", "--protocol", "TCP", "--port", port]);
+        let rows = [ask("80"), ask("3306")].concat();
+        let between_pods = |row: &&support::Packet| {
+            let ends = [&row.src, &row.dst];
+            row.src != row.dst && ends.into_iter().all(|end| end.starts_with("shop/"))
+        };
+        let passed: BTreeSet<_> = rows
+            .iter()
+            .filter(between_pods)
+            .filter(|row| row.passed() == Some(true))
+            .map(|row| (&*row.src, &*row.dst, row.port))
+            .collect();
+        let wanted = [("shop/job", "shop/web", 80), ("shop/web", "shop/db", 3306)];
+        assert_eq!(passed, BTreeSet::from(wanted), "{dataplane} {written}");
+        assert!(rows.iter().all(|row| row.agrees), "{rows:?}");
+    }
+}
