@@ -196,6 +196,44 @@ fn a_controller_that_nobody_knows_is_unknown_until_it_is_named() {
     assert!(paths(&scene, Some("edge/ctl"))[0].ends_with("as edge/ctl: open"));
 }
 
+/// Two controllers, and classes whose names say nothing.
+#[test]
+fn a_class_says_by_its_controller_who_serves_it() {
+    let class = |name: &str, controller: &str, default: bool| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {{name: {name}, \
+             annotations: {{ingressclass.kubernetes.io/is-default-class: \"{default}\"}}}}\nspec: \
+             {{controller: {controller}}}\n---\n"
+        )
+    };
+    let other = controller("app.kubernetes.io/name: traefik").replace("name: ctl", "name: other");
+    let scene = POD.to_owned()
+        + &service("")
+        + &INGRESS.replace("nginx", "nginx-but-not-really")
+        + &controller("app.kubernetes.io/name: ingress-nginx")
+        + &other;
+    let serves = |scene: &str, classes: &str| {
+        let first = paths(&(scene.to_owned() + classes), None).remove(0);
+        first.rsplit(" as ").next().unwrap().to_owned()
+    };
+    assert_eq!(serves(&scene, ""), "edge/ctl: open");
+    let stated = class("nginx-but-not-really", "traefik.io/ingress-controller", false);
+    assert_eq!(serves(&scene, &stated), "edge/other: open");
+    assert_eq!(
+        serves(&scene, &class("nginx-but-not-really", "example.com/own", false)),
+        "?: unknown: which pods are the controller of class nginx-but-not-really, \
+         example.com/own (--ingress-controller)"
+    );
+    // Where no class is named the default one is meant.
+    let scene = scene.replace("ingressClassName: nginx-but-not-really, ", "");
+    assert!(!scene.contains("ingressClassName"), "{scene}");
+    assert!(serves(&scene, "").contains("unknown"));
+    let front = class("front", "k8s.io/ingress-nginx", false);
+    let back = |default| front.clone() + &class("back", "traefik.io/ingress-controller", default);
+    assert!(serves(&scene, &back(false)).contains("unknown"));
+    assert_eq!(serves(&scene, &back(true)), "edge/other: open");
+}
+
 fn gateway(listener: &str) -> String {
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: g, namespace: \

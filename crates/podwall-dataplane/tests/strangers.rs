@@ -410,8 +410,12 @@ fn the_node_itself_may_join_groups_from_an_address_in_its_range() {
         let mut node = Node::new(&world, kind);
         let watched = world.endpoints[1].net.run(|| support::wire::frames("eth0", 0x0800));
         let patience = nix::sys::time::TimeVal::new(10, 0);
-        nix::sys::socket::setsockopt(&watched, nix::sys::socket::sockopt::ReceiveTimeout, &patience)
-            .unwrap();
+        nix::sys::socket::setsockopt(
+            &watched,
+            nix::sys::socket::sockopt::ReceiveTimeout,
+            &patience,
+        )
+        .unwrap();
         let IpAddr::V4(own) = world.endpoints[0].v4 else { panic!("an address of IPv4") };
         let group = std::net::Ipv4Addr::new(239, 1, 2, 3);
         let _member = world.node().run(|| {

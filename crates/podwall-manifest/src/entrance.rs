@@ -5,22 +5,23 @@
 //!   Gateway       spec.listeners[] with allowedRoutes
 //!   …Route        spec.parentRefs[], spec.rules[].backendRefs[]
 //!   ReferenceGrant   spec.from[], spec.to[]
+//!   IngressClass, GatewayClass   spec.controller, spec.controllerName
 //! ```
 //!
 //! Slim: what leads to Services is read and checked, all else is left to the API server. Sources:
-//! `ValidateIngress` in `pkg/apis/networking/validation/validation.go`; the CRDs of
+//! `ValidateIngress`, `ValidateIngressClass` in `pkg/apis/networking/validation/validation.go`; the CRDs of
 //! `gateway.networking.k8s.io/v1`.
 
 use std::sync::Arc;
 
 use podwall_policy::entrance::{
-    BackendPort, Entrance, Gateway, Grant, Ingress, IngressBackend, Listener, Parent, Route,
-    RouteBackend, RoutesFrom,
+    BackendPort, Class, ClassKind, Entrance, Gateway, Grant, Ingress, IngressBackend, Listener,
+    Parent, Route, RouteBackend, RoutesFrom,
 };
 use podwall_policy::object::Name;
 
 use crate::diagnostic::Code;
-use crate::node::{Entry, Map, Node};
+use crate::node::{Entry, Map, Node, Value};
 use crate::selector;
 use crate::text::At;
 use crate::walk::{Path, Walk};
@@ -30,6 +31,9 @@ pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
 /// The annotation that named the class before there was a field.
 const CLASS: &str = "kubernetes.io/ingress.class";
+
+/// The annotation of the IngressClass that is meant where none is named.
+const DEFAULT_CLASS: &str = "ingressclass.kubernetes.io/is-default-class";
 
 /// Reads an object of one of these kinds.
 pub(crate) fn read(
@@ -50,6 +54,13 @@ pub(crate) fn read(
     Some(match kind {
         "Ingress" => Entrance::Ingress(reader.ingress(object, &path)),
         "Gateway" => Entrance::Gateway(reader.gateway(&path)?),
+        "IngressClass" => {
+            let is_default = annotation(object, DEFAULT_CLASS) == Some("true");
+            Entrance::Class(reader.class(ClassKind::Ingress, "controller", is_default, &path)?)
+        }
+        "GatewayClass" => {
+            Entrance::Class(reader.class(ClassKind::Gateway, "controllerName", false, &path)?)
+        }
         "ReferenceGrant" => Entrance::Grant(reader.grant(&path)),
         _ => Entrance::Route(reader.route(kind, &path)),
     })
@@ -70,7 +81,31 @@ fn present<'m, 't>(map: &'m Map<'t>, key: &str) -> Option<&'m Entry<'t>> {
     map.get(key).filter(|entry| !entry.value.is_null())
 }
 
+/// An annotation of the object.
+fn annotation<'o>(object: &'o Map<'_>, key: &str) -> Option<&'o str> {
+    let map = |entry: &'o Entry<'_>| match &entry.value.value {
+        Value::Map(map) => Some(map),
+        _ => None,
+    };
+    let annotations = map(map(object.get("metadata")?)?.get("annotations")?)?;
+    match &annotations.get(key)?.value.value {
+        Value::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
 impl Reader<'_, '_, '_> {
+    fn class(
+        &mut self,
+        kind: ClassKind,
+        field: &str,
+        is_default: bool,
+        path: &Path<'_>,
+    ) -> Option<Class> {
+        let controller = self.required(self.spec, field, self.at, path)?;
+        Some(Class { kind, name: self.name.name.clone(), controller, is_default })
+    }
+
     fn ingress(&mut self, object: &Map<'_>, path: &Path<'_>) -> Ingress {
         let spec = self.spec;
         let mut backends = Vec::new();
@@ -111,17 +146,7 @@ impl Reader<'_, '_, '_> {
             None => {}
         }
         let class = self.word(spec, "ingressClassName", path);
-        let annotations = object.get("metadata").and_then(|entry| match &entry.value.value {
-            crate::node::Value::Map(metadata) => metadata.get("annotations"),
-            _ => None,
-        });
-        let annotated = annotations.and_then(|entry| match &entry.value.value {
-            crate::node::Value::Map(annotations) => match &annotations.get(CLASS)?.value.value {
-                crate::node::Value::Text(class) => Some(Arc::from(&**class)),
-                _ => None,
-            },
-            _ => None,
-        });
+        let annotated = annotation(object, CLASS).map(Arc::from);
         let source = Some(self.walk.text.source(self.object_at));
         Ingress { name: self.name.clone(), class: class.or(annotated), backends, source }
     }
@@ -343,7 +368,7 @@ impl Reader<'_, '_, '_> {
         (!text.is_empty()).then(|| Arc::from(text))
     }
 
-    /// A text that must be there.
+    /// A port that must be there.
     fn required_port(&mut self, map: &Map<'_>, at: At, path: &Path<'_>) -> Option<u16> {
         let field = path.field("port");
         match present(map, "port") {
@@ -355,6 +380,7 @@ impl Reader<'_, '_, '_> {
         }
     }
 
+    /// A text that must be there.
     fn required(&mut self, map: &Map<'_>, key: &str, at: At, path: &Path<'_>) -> Option<Arc<str>> {
         let field = path.field(key);
         match present(map, key) {

@@ -25,6 +25,8 @@ pub(crate) enum Class {
     Policy,
     /// Only with [`Options::entrances`](crate::Options::entrances).
     Entrance,
+    /// A class of entrances: who serves them; only with the same option.
+    Servant,
 }
 
 /// A kind that is read.
@@ -40,7 +42,7 @@ pub(crate) struct Kind {
 
 impl Kind {
     pub(crate) fn is_namespaced(&self) -> bool {
-        !matches!(self.class, Class::Namespace | Class::Node)
+        !matches!(self.class, Class::Namespace | Class::Node | Class::Servant)
     }
 }
 
@@ -93,6 +95,14 @@ const ENTRANCES: &[Kind] = &[
         Naming::Subdomain,
         &["extensions/v1beta1", "networking.k8s.io/v1beta1"],
     ),
+    kind(
+        "IngressClass",
+        "networking.k8s.io/v1",
+        Class::Servant,
+        Naming::Subdomain,
+        &["networking.k8s.io/v1beta1"],
+    ),
+    kind("GatewayClass", GATEWAY_VERSION, Class::Servant, Naming::Subdomain, &[]),
     gateway_kind("Gateway"),
     gateway_kind("HTTPRoute"),
     gateway_kind("GRPCRoute"),
@@ -102,8 +112,10 @@ const ENTRANCES: &[Kind] = &[
     gateway_kind("ReferenceGrant"),
 ];
 
+const GATEWAY_VERSION: &str = "gateway.networking.k8s.io/v1";
+
 const fn gateway_kind(name: &'static str) -> Kind {
-    kind(name, "gateway.networking.k8s.io/v1", Class::Entrance, Naming::Subdomain, &[])
+    kind(name, GATEWAY_VERSION, Class::Entrance, Naming::Subdomain, &[])
 }
 
 /// Finds a kind of entrance. What is read of Gateways and routes is the same in all versions of

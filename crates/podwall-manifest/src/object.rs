@@ -399,7 +399,7 @@ fn read_typed(
             };
             Typed::Policy(Box::new(policy::read(walk, name, spec, at)?))
         }
-        Class::Entrance => {
+        Class::Entrance | Class::Servant => {
             Typed::Entrance(Box::new(entrance::read(walk, kind.name, name, map, at)?))
         }
     })

@@ -1,7 +1,7 @@
 //! Ingresses, Gateways and routes: read where they are asked for, and checked as far as they are.
 
 use podwall_manifest::{Input, Options, Reading, Typed, object_from_json, read};
-use podwall_policy::entrance::{BackendPort, Entrance, RoutesFrom};
+use podwall_policy::entrance::{BackendPort, ClassKind, Entrance, RoutesFrom};
 use podwall_policy::object::Name;
 
 fn options() -> Options {
@@ -57,6 +57,37 @@ fn the_class_may_be_an_annotation() {
     let cluster = reading.cluster();
     let ingress = &cluster.entrances.ingresses[&Name::new("default", "x")];
     assert_eq!(ingress.class.as_deref(), Some("traefik"));
+}
+
+#[test]
+fn a_class_is_its_controller_and_has_no_namespace() {
+    let text = "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: front, \
+                annotations: {ingressclass.kubernetes.io/is-default-class: \"true\"}}\n\
+                spec: {controller: k8s.io/ingress-nginx}\n---\n\
+                apiVersion: gateway.networking.k8s.io/v1beta1\nkind: GatewayClass\n\
+                metadata: {name: door}\nspec: {controllerName: istio.io/gateway-controller}\n";
+    let reading = read(&[Input::Text { name: "t".into(), text: text.into() }], &options());
+    assert!(reading.diagnostics.is_empty(), "{:?}", reading.diagnostics);
+    let entrances = reading.cluster().entrances;
+    let of = |kind, name| {
+        entrances
+            .class(kind, name)
+            .map(|class| (class.name.to_string(), class.controller.to_string()))
+    };
+    let front = Some(("front".to_owned(), "k8s.io/ingress-nginx".to_owned()));
+    let door = Some(("door".to_owned(), "istio.io/gateway-controller".to_owned()));
+    assert_eq!(of(ClassKind::Ingress, Some("front")), front);
+    assert_eq!(of(ClassKind::Ingress, None), front);
+    assert_eq!(of(ClassKind::Gateway, Some("door")), door);
+    assert_eq!(of(ClassKind::Gateway, None), None);
+    assert_eq!(of(ClassKind::Gateway, Some("front")), None);
+
+    let wrong = "apiVersion: networking.k8s.io/v1\nkind: IngressClass\n\
+                 metadata: {name: x, namespace: y}\nspec: {}\n";
+    let reading = read(&[Input::Text { name: "t".into(), text: wrong.into() }], &options());
+    let messages: Vec<&str> = reading.diagnostics.iter().map(|d| d.message.as_str()).collect();
+    assert!(messages.contains(&"`spec.controller` is required"), "{messages:?}");
+    assert_eq!(messages.len(), 2, "{messages:?}");
 }
 
 #[test]

@@ -74,6 +74,7 @@ impl Cluster {
             Entrance::Gateway(it) => drop(all.gateways.insert(it.name.clone(), it)),
             Entrance::Route(it) => drop(all.routes.insert((it.kind.clone(), it.name.clone()), it)),
             Entrance::Grant(it) => drop(all.grants.insert(it.name.clone(), it)),
+            Entrance::Class(it) => drop(all.classes.insert((it.kind, it.name.clone()), it)),
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Ingress ── host, path ──▶ Service port
+//!   IngressClass, GatewayClass ──▶ the controller that serves them
 //!   Gateway ◀── parentRefs ── HTTPRoute, GRPCRoute, TCPRoute, TLSRoute, UDPRoute ──▶ Service port
 //!      └ listeners: which namespaces' routes may attach           └ ReferenceGrant: across namespaces
 //! ```
@@ -27,12 +28,22 @@ pub struct Entrances {
     pub routes: BTreeMap<(Arc<str>, Name), Route>,
     /// ReferenceGrants.
     pub grants: BTreeMap<Name, Grant>,
+    /// IngressClasses and GatewayClasses by kind and name.
+    pub classes: BTreeMap<(ClassKind, Arc<str>), Class>,
 }
 
 impl Entrances {
     /// Whether nothing is stated.
     pub fn is_empty(&self) -> bool {
         self.ingresses.is_empty() && self.gateways.is_empty() && self.routes.is_empty()
+    }
+
+    /// The class of this name; of Ingresses that name none, the default one.
+    pub fn class(&self, kind: ClassKind, name: Option<&str>) -> Option<&Class> {
+        match name {
+            Some(name) => self.classes.get(&(kind, name.into())),
+            None => self.classes.values().find(|class| class.kind == kind && class.is_default),
+        }
     }
 }
 
@@ -47,6 +58,30 @@ pub enum Entrance {
     Route(Route),
     /// A ReferenceGrant.
     Grant(Grant),
+    /// An IngressClass or a GatewayClass.
+    Class(Class),
+}
+
+/// What a class is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ClassKind {
+    /// Ingresses.
+    Ingress,
+    /// Gateways.
+    Gateway,
+}
+
+/// An IngressClass or a GatewayClass: who serves what names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Class {
+    /// What it is of.
+    pub kind: ClassKind,
+    /// Its name.
+    pub name: Arc<str>,
+    /// `spec.controller` or `spec.controllerName`, as `k8s.io/ingress-nginx`.
+    pub controller: Arc<str>,
+    /// Whether Ingresses that name no class are of this one.
+    pub is_default: bool,
 }
 
 /// An Ingress.

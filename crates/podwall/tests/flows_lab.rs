@@ -163,8 +163,7 @@ fn policies_written_from_flows_let_exactly_these_pass_by_packets() {
                 }
             };
         }
-        let generate =
-            ["generate", "-", "--include-denied", "--dns", "seen", "--lab", lab.name()];
+        let generate = ["generate", "-", "--include-denied", "--dns", "seen", "--lab", lab.name()];
         let written = support::podwall(&generate, Some(&flows)).ok();
         lab.delete(&["networkpolicy", "none", "-n", "shop"]);
         lab.apply(&written);

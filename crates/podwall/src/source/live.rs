@@ -77,15 +77,26 @@ const TIERS: [Listed; 3] = [
 ];
 
 /// What leads to Services from outside, and every server has.
-const INGRESSES: Listed = Listed::new("networking.k8s.io/v1", "Ingress", "ingresses", true, false);
+const INGRESSES: [Listed; 2] = [
+    Listed::new("networking.k8s.io/v1", "Ingress", "ingresses", true, false),
+    Listed::new("networking.k8s.io/v1", "IngressClass", "ingressclasses", false, false),
+];
 
 /// What a server may have besides, newest version first.
-const GATEWAYS: [Listed; 11] = [
+const GATEWAYS: [Listed; 13] = [
+    Listed::new("gateway.networking.k8s.io/v1", "GatewayClass", "gatewayclasses", false, false),
     Listed::gateway("gateway.networking.k8s.io/v1", "Gateway", "gateways"),
     Listed::gateway("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes"),
     Listed::gateway("gateway.networking.k8s.io/v1", "GRPCRoute", "grpcroutes"),
     Listed::gateway("gateway.networking.k8s.io/v1", "TLSRoute", "tlsroutes"),
     Listed::gateway("gateway.networking.k8s.io/v1", "ReferenceGrant", "referencegrants"),
+    Listed::new(
+        "gateway.networking.k8s.io/v1beta1",
+        "GatewayClass",
+        "gatewayclasses",
+        false,
+        false,
+    ),
     Listed::gateway("gateway.networking.k8s.io/v1beta1", "Gateway", "gateways"),
     Listed::gateway("gateway.networking.k8s.io/v1beta1", "HTTPRoute", "httproutes"),
     Listed::gateway("gateway.networking.k8s.io/v1beta1", "ReferenceGrant", "referencegrants"),
@@ -127,7 +138,7 @@ async fn from_cluster(source: &Source, entrances: bool) -> Result<Objects, Failu
     let mut kinds = KINDS.to_vec();
     kinds.extend(asked.tiers().await?);
     if entrances {
-        kinds.push(INGRESSES);
+        kinds.extend(INGRESSES);
         kinds.extend(asked.gateways().await?);
     }
     let mut found = Found::default();
