@@ -123,6 +123,13 @@ fn kind(text: &str) -> Option<Kind> {
     }
 }
 
+/// Whether a text means addresses, whatever objects there are. Some may turn out to be a pod's.
+pub fn is_outside(text: &str) -> bool {
+    text.eq_ignore_ascii_case("internet")
+        || text.parse::<IpAddr>().is_ok()
+        || text.parse::<IpNet>().is_ok()
+}
+
 /// Finds the peer that a text names. A name alone is looked for in `namespace`.
 ///
 /// # Errors

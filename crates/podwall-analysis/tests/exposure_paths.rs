@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests; only what fails a test")]
 
 use podwall_analysis::exposure::paths::{Path, Seen, Via};
-use podwall_analysis::exposure::{Outcome, exposure};
+use podwall_analysis::exposure::{Outcome, exposure, paths_into};
 use podwall_analysis::outside::describe;
 use podwall_analysis::peer::resolve;
 use podwall_manifest::{Input, Options, read, render_all};
@@ -19,6 +19,10 @@ fn paths(text: &str, controller: Option<&str>) -> Vec<String> {
     let found = exposure(&cluster, &controller);
     let mut lines = Vec::new();
     for workload in &found.workloads {
+        // Who asks for one workload alone is told the same.
+        if controller.is_empty() {
+            assert_eq!(paths_into(&cluster, &workload.pods), workload.paths, "{}", workload.label);
+        }
         lines.extend(
             workload.paths.iter().map(|path| format!("{} < {}", workload.label, line(path))),
         );
@@ -191,7 +195,7 @@ fn a_controller_that_nobody_knows_is_unknown_until_it_is_named() {
     assert_eq!(
         paths(&scene, None)[0],
         "default/web < ingress [host a.example path /x] -> TCP 8080 as ?: unknown: which pods are \
-         the controller of class nginx (--ingress-controller)"
+         the controller of class nginx (exposure --ingress-controller)"
     );
     assert!(paths(&scene, Some("edge/ctl"))[0].ends_with("as edge/ctl: open"));
 }
@@ -222,7 +226,7 @@ fn a_class_says_by_its_controller_who_serves_it() {
     assert_eq!(
         serves(&scene, &class("nginx-but-not-really", "example.com/own", false)),
         "?: unknown: which pods are the controller of class nginx-but-not-really, \
-         example.com/own (--ingress-controller)"
+         example.com/own (exposure --ingress-controller)"
     );
     // Where no class is named the default one is meant.
     let scene = scene.replace("ingressClassName: nginx-but-not-really, ", "");

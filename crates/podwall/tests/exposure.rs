@@ -200,3 +200,28 @@ fn every_example_of_the_page_is_true() {
     }
     assert_eq!(page, fresh, "PODWALL_BLESS=1 writes the page anew");
 }
+
+/// A verdict about addresses is not the whole answer where policies see another address.
+#[test]
+fn can_and_explain_show_the_paths_that_exposure_shows() {
+    let whole = json(&exposure(SCENE, &["-o", "json"]));
+    let workloads = whole["workloads"].as_array().unwrap();
+    assert!(workloads.iter().any(|its| its["paths"].as_array().unwrap().len() > 1));
+    for workload in workloads {
+        let label = workload["workload"].as_str().unwrap();
+        let explained = json(&run(&["explain", "pod", label, "-f", SCENE, "-o", "json"]));
+        assert_eq!(explained["paths"], workload["paths"], "{label}");
+        let asked = json(&run(&["can", "internet", label, "-f", SCENE, "-o", "json"]));
+        assert_eq!(asked["paths"], workload["paths"], "{label}");
+    }
+    let denied = run(&["can", "internet", "shop/deploy/web", "--port", "8080", "-f", SCENE]);
+    assert_eq!(code(&denied), 1);
+    let said = text(&denied);
+    assert!(said.contains("Paths from outside, on which policies see another address"), "{said}");
+    assert!(said.contains("open to whoever reaches the controller"), "{said}");
+    // Another port is not on the path, and who is inside takes none.
+    let other = text(&run(&["can", "internet", "shop/deploy/web", "--port", "81", "-f", SCENE]));
+    assert!(!other.contains("Paths from outside"), "{other}");
+    let inside = ["can", "shop/deploy/api", "shop/deploy/web", "-o", "json", "-f", SCENE];
+    assert!(json(&run(&inside)).get("paths").is_none());
+}

@@ -204,7 +204,9 @@ impl<'a> Controllers<'a> {
                 if let Some(stated) = stated {
                     of.push_str(&format!(", {}", stated.controller));
                 }
-                Found::Not(format!("which pods are the controller{of} (--ingress-controller)"))
+                Found::Not(format!(
+                    "which pods are the controller{of} (exposure --ingress-controller)"
+                ))
             }
         }
     }

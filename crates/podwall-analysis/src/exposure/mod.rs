@@ -16,6 +16,7 @@ mod attach;
 mod candidates;
 mod controllers;
 mod crowd;
+mod into;
 pub mod paths;
 mod today;
 
@@ -32,6 +33,7 @@ use podwall_policy::reason::MissingFact;
 use self::ask::{Asker, Shape};
 pub use self::candidates::ANY_POD;
 pub use self::crowd::Crowd;
+pub use self::into::paths_into;
 pub use self::paths::{Outcome, Path};
 use self::today::Census;
 pub use self::today::Today;
@@ -213,7 +215,7 @@ pub fn exposure<'a>(cluster: &'a Cluster, controller: &[&Pod]) -> Exposure<'a> {
         let host_network = pods.iter().all(|pod| pod.host_network);
         workloads.push(Exposed { label, pods, host_network, ways, paths: Vec::new() });
     }
-    let loose = paths::paths(&engine, &mut workloads, controller);
+    let loose = paths::paths(&engine, &mut workloads, controller, None);
     workloads.sort_by_cached_key(|workload| {
         let dangers: Vec<_> = workload.ways.iter().map(Way::danger).collect();
         let path = workload.paths.iter().map(|path| path.outcome.danger()).min();

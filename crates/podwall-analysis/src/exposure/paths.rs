@@ -10,7 +10,7 @@
 //! place. If that is the pod's own node its policies let it in, whatever they say; so such a path is
 //! never quite shut.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use podwall_policy::address::AddressSet;
@@ -105,11 +105,13 @@ pub enum Outcome {
     Broken(String),
 }
 
-/// All paths: those into each workload, by its place, and those that lead to none.
+/// All paths, or those through these Services: those into each workload, by its place, and those that
+/// lead to none.
 pub(super) fn paths(
     engine: &Reachability<'_>,
     workloads: &mut [Exposed<'_>],
     controller: &[&Pod],
+    services: Option<&BTreeSet<&Name>>,
 ) -> Vec<Path> {
     let cluster = engine.cluster();
     let mut rows: BTreeMap<&Name, usize> = BTreeMap::new();
@@ -121,11 +123,14 @@ pub(super) fn paths(
         cluster,
         rows: rows.into_iter().map(|(name, row)| (name.clone(), row)).collect(),
         controllers: Controllers::new(cluster, controller),
+        services,
         found: Vec::new(),
         loose: Vec::new(),
     };
     for service in cluster.services.values() {
-        finder.service(service, workloads);
+        if finder.asks_for(&service.name) {
+            finder.service(service, workloads);
+        }
     }
     finder.ingresses(workloads);
     finder.gateways(workloads);
@@ -166,11 +171,17 @@ struct Finder<'e> {
     cluster: &'e Cluster,
     rows: BTreeMap<Name, usize>,
     controllers: Controllers<'e>,
+    /// Only paths through these.
+    services: Option<&'e BTreeSet<&'e Name>>,
     found: Vec<(usize, Path)>,
     loose: Vec<Path>,
 }
 
 impl<'e> Finder<'e> {
+    fn asks_for(&self, service: &Name) -> bool {
+        self.services.is_none_or(|only| only.contains(service))
+    }
+
     /// The paths that a Service opens by itself.
     fn service(&mut self, service: &Service, workloads: &[Exposed<'_>]) {
         let external = &service.external;
@@ -218,12 +229,14 @@ impl<'e> Finder<'e> {
         judge: impl Fn(&Self, &Exposed<'_>, &[&'e Pod], &[(Protocol, u16)]) -> (Seen, Outcome),
     ) {
         let mut rows: BTreeMap<usize, Vec<&'e Pod>> = BTreeMap::new();
-        for pod in backends(self.cluster, service) {
+        let pods = backends(self.cluster, service);
+        let leads_nowhere = pods.is_empty();
+        for pod in pods {
             if let Some(row) = self.rows.get(&pod.name) {
                 rows.entry(*row).or_default().push(pod);
             }
         }
-        if rows.is_empty() {
+        if leads_nowhere {
             let why = match service.selector {
                 Some(_) => "the Service selects no running pod",
                 None => "the Service has no selector; its endpoints are not among the objects",
@@ -363,6 +376,9 @@ impl<'e> Finder<'e> {
         controller: &Found<'e>,
         workloads: &[Exposed<'_>],
     ) {
+        if !self.asks_for(service) {
+            return;
+        }
         let Some(its) = self.cluster.services.get(service) else {
             let outcome = Outcome::Broken(format!("there is no Service {service}"));
             return self.loose.push(start.path(Vec::new(), Seen::Unknown, outcome));

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use podwall_analysis::can::{Answer, Case, Contribution, End, contributions};
+use podwall_analysis::exposure::Path;
 use podwall_analysis::outside;
 use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
@@ -11,6 +12,7 @@ use podwall_policy::evaluate::{Side, Verdict};
 use podwall_policy::explain::{Question, SideExplanation};
 use podwall_policy::policy::RuleRef;
 
+use super::exposure::{self, PathJson};
 use super::fix::FixesJson;
 use super::{PolicyJson, PortsJson, ReasonJson, RuleJson, VerdictJson};
 use crate::{next, words};
@@ -43,6 +45,10 @@ pub struct Can {
     /// Which addresses outside pass, where an end is outside.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outside: Option<OutsideJson>,
+    /// Paths from outside to the destination through Services, Ingresses and Gateways, on which
+    /// policies may see another address than the source's; absent where the source is not outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<PathJson>>,
     /// Which policies matter for the case that decides, and how.
     pub policies: Vec<ContributionJson>,
     /// How to turn the answer round, where it was asked for (`--fix`).
@@ -212,7 +218,12 @@ pub struct OutsideJson {
 }
 
 /// The answer as JSON structures.
-pub fn can(cluster: &Cluster, answer: &Answer<'_>, left_out: &[String]) -> Option<Can> {
+pub fn can(
+    cluster: &Cluster,
+    answer: &Answer<'_>,
+    paths: Option<&[Path]>,
+    left_out: &[String],
+) -> Option<Can> {
     let decisive = answer.decisive()?;
     Some(Can {
         verdict: answer.verdict.into(),
@@ -226,6 +237,7 @@ pub fn can(cluster: &Cluster, answer: &Answer<'_>, left_out: &[String]) -> Optio
         families: families(answer),
         backends: backends(answer),
         outside: outside_json(answer),
+        paths: paths.map(|paths| paths.iter().map(exposure::path).collect()),
         policies: policies(cluster, answer),
         fix: None,
         notes: answer.notes.clone(),

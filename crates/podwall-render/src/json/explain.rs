@@ -6,11 +6,13 @@ use serde::Serialize;
 use podwall_analysis::explain::{
     PodDirection, PodExplanation, PolicyDirection, PolicyExplanation, RuleExplanation,
 };
+use podwall_analysis::exposure::Path;
 use podwall_analysis::outside;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::object::Pod;
 use podwall_policy::port::PortSet;
 
+use super::exposure::{self, PathJson};
 use super::matrix::FamilyPortsJson;
 use super::{LabelsJson, PolicyJson, PortsJson, ReasonJson, RuleJson};
 use crate::words;
@@ -98,6 +100,8 @@ pub struct PodAnswer {
     pub ingress: PodDirectionJson,
     /// What leaves.
     pub egress: PodDirectionJson,
+    /// Paths from outside to it through Services, Ingresses and Gateways, those that work first.
+    pub paths: Vec<PathJson>,
     /// Policies of its namespace that do not select it, the nearest first.
     pub not_selected_by: Vec<PassedOverJson>,
     /// What was left out of the input because it could not be read (`--keep-going`).
@@ -207,7 +211,12 @@ fn names(pods: &[&Pod]) -> Vec<String> {
 }
 
 /// The explanation of a pod as JSON structures.
-pub fn pod(cluster: &Cluster, of: &PodExplanation<'_>, left_out: &[String]) -> PodAnswer {
+pub fn pod(
+    cluster: &Cluster,
+    of: &PodExplanation<'_>,
+    paths: &[Path],
+    left_out: &[String],
+) -> PodAnswer {
     let [egress, ingress] = &of.directions;
     PodAnswer {
         pod: of.pod.name.to_string(),
@@ -217,6 +226,7 @@ pub fn pod(cluster: &Cluster, of: &PodExplanation<'_>, left_out: &[String]) -> P
         exempt: of.exempt.map(|exempt| words::exempt_key(exempt).to_owned()),
         ingress: pod_direction(cluster, ingress),
         egress: pod_direction(cluster, egress),
+        paths: paths.iter().map(exposure::path).collect(),
         not_selected_by: of
             .passed_over
             .iter()

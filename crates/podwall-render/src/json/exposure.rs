@@ -46,7 +46,7 @@ pub struct ExposedJson {
 }
 
 /// A path from outside.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PathJson {
     /// `nodePort`, `loadBalancer`, `externalIps`, `ingress` or `gateway`.
@@ -205,7 +205,7 @@ fn exposed(of: &Exposed<'_>) -> ExposedJson {
     }
 }
 
-fn path(path: &Path) -> PathJson {
+pub(super) fn path(path: &Path) -> PathJson {
     let (via, name) = match &path.via {
         Via::NodePort(_) => ("nodePort", &path.service),
         Via::LoadBalancer(_) => ("loadBalancer", &path.service),

@@ -13,6 +13,7 @@
 use podwall_analysis::can::{
     Answer, Case, Contribution, End, PortAsk, contributions, service_port,
 };
+use podwall_analysis::exposure::Path;
 use podwall_analysis::outside;
 use podwall_analysis::peer::Peer;
 use podwall_policy::address::{AddressRange, AddressSet, Family};
@@ -29,8 +30,9 @@ const MISSES: usize = 3;
 /// How many peers of a group are named.
 const NAMED: usize = 3;
 
-/// The answer as coloured text; `fixes` if ways to turn it round will follow.
-pub fn can(cluster: &Cluster, answer: &Answer<'_>, fixes: bool) -> String {
+/// The answer as coloured text, with the paths from outside to the destination; `fixes` if ways to
+/// turn it round will follow.
+pub fn can(cluster: &Cluster, answer: &Answer<'_>, paths: &[Path], fixes: bool) -> String {
     let mut page = Page::default();
     page.para("", 2, &headline(answer));
     for note in &answer.notes {
@@ -49,6 +51,12 @@ pub fn can(cluster: &Cluster, answer: &Answer<'_>, fixes: bool) -> String {
             [(&case.evaluation.egress, &case.egress), (&case.evaluation.ingress, &case.ingress)]
         {
             one_side(&mut page, case, side, why);
+        }
+    }
+    if !paths.is_empty() {
+        page.heading("Paths from outside, on which policies see another address");
+        for path in paths {
+            page.item(2, &super::paths::line(path));
         }
     }
     if let Some(case) = answer.decisive() {

@@ -3,6 +3,7 @@
 use podwall_analysis::explain::{
     PodDirection, PodExplanation, PolicyDirection, PolicyExplanation, RuleExplanation, facts,
 };
+use podwall_analysis::exposure::Path;
 use podwall_analysis::outside;
 use podwall_policy::object::Pod;
 use podwall_policy::policy::{Action, Direction};
@@ -107,8 +108,8 @@ fn pods(pods: &[&Pod]) -> String {
     words::some(&words::names(pods), NAMED)
 }
 
-/// The explanation of a pod as coloured text.
-pub fn pod(of: &PodExplanation<'_>) -> String {
+/// The explanation of a pod as coloured text, with the paths from outside to it.
+pub fn pod(of: &PodExplanation<'_>, paths: &[Path]) -> String {
     let mut page = Page::default();
     let pod = of.pod;
     let place = words::place(pod.source.as_ref());
@@ -122,6 +123,12 @@ pub fn pod(of: &PodExplanation<'_>) -> String {
     }
     for direction in of.directions.iter().rev() {
         pod_direction(&mut page, of, direction);
+    }
+    if !paths.is_empty() {
+        page.heading("Paths from outside");
+        for path in paths {
+            page.item(2, &super::paths::line(path));
+        }
     }
     if !of.passed_over.is_empty() {
         page.heading("Policies of its namespace that do not select it");

@@ -3,16 +3,18 @@
 use std::process::ExitCode;
 
 use podwall_analysis::can::{Answer, Ask, PortAsk, can};
+use podwall_analysis::exposure::{Path, paths_into};
 use podwall_analysis::fix::patch::patches;
 use podwall_analysis::fix::{Fixes, fixes};
-use podwall_analysis::peer::resolve;
+use podwall_analysis::peer::{self, Peer, resolve};
 use podwall_policy::address::Family;
+use podwall_policy::cluster::Cluster;
 use podwall_render::patch::unified;
 use podwall_render::{json, text};
 
 use crate::cli::{Can, CanFormat};
 use crate::output::{Failure, code, print};
-use crate::source::{Objects, load, load_with_texts};
+use crate::source::{Objects, Options, load_as};
 
 pub(crate) fn run(command: &Can) -> Result<ExitCode, Failure> {
     let ask = Ask {
@@ -25,23 +27,32 @@ pub(crate) fn run(command: &Can) -> Result<ExitCode, Failure> {
         },
     };
     let fix = command.fix || command.output == CanFormat::Patch;
-    let objects = if fix { load_with_texts(&command.source) } else { load(&command.source) }?;
+    // Only who comes from outside takes a path that an Ingress or a Gateway opens.
+    let entrances = peer::is_outside(&command.src);
+    let objects =
+        load_as(&command.source, &Options { keep_texts: fix, entrances, ..Options::default() })?;
     let cluster = &objects.cluster;
     let namespace = &objects.namespace;
     let src = resolve(cluster, &command.src, namespace)?;
     let dst = resolve(cluster, &command.dst, namespace)?;
     let answer = can(cluster, &src, &dst, &ask)?;
     let fix = fix.then(|| fixes(cluster, &answer));
+    let paths = matches!(src, Peer::Outside { .. }).then(|| paths(cluster, &dst, &ask));
     print(&match command.output {
         CanFormat::Text => {
-            let mut page = text::can::can(cluster, &answer, fix.is_some());
+            let mut page = text::can::can(
+                cluster,
+                &answer,
+                paths.as_deref().unwrap_or_default(),
+                fix.is_some(),
+            );
             if let Some(fix) = &fix {
                 page.push_str(&text::fix::fixes(cluster, &objects.texts, fix));
             }
             page
         }
         CanFormat::Json => {
-            let mut json = json::can::can(cluster, &answer, &objects.left_out);
+            let mut json = json::can::can(cluster, &answer, paths.as_deref(), &objects.left_out);
             if let Some(json) = &mut json {
                 let of = |fix| json::fix::fixes(cluster, &objects.texts, fix);
                 json.fix = fix.as_ref().map(of);
@@ -51,6 +62,19 @@ pub(crate) fn run(command: &Can) -> Result<ExitCode, Failure> {
         CanFormat::Patch => patch(&objects, &answer, fix.as_ref())?,
     })?;
     Ok(code(answer.verdict))
+}
+
+/// The paths from outside to the destination, as far as it was asked for.
+fn paths(cluster: &Cluster, dst: &Peer<'_>, ask: &Ask) -> Vec<Path> {
+    let mut paths = paths_into(cluster, &dst.pods(cluster));
+    match (dst, &ask.port) {
+        (Peer::Service(service), _) => paths.retain(|path| path.service == service.name),
+        (_, Some(PortAsk::Number(port))) => {
+            paths.retain(|path| path.targets.iter().any(|(_, target)| target == port));
+        }
+        _ => {}
+    }
+    paths
 }
 
 /// The best fix that stands in files.

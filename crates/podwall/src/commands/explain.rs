@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use podwall_analysis::explain;
+use podwall_analysis::exposure::paths_into;
 use podwall_analysis::peer::{self, Peer};
 use podwall_render::{json, text};
 
 use crate::cli::{Explain, ExplainOne, ExplainWhat, Format};
 use crate::output::{Failure, print};
-use crate::source::load;
+use crate::source::{load, load_with_entrances};
 
 pub(crate) fn run(command: &Explain) -> Result<ExitCode, Failure> {
     match &command.what {
@@ -29,7 +30,7 @@ fn policy(one: &ExplainOne) -> Result<ExitCode, Failure> {
 }
 
 fn pod(one: &ExplainOne) -> Result<ExitCode, Failure> {
-    let objects = load(&one.source)?;
+    let objects = load_with_entrances(&one.source)?;
     let cluster = &objects.cluster;
     let pod = match peer::resolve(cluster, &one.name, &objects.namespace)? {
         Peer::Pod(pod) => pod,
@@ -41,9 +42,12 @@ fn pod(one: &ExplainOne) -> Result<ExitCode, Failure> {
         }
     };
     let answer = explain::pod(cluster, pod);
+    let paths = paths_into(cluster, &[pod]);
     print(&match one.output {
-        Format::Text => text::explain::pod(&answer),
-        Format::Json => json::pretty(&json::explain::pod(cluster, &answer, &objects.left_out))?,
+        Format::Text => text::explain::pod(&answer, &paths),
+        Format::Json => {
+            json::pretty(&json::explain::pod(cluster, &answer, &paths, &objects.left_out))?
+        }
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -243,8 +243,8 @@ impl Asked<'_> {
         Ok(there)
     }
 
-    /// The kinds of the Gateway API that the server has, each in one version. That it has none is
-    /// said, so that nobody takes it for a cluster without routes.
+    /// The kinds of the Gateway API that the server has, each in one version. Where there are none
+    /// there are no Gateways and routes.
     async fn gateways(&self) -> Result<Vec<Listed>, Failure> {
         let mut there: Vec<Listed> = Vec::new();
         for version in ["v1", "v1beta1", "v1alpha2"] {
@@ -264,9 +264,6 @@ impl Asked<'_> {
                     there.push(kind.clone());
                 }
             }
-        }
-        if there.is_empty() {
-            remark("note: the cluster has no Gateway API, so it has no Gateways and routes\n");
         }
         Ok(there)
     }

@@ -55,7 +55,8 @@ pub(crate) fn load_with_entrances(source: &Source) -> Result<Objects, Failure> {
     load_as(source, &Options { entrances: true, ..Options::default() })
 }
 
-fn load_as(source: &Source, options: &Options) -> Result<Objects, Failure> {
+/// Reads them as these options say.
+pub(crate) fn load_as(source: &Source, options: &Options) -> Result<Objects, Failure> {
     if !source.files.is_empty() {
         return from_files(source, options);
     }
