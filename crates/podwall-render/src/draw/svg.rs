@@ -325,10 +325,8 @@ fn legend(picture: &Picture, scene: &Scene, layout: &Layout) -> Legend {
         ));
     }
     if contents().any(|content| !content.now.open.is_empty()) {
-        entries.push((
-            "<text class=\"port\" x=\"10\" y=\"4\">?</text>".to_owned(),
-            "depends on a fact that is missing",
-        ));
+        let line = "<g class=\"net same perhaps\"><path class=\"line\" d=\"M0 0h28\"/></g>";
+        entries.push((line.to_owned(), "perhaps: depends on a fact that is missing"));
     }
     let mut out = Body(String::new());
     let (mut x, mut y, mut most) = (24, 8, 0);

@@ -6,6 +6,16 @@ const spacer = el("div", { class: "spacer" });
 const speech = el("p", { class: "speech", "aria-live": "polite" });
 matrix.append(canvas, spacer, speech);
 
+// What the colours mean; only those that there are.
+const meanings = data.compared
+  ? { added: "new", changed: "other ports than before", removed: "gone", same: "as before" }
+  : { everything: "everything passes", some: "some ports pass", perhaps: "depends on a fact that is missing" };
+const legend = el("p", { id: "legend", hidden: true }, "A row reaches a column.", ...Object.entries(meanings)
+  .filter(([name]) => data.contents.some((content) => (data.compared ? content.change : content.kind) === name))
+  .map(([name, says]) => el("span", {}, el("i", { class: name }), says)));
+if (data.contents.some((content) => content.partly)) legend.append(el("span", {}, el("i", { class: "partly" }), "between some of them only"));
+if (many > 120) legend.append(el("span", {}, "smaller: fewer of a namespace's pairs"));
+
 const folded = new Set(many > 120 ? data.spaces.keys() : []);
 let lines = [];      // what is shown: {space, rows, head} or {row, rows}
 let cursor = { x: 0, y: 0 };

@@ -19,7 +19,7 @@ const views = ["map", "matrix"].map((name) =>
   el("button", { "aria-pressed": String(name === "map"), onclick: () => showView(name) }, name === "map" ? "Map" : "Matrix"));
 const showView = (name) => {
   map.hidden = name !== "map";
-  matrix.hidden = name !== "matrix";
+  matrix.hidden = legend.hidden = name !== "matrix";
   tools.hidden = name !== "map";
   views.forEach((button) => button.setAttribute("aria-pressed", String(button.textContent.toLowerCase() === name)));
   if (name === "matrix") arrange(); else fit();
@@ -125,7 +125,7 @@ document.body.prepend(el("header", {},
   picker,
   el("div", { id: "find" }, field, results),
   theme));
-stage.append(matrix, panel, tools);
+stage.append(matrix, legend, panel, tools);
 root.classList.add("live");
 map.setAttribute("tabindex", "0");
 map.setAttribute("aria-label", "Map. Tab goes to lines and boxes, Enter asks.");
