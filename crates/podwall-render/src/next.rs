@@ -63,10 +63,11 @@ fn mend(case: &Case<'_>, side: &Side, why: &SideExplanation) -> String {
         }
         _ => String::new(),
     };
-    let policy = side.isolated_by.first().map_or_else(
-        || format!("a policy that selects {subject}"),
-        |policy| format!("a policy that selects {subject} (for instance {policy})"),
-    );
+    // One that allows something already, not the default deny beside it.
+    let speaks = why.near_misses.iter().find(|miss| miss.action == Action::Allow);
+    let speaks =
+        speaks.map_or_else(String::new, |miss| format!(" (for instance {})", miss.rule.policy));
+    let policy = format!("a policy that selects {subject}{speaks}");
     format!(
         "add to {policy} an {} rule {preposition} {}{port}",
         side.direction,
