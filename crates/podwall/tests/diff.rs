@@ -75,6 +75,31 @@ fn json_has_every_pair_and_keeps_to_its_schema() {
     assert_eq!((&same["verdict"], &same["future"]["verdict"]), (&"same".into(), &"same".into()));
 }
 
+/// A rule for a port by name says nothing of pods that declare none, so those that are made up
+/// for the question declare it.
+#[test]
+fn pods_that_may_come_have_the_ports_that_the_change_names() {
+    const BLOG: &str = "tests/data/blog.yaml";
+    let peers = "- podSelector: {matchLabels: {app.kubernetes.io/name: wordpress}}";
+    let blog = std::fs::read_to_string(BLOG).unwrap();
+    let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    let answer = |port: &str| -> Value {
+        let before = blog.replace("port: mysql", &format!("port: {port}"));
+        std::fs::write(file.path(), &before).unwrap();
+        let (first, last) = before.rsplit_once(peers).unwrap();
+        let wider = format!("{first}{peers}\n    - namespaceSelector: {{}}{last}");
+        let ran =
+            podwall(&["diff", file.path().to_str().unwrap(), "-", "-o", "json"], Some(&wider));
+        ran.json(&[0])["future"].clone()
+    };
+    let of_mysql = answer("mysql");
+    assert_eq!(of_mysql["verdict"], "differs", "{of_mysql:#}");
+    let opened: Vec<_> = of_mysql["examples"].as_array().unwrap().iter().collect();
+    assert!(opened.iter().all(|it| it["opened"]["ports"][0]["from"] == 3306), "{of_mysql:#}");
+    // No pod has such a port today.
+    assert_eq!(answer("other")["verdict"], "differs");
+}
+
 #[test]
 fn sarif_marks_the_rule_and_markdown_is_a_comment() {
     let log: Value = podwall(&["diff", OLD, NEW, "-o", "sarif"], None).json(&[1]);

@@ -17,12 +17,13 @@ use podwall_policy::cluster::Cluster;
 use podwall_policy::label::{Labels, METADATA_NAME};
 use podwall_policy::object::{Namespace, Pod};
 use podwall_policy::policy::{Direction, NamespaceScope, Peer, PodScope};
-use podwall_policy::port::PortSet;
+use podwall_policy::port::{ContainerPort, PortSet, Protocol};
 use podwall_policy::selector::{Operator, Selector};
 
 use super::spelling::changed;
 use super::{Difference, Kind, Row};
 use crate::matrix::By;
+use crate::rule_ports::Ports;
 
 /// How many pods are tried at most; the more selectors differ, the less one needs to find one.
 const MOST: usize = 150;
@@ -80,8 +81,8 @@ impl Difference<'_> {
         if changed.iter().all(super::spelling::Changed::is_empty) {
             return Future::Same;
         }
-        let mut tried = Tried::new(clusters);
         let mut scopes: BTreeSet<PodScope> = BTreeSet::new();
+        let mut names: BTreeSet<(Protocol, Arc<str>)> = BTreeSet::new();
         for (cluster, changed) in clusters.into_iter().zip(&changed) {
             for policy in cluster.policies.values() {
                 for direction in Direction::BOTH {
@@ -89,15 +90,18 @@ impl Difference<'_> {
                         continue;
                     }
                     scopes.insert(super::spelling::scope(&policy.subject));
-                    for peer in policy.rules(direction).into_iter().flatten().flat_map(|r| &r.peers)
-                    {
-                        if let Peer::Pods(scope) = peer {
-                            scopes.insert(super::spelling::scope(scope));
+                    for rule in policy.rules(direction).into_iter().flatten() {
+                        for peer in &rule.peers {
+                            if let Peer::Pods(scope) = peer {
+                                scopes.insert(super::spelling::scope(scope));
+                            }
                         }
+                        names.extend(Ports::of(rule).names);
                     }
                 }
             }
         }
+        let mut tried = Tried::new(clusters, ports(clusters, names));
         tried.plain();
         for scope in &scopes {
             tried.meeting(&[scope]);
@@ -112,9 +116,23 @@ impl Difference<'_> {
     }
 }
 
+/// Ports that have these names, all of them: what a rule says of a name is nothing for a pod
+/// without it. The numbers are those of a pod that there is, else any.
+fn ports(clusters: [&Cluster; 2], names: BTreeSet<(Protocol, Arc<str>)>) -> Vec<ContainerPort> {
+    let made_up = MADE_UP..;
+    let numbered = names.into_iter().zip(made_up).map(|((protocol, name), made_up)| {
+        let mut pods = clusters.into_iter().flat_map(|cluster| cluster.pods.values());
+        let stated = pods.find_map(|pod| pod.named_port(&name, protocol).next());
+        ContainerPort { number: stated.unwrap_or(made_up), name: Some(name), protocol }
+    });
+    numbered.collect()
+}
+
 /// Clusters with the policies of each side and pods that may come.
 struct Tried<'c> {
     real: [&'c Cluster; 2],
+    /// What each of the pods declares.
+    ports: Vec<ContainerPort>,
     bare: [Cluster; 2],
     /// What was tried already.
     seen: BTreeSet<(Arc<str>, Labels)>,
@@ -123,14 +141,14 @@ struct Tried<'c> {
 }
 
 impl<'c> Tried<'c> {
-    fn new(real: [&'c Cluster; 2]) -> Self {
+    fn new(real: [&'c Cluster; 2], ports: Vec<ContainerPort>) -> Self {
         let bare = real.map(|cluster| Cluster {
             namespaces: cluster.namespaces.clone(),
             nodes: cluster.nodes.clone(),
             policies: cluster.policies.clone(),
             ..Cluster::default()
         });
-        Self { real, bare, seen: BTreeSet::new(), namespaces: BTreeMap::new() }
+        Self { real, ports, bare, seen: BTreeSet::new(), namespaces: BTreeMap::new() }
     }
 
     /// A pod without labels, in a namespace without labels and in each that has policies.
@@ -216,8 +234,10 @@ impl<'c> Tried<'c> {
         // Two of each, so that they can be asked about each other.
         for copy in ["a", "b"] {
             let name = format!("{NEW}-{}-{copy}", self.seen.len());
+            let mut pod = Pod::new(namespace.clone(), name.as_str(), labels.clone());
+            pod.ports.clone_from(&self.ports);
             for cluster in &mut self.bare {
-                cluster.put_pod(Pod::new(namespace.clone(), name.as_str(), labels.clone()));
+                cluster.put_pod(pod.clone());
             }
         }
     }
@@ -259,6 +279,9 @@ impl<'c> Tried<'c> {
 
 /// What pods and namespaces that do not exist are called.
 const NEW: &str = "new";
+
+/// The first number of a port that nobody has, from the range that nobody registers (RFC 6335 §6).
+const MADE_UP: u16 = 49152;
 
 /// Few labels that all of these selectors match.
 fn meeting<'s>(selectors: &(impl Iterator<Item = &'s Selector> + Clone)) -> Option<Labels> {
