@@ -12,7 +12,7 @@ use podwall_policy::cluster::Cluster;
 use podwall_policy::evaluate::{Evaluation, evaluate};
 use podwall_policy::flow::{Flow, Party};
 use podwall_policy::label::Labels;
-use podwall_policy::object::{Namespace, Owner, Pod};
+use podwall_policy::object::{Namespace, Pod};
 use podwall_policy::policy::{NamespaceScope, Peer, PodScope, Policy, Rule};
 use podwall_policy::port::PortSet;
 use podwall_policy::selector::Selector;
@@ -23,34 +23,7 @@ fn cluster(dice: &mut Dice) -> Cluster {
     for _ in 0..dice.below(8) {
         cluster.put_pod(random::pod(dice));
     }
-    let host_network = dice.chance(40);
-    for pod in cluster.pods.values_mut() {
-        if dice.chance(70) {
-            let name = *dice.pick(&["x", "y"]);
-            pod.owner = Some(Owner { kind: "Deployment".into(), name: name.into() });
-        }
-        pod.host_network &= host_network;
-        if dice.chance(20) {
-            pod.ips.clear();
-        }
-    }
-    // Replicas on other nodes, which nothing but a node tells apart.
-    let pods: Vec<Pod> = cluster.pods.values().filter(|_| dice.chance(50)).cloned().collect();
-    for (number, pod) in (1u8..).zip(pods) {
-        for (copy, node) in (0u8..).zip(["n1", "n2"]) {
-            let mut replica = pod.clone();
-            replica.name.name = format!("{}-{copy}", pod.name.name).into();
-            replica.node = Some(node.into());
-            if !replica.ips.is_empty() {
-                replica.ips = vec![IpAddr::from([10, 0, 70 + copy, number])];
-            }
-            cluster.put_pod(replica);
-        }
-        cluster.pods.remove(&pod.name);
-    }
-    if dice.chance(70) {
-        cluster.strangers.clear();
-    }
+    random::workloads(dice, &mut cluster, 70, 50);
     cluster
 }
 

@@ -8,7 +8,6 @@ mod facts;
 mod rewrites;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use podwall_analysis::difference::{Change as Found, Difference, Kind, Row, Shift, difference};
 use podwall_analysis::matrix::By;
@@ -20,7 +19,7 @@ use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::evaluate::evaluate;
 use podwall_policy::flow::{Flow, Party};
-use podwall_policy::object::{Owner, Phase, Pod};
+use podwall_policy::object::Phase;
 use podwall_policy::port::PortSet;
 
 /// How often each kind of outcome came up.
@@ -51,34 +50,7 @@ fn number(name: &str, default: u64) -> u64 {
 /// A cluster of workloads whose pods are not all alike.
 fn cluster(dice: &mut Dice) -> Cluster {
     let mut cluster = random::cluster(dice);
-    let host_network = dice.chance(40);
-    for pod in cluster.pods.values_mut() {
-        if dice.chance(50) {
-            let name = *dice.pick(&["x", "y"]);
-            pod.owner = Some(Owner { kind: "Deployment".into(), name: name.into() });
-        }
-        pod.host_network &= host_network;
-        if dice.chance(20) {
-            pod.ips.clear();
-        }
-    }
-    // Replicas on other nodes, which nothing but a node tells apart.
-    let pods: Vec<Pod> = cluster.pods.values().filter(|_| dice.chance(30)).cloned().collect();
-    for (number, pod) in (1u8..).zip(pods) {
-        for (copy, node) in (0u8..).zip(["n1", "n2"]) {
-            let mut replica = pod.clone();
-            replica.name.name = format!("{}-{copy}", pod.name.name).into();
-            replica.node = Some(node.into());
-            if !replica.ips.is_empty() {
-                replica.ips = vec![IpAddr::from([10, 0, 70 + copy, number])];
-            }
-            cluster.put_pod(replica);
-        }
-        cluster.pods.remove(&pod.name);
-    }
-    if dice.chance(70) {
-        cluster.strangers.clear();
-    }
+    random::workloads(dice, &mut cluster, 50, 30);
     cluster
 }
 

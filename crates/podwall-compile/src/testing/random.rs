@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use podwall_policy::address::{AddressRange, AddressSet, IpBlock};
 use podwall_policy::cluster::{Cluster, Strangers};
 use podwall_policy::label::{Labels, METADATA_NAME};
-use podwall_policy::object::{Name, Namespace, Node, Phase, Pod};
+use podwall_policy::object::{Name, Namespace, Node, Owner, Phase, Pod};
 use podwall_policy::policy::{Action, NamespaceScope, Peer, PodScope, Policy, Rule, Tier};
 use podwall_policy::port::{ContainerPort, PortMatch, PortRange, PortSpec, Protocol};
 use podwall_policy::selector::{Operator, Requirement, Selector};
@@ -81,6 +81,39 @@ pub fn cluster(dice: &mut Dice) -> Cluster {
         }
     }
     cluster
+}
+
+/// Makes workloads of a cluster's pods: so many in a hundred have an owner, and so many are replicas
+/// on two nodes, which nothing but the node tells apart. Some lose their addresses.
+pub fn workloads(dice: &mut Dice, cluster: &mut Cluster, owned: usize, replicated: usize) {
+    let host_network = dice.chance(40);
+    for pod in cluster.pods.values_mut() {
+        if dice.chance(owned) {
+            let name = *dice.pick(&["x", "y"]);
+            pod.owner = Some(Owner { kind: "Deployment".into(), name: name.into() });
+        }
+        pod.host_network &= host_network;
+        if dice.chance(20) {
+            pod.ips.clear();
+        }
+    }
+    let pods: Vec<Pod> =
+        cluster.pods.values().filter(|_| dice.chance(replicated)).cloned().collect();
+    for (number, pod) in (1u8..).zip(pods) {
+        for (copy, node) in (0u8..).zip(["n1", "n2"]) {
+            let mut replica = pod.clone();
+            replica.name.name = format!("{}-{copy}", pod.name.name).into();
+            replica.node = Some(node.into());
+            if !replica.ips.is_empty() {
+                replica.ips = vec![IpAddr::from([10, 0, 70 + copy, number])];
+            }
+            cluster.put_pod(replica);
+        }
+        cluster.pods.remove(&pod.name);
+    }
+    if dice.chance(70) {
+        cluster.strangers.clear();
+    }
 }
 
 /// What a node isolates until it knows whose it is: mostly where its pods are, sometimes with
