@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use podwall_policy::address::{AddressRange, AddressSet, Family, IpBlock};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::object::Phase;
-use podwall_policy::policy::{Direction, Peer};
+use podwall_policy::policy::{Direction, Peer, Policy};
 
 use crate::blocks::Blocks;
 
@@ -35,8 +35,13 @@ pub struct Class {
 
 /// Every distinct ipBlock of every policy, sorted.
 pub fn blocks(cluster: &Cluster) -> Vec<IpBlock> {
+    blocks_of(cluster.policies.values())
+}
+
+/// Every distinct ipBlock of these policies, sorted.
+pub fn blocks_of<'p>(policies: impl IntoIterator<Item = &'p Policy>) -> Vec<IpBlock> {
     let mut blocks = BTreeSet::new();
-    for policy in cluster.policies.values() {
+    for policy in policies {
         for direction in Direction::BOTH {
             for rule in policy.rules(direction).unwrap_or_default() {
                 for peer in &rule.peers {

@@ -27,7 +27,9 @@ use podwall_policy::cluster::Cluster;
 use podwall_policy::evaluate::{Evaluation, Verdict, evaluate};
 use podwall_policy::explain::{Question, SideExplanation};
 use podwall_policy::flow::{Flow, Party};
+use podwall_policy::matching::{Match, selects};
 use podwall_policy::object::{Exposure, Node, Pod, ServicePort};
+use podwall_policy::policy::Policy;
 use podwall_policy::port::{PortSet, Protocol};
 
 pub use self::contribution::{Contribution, contributions};
@@ -201,12 +203,17 @@ pub fn can<'a>(
         let pods = backends(cluster, service).iter().map(|pod| pod.name.clone()).collect();
         return Err(AskError::ServiceSource { service: service.name.clone(), pods });
     }
-    let blocks = match (src, dst) {
-        // Between two addresses outside no policy has a say, so no block tells them apart.
-        (Peer::Outside { .. }, Peer::Outside { .. }) => Vec::new(),
-        _ => outside::blocks(cluster),
+    // Blocks of policies that select neither end tell no addresses apart.
+    let pods: Vec<&Pod> = [src, dst].iter().flat_map(|peer| peer.pods(cluster)).collect();
+    let selects_one = |policy: &&Policy| {
+        pods.iter().any(|pod| !matches!(selects(cluster, &policy.subject, pod), Match::No(_)))
     };
-    let keys = Keys::new(cluster, Blocks::new(blocks.clone()));
+    let outside = [src, dst].iter().any(|peer| matches!(peer, Peer::Outside { .. }));
+    let blocks = match outside {
+        true => outside::blocks_of(cluster.policies.values().filter(selects_one)),
+        false => Vec::new(),
+    };
+    let keys = Keys::new(cluster, Blocks::new(outside::blocks(cluster)));
     let sources = ends(cluster, src, &blocks);
     let (targets, mut translations) = match dst {
         Peer::Service(service) => service_targets(cluster, service, ask)?,
