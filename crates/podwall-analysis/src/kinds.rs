@@ -80,14 +80,18 @@ impl Kinds {
         let finder = match self.finder.take() {
             Some(finder) => finder,
             None => {
-                self.mark_possible(likes, possible);
+                let kinds: Vec<&[usize]> = self.rows.values().map(|rows| &rows[..]).collect();
+                for row in possible_rows(likes, &kinds, |row| row >= self.inside) {
+                    possible[row] = true;
+                }
                 let first = self.rows.values().filter_map(|rows| likes[*rows.first()?].first());
                 Reached::of(factored, first)
             }
         };
         let mut reached = Vec::new();
         let kinds: Vec<(&u32, &Vec<usize>)> = self.rows.iter().collect();
-        let place = self.simple[src].and_then(|own| kinds.iter().position(|(kind, _)| **kind == own));
+        let place =
+            self.simple[src].and_then(|own| kinds.iter().position(|(kind, _)| **kind == own));
         let worth = place.map(|place| finder.from(place)).unwrap_or_default();
         for (kind, rows) in worth.into_iter().filter_map(|at| kinds.get(at)) {
             let Some(dst) = rows.iter().copied().find(|row| *row != src) else { continue };
@@ -102,19 +106,25 @@ impl Kinds {
         self.finder = Some(finder);
         reached
     }
+}
 
-    /// Notes which rows outside have a family in common with pods.
-    fn mark_possible(&self, likes: &[Likes<'_>], possible: &mut [bool]) {
-        let speaks = |row: usize| likes[row].first().map(End::speaks);
-        let firsts = self.rows.values().filter_map(|rows| rows.first().copied());
-        let pods: HashSet<Speaks> = firsts.filter(|row| *row < self.inside).filter_map(speaks).collect();
-        for rows in self.rows.values() {
-            let outside = rows.first().copied().filter(|row| *row >= self.inside);
-            if outside.and_then(speaks).is_some_and(|own| pods.iter().any(|pod| own.meets(*pod))) {
-                rows.iter().for_each(|row| possible[*row] = true);
-            }
-        }
-    }
+/// The rows outside that have a family in common with pods; `kinds` are rows that are alike.
+pub(crate) fn possible_rows(
+    likes: &[Likes<'_>],
+    kinds: &[&[usize]],
+    is_outside: impl Fn(usize) -> bool,
+) -> Vec<usize> {
+    let firsts = kinds.iter().filter_map(|rows| {
+        let first = *rows.first()?;
+        Some((*rows, is_outside(first), likes[first].first()?.speaks()))
+    });
+    let firsts: Vec<(&[usize], bool, Speaks)> = firsts.collect();
+    let of_pods = firsts.iter().filter(|(_, outside, _)| !outside).map(|(.., speaks)| *speaks);
+    let of_pods: HashSet<Speaks> = of_pods.collect();
+    let possible = firsts
+        .iter()
+        .filter(|(_, outside, own)| *outside && of_pods.iter().any(|speaks| own.meets(*speaks)));
+    possible.flat_map(|(rows, ..)| rows.iter().copied()).collect()
 }
 
 /// Calls with each pair of pods that may differ from the others.

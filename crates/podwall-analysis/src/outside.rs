@@ -80,14 +80,14 @@ const SPECIAL: [&str; 16] = [
 ];
 
 /// The addresses of the internet proper.
-pub fn public() -> &'static AddressSet {
+pub fn public() -> AddressSet {
     static PUBLIC: LazyLock<AddressSet> = LazyLock::new(|| {
         let nets = ["0.0.0.0/0", "2000::/3"].iter().filter_map(|net| net.parse::<IpNet>().ok());
         let all = nets.fold(AddressSet::empty(), |all, net| all.union(&AddressSet::from(net)));
         let special = SPECIAL.iter().filter_map(|net| net.parse::<IpNet>().ok());
         special.fold(all, |rest, net| rest.difference(&AddressSet::from(net)))
     });
-    &PUBLIC
+    PUBLIC.clone()
 }
 
 /// The classes of all addresses, IPv4 first, in the order of their lowest address.

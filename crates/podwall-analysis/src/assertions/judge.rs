@@ -186,7 +186,7 @@ impl<'a> Judge<'a> {
 
     /// The ends of which each must pass: of the internet the public addresses.
     fn required(&self, group: &Group<'a>) -> Vec<End<'a>> {
-        if group.public { self.asker.outside(public()) } else { group.ends.clone() }
+        if group.public { self.asker.outside(&public()) } else { group.ends.clone() }
     }
 
     fn must_pass(

@@ -22,9 +22,7 @@ use podwall_policy::flow::{Flow, Party};
 use podwall_policy::label::{Labels, METADATA_NAME};
 use podwall_policy::matching::Match;
 use podwall_policy::object::{Node, Pod};
-use podwall_policy::policy::{
-    Action, Direction, NamespaceScope, Peer, PodScope, Policy, RuleRef,
-};
+use podwall_policy::policy::{Action, Direction, NamespaceScope, Peer, PodScope, Policy, RuleRef};
 use podwall_policy::port::{ContainerPort, PortSet, Protocol};
 use podwall_policy::reason::{MissingFact, Reason};
 use podwall_policy::selector::{Operator, Requirement, Selector};
@@ -320,7 +318,8 @@ impl Subject<'_> {
     /// The scopes of rules that allow, everybody first, and of rules that do not; each once.
     fn scopes(&self) -> (Vec<PodScope>, Vec<PodScope>) {
         let (mut opening, mut parting) = (vec![Crowd::everybody().scope], Vec::new());
-        let mut seen: [FxHashSet<PodScope>; 2] = [opening.iter().cloned().collect(), FxHashSet::default()];
+        let mut seen: [FxHashSet<PodScope>; 2] =
+            [opening.iter().cloned().collect(), FxHashSet::default()];
         for rule in self.policies.iter().flat_map(|p| p.rules(self.direction).unwrap_or_default()) {
             let [seen_opening, seen_parting] = &mut seen;
             let (scopes, seen) = match rule.action {
@@ -538,7 +537,8 @@ fn demands_met_by(scope: &PodScope) -> Vec<[Demand<'_>; 2]> {
         NamespaceScope::Matching(selector) => all(selector),
     };
     let pods = all(&scope.pods);
-    let pairs = namespaces.iter().flat_map(|first| pods.iter().map(move |second| [*first, *second]));
+    let pairs =
+        namespaces.iter().flat_map(|first| pods.iter().map(move |second| [*first, *second]));
     // Two requirements may be of one key.
     pairs.collect::<FxHashSet<_>>().into_iter().collect()
 }

@@ -220,9 +220,12 @@ impl<'a> Wanted<'a> {
     /// How many requirements a value meets.
     fn met(&self, value: Option<&str>) -> usize {
         let others = self.otherwise(value).iter().filter_map(|at| self.requirements.get(*at));
-        others.fold(self.met_by_others, |met, wants| {
-            if is_met_by_others(wants) { met - 1 } else { met + 1 }
-        })
+        others.fold(
+            self.met_by_others,
+            |met, wants| {
+                if is_met_by_others(wants) { met - 1 } else { met + 1 }
+            },
+        )
     }
 }
 

@@ -129,7 +129,7 @@ impl Way {
         let crowd = match &self.who {
             Who::Node => return Breadth::Node,
             Who::Outside(addresses) => {
-                let public = !addresses.intersection(crate::outside::public()).is_empty();
+                let public = !addresses.intersection(&crate::outside::public()).is_empty();
                 return if public { Breadth::Internet } else { Breadth::Outside };
             }
             Who::Pods(crowd) => crowd,

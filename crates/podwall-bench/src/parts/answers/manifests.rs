@@ -85,7 +85,10 @@ pub(crate) fn write(size: Size, form: Form, to: &Path) -> Result<()> {
                 let all = format!("ns-{number}/*");
                 writeln!(file, "- isolated: {{pods: {all}, direction: ingress}}")?;
                 let entry = "ns-2/deploy/a0";
-                writeln!(file, "- allow: {{from: {entry}, to: ns-{number}/deploy/a3, ports: 8080}}")?;
+                writeln!(
+                    file,
+                    "- allow: {{from: {entry}, to: ns-{number}/deploy/a3, ports: 8080}}"
+                )?;
                 writeln!(file, "- deny: {{from: internet, to: {all}, ports: 9090}}")?;
             }
             Ok(file.flush()?)
@@ -162,7 +165,9 @@ fn documents(size: Size, out: &mut dyn FnMut(&str, &str) -> Result<()>) -> Resul
 
 fn namespace(number: usize) -> String {
     let team = number % TEAMS;
-    format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: ns-{number}\n  labels:\n    team: t{team}\n")
+    format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: ns-{number}\n  labels:\n    team: t{team}\n"
+    )
 }
 
 fn tier(app: usize) -> &'static str {
@@ -278,7 +283,9 @@ fn pod(number: usize, namespaces: usize) -> String {
         _ => String::new(),
     };
     let mut conditions = String::new();
-    for kind in ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"] {
+    for kind in
+        ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"]
+    {
         let _ = write!(
             conditions,
             "\n  - lastProbeTime: null\n    lastTransitionTime: \"2026-11-20T08:15:30Z\"\n    \
