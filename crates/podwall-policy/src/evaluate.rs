@@ -390,7 +390,7 @@ fn walk_tiers<'p>(
                 }
             }
             walk.begin_policy();
-            let all = places.is_none().then(|| 0..rules.len());
+            let all = places.is_none().then_some(0..rules.len());
             let places = places.unwrap_or_default().iter().copied();
             for i in all.into_iter().flatten().chain(places) {
                 let Some(rule) = rules.get(i) else { continue };
