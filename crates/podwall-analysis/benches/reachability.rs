@@ -9,10 +9,11 @@
 //! ```
 //!
 //! `cargo bench -p podwall-analysis`; `PODS` and `POLICIES` set the size. Prints medians and the
-//! slowest of a hundred; memory as the kernel counts it. Nothing here can fail: speed is no test.
+//! slowest of a hundred; memory as the kernel counts it. `PART` names a file to which times go as the
+//! part of a report, in milliseconds. Nothing here can fail: speed is no test.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use podwall_analysis::difference::{Whys, difference};
@@ -42,11 +43,13 @@ fn main() {
     let (pods, policies) = (size("PODS", 100_000), size("POLICIES", 10_000));
     let mut dice = Dice::seeded(20_261_121);
     println!("{pods} pods, {policies} policies");
+    let begin = Instant::now();
     let cluster = cluster(&mut dice, pods, policies);
     let (objects, _) = memory();
     let start = (Instant::now(), cpu());
     let mut engine = Reachability::owning(cluster);
     let built = since(start);
+    note("built from objects in memory", "ms", [start.0.elapsed().as_secs_f64() * 1e3; 2], 1);
     let (all, peak) = memory();
     println!(
         "built in {built}; {objects} MiB of objects, {all} MiB with the engine, peak {peak} MiB"
@@ -67,6 +70,32 @@ fn main() {
     }
     differences(engine.cluster(), &mut dice);
     println!("peak {} MiB", memory().1);
+    if let Some(file) = std::env::var_os("PART") {
+        note("memory at most", "MiB", [memory().1 as f64; 2], 1);
+        let points = POINTS.lock().map(|points| points.join(",")).unwrap_or_default();
+        let part = format!(
+            "{{\"seconds\":{},\"command\":\"cargo bench -p podwall-analysis --bench reachability\",\
+             \"points\":[{points}]}}\n",
+            begin.elapsed().as_secs()
+        );
+        if let Err(error) = std::fs::write(&file, part) {
+            eprintln!("{}: {error}", file.display());
+        }
+    }
+}
+
+/// Numbers of the report, as JSON.
+static POINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Keeps a number for the report: its median, and the most.
+fn note(what: &str, unit: &str, [median, most]: [f64; 2], samples: usize) {
+    let point = format!(
+        "{{\"part\":\"engine\",\"what\":\"{what}\",\"unit\":\"{unit}\",\"samples\":{samples},\
+         \"value\":{{\"median\":{median},\"low\":{median},\"high\":{most}}}}}"
+    );
+    if let Ok(mut points) = POINTS.lock() {
+        points.push(point);
+    }
 }
 
 /// Two clusters, engines made anew for both: one policy has another port, then all have.
@@ -210,6 +239,7 @@ fn classes(engine: &Reachability<'_>) {
 fn say(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
+    note(what, "ms", [median, most].map(|time| time.as_secs_f64() * 1e3), times.len());
     println!("{what}: {median:.1?} (slowest {most:.1?})");
 }
 

@@ -39,6 +39,12 @@ impl Blocks {
         &self.list
     }
 
+    /// The number of a block.
+    pub(crate) fn number(&self, block: &IpBlock) -> Option<u32> {
+        let twins = self.by_cidr.get(&block.cidr)?.iter().copied();
+        twins.into_iter().find(|number| self.list.get(*number as usize) == Some(block))
+    }
+
     /// The numbers of the blocks that hold an address, ascending.
     pub(crate) fn of(&self, address: IpAddr) -> Vec<u32> {
         let family = usize::from(Family::of(address) == Family::V6);

@@ -2,16 +2,17 @@
 //!
 //! ```text
 //!   row ──▶ its pods that may differ: one, mostly ──▶ kind of the row
-//!   kind × kind ──asked once──▶ nothing passes: no look at their rows
+//!   kind ──▶ kinds that rules let it reach ──asked once──▶ nothing passes: no look at their rows
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use podwall_policy::object::Pod;
 
 use crate::matrix::Row;
 use crate::podclass::{Key, Keys};
-use crate::reachability::factored::{Cell, End, Factored};
+use crate::reachability::factored::{Cell, End, Factored, Speaks};
+use crate::reachability::reached::Reached;
 
 /// Which rows are alike, so that most pairs of rows need no look.
 pub(crate) struct Kinds {
@@ -22,6 +23,8 @@ pub(crate) struct Kinds {
     special: Vec<usize>,
     /// Rows from here on are outside.
     inside: usize,
+    /// Finds the kinds that are worth asking; those of `rows` in their order. Made when it is asked.
+    finder: Option<Reached>,
     /// By kind of the source the kinds of destinations to which something may pass.
     reached: HashMap<u32, Vec<u32>>,
 }
@@ -38,7 +41,7 @@ impl Kinds {
                 None => special.push(row),
             }
         }
-        Self { simple, rows, special, inside, reached: HashMap::new() }
+        Self { simple, rows, special, inside, finder: None, reached: HashMap::new() }
     }
 
     /// The rows to which something may pass from a row, ascending, and all of which that cannot be
@@ -68,34 +71,60 @@ impl Kinds {
     }
 
     fn ask<'e>(
-        &self,
+        &mut self,
         factored: &mut Factored<'e>,
         likes: &[Likes<'e>],
         src: usize,
         possible: &mut [bool],
     ) -> Vec<u32> {
+        let finder = match self.finder.take() {
+            Some(finder) => finder,
+            None => {
+                let kinds: Vec<&[usize]> = self.rows.values().map(|rows| &rows[..]).collect();
+                for row in possible_rows(likes, &kinds, |row| row >= self.inside) {
+                    possible[row] = true;
+                }
+                let first = self.rows.values().filter_map(|rows| likes[*rows.first()?].first());
+                Reached::of(factored, first)
+            }
+        };
         let mut reached = Vec::new();
-        let Some(from) = likes[src].anywhere.first() else { return reached };
-        for (kind, rows) in &self.rows {
+        let kinds: Vec<(&u32, &Vec<usize>)> = self.rows.iter().collect();
+        let place =
+            self.simple[src].and_then(|own| kinds.iter().position(|(kind, _)| **kind == own));
+        let worth = place.map(|place| finder.from(place)).unwrap_or_default();
+        for (kind, rows) in worth.into_iter().filter_map(|at| kinds.get(at)) {
             let Some(dst) = rows.iter().copied().find(|row| *row != src) else { continue };
             if src >= self.inside && dst >= self.inside {
                 continue;
             }
-            let Some(to) = likes[dst].anywhere.first() else { continue };
-            let cell = factored.cell(&from.end, &to.end);
-            if cell == Cell::IMPOSSIBLE {
-                continue;
-            }
-            if src >= self.inside || dst >= self.inside {
-                let all = self.simple[src].and_then(|kind| self.rows.get(&kind));
-                all.into_iter().flatten().chain(rows).for_each(|row| possible[*row] = true);
-            }
-            if cell != Cell::NOTHING {
-                reached.push(*kind);
+            let (Some(from), Some(to)) = (likes[src].first(), likes[dst].first()) else { continue };
+            if factored.cell(from, to) > Cell::NOTHING {
+                reached.push(**kind);
             }
         }
+        self.finder = Some(finder);
         reached
     }
+}
+
+/// The rows outside that have a family in common with pods; `kinds` are rows that are alike.
+pub(crate) fn possible_rows(
+    likes: &[Likes<'_>],
+    kinds: &[&[usize]],
+    is_outside: impl Fn(usize) -> bool,
+) -> Vec<usize> {
+    let firsts = kinds.iter().filter_map(|rows| {
+        let first = *rows.first()?;
+        Some((*rows, is_outside(first), likes[first].first()?.speaks()))
+    });
+    let firsts: Vec<(&[usize], bool, Speaks)> = firsts.collect();
+    let of_pods = firsts.iter().filter(|(_, outside, _)| !outside).map(|(.., speaks)| *speaks);
+    let of_pods: HashSet<Speaks> = of_pods.collect();
+    let possible = firsts
+        .iter()
+        .filter(|(_, outside, own)| *outside && of_pods.iter().any(|speaks| own.meets(*speaks)));
+    possible.flat_map(|(rows, ..)| rows.iter().copied()).collect()
 }
 
 /// Calls with each pair of pods that may differ from the others.
@@ -140,6 +169,11 @@ struct Like<'e> {
 }
 
 impl<'e> Likes<'e> {
+    /// The first of its ends.
+    pub(crate) fn first(&self) -> Option<&End<'e>> {
+        self.anywhere.first().map(|like| &like.end)
+    }
+
     /// The kind of all its pods, if they are alike and nothing of them is special.
     pub(crate) fn kind(&self) -> Option<u32> {
         match &self.anywhere[..] {

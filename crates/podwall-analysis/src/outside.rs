@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use ipnet::IpNet;
 use podwall_policy::address::{AddressRange, AddressSet, Family, IpBlock};
@@ -85,10 +86,13 @@ const SPECIAL: [&str; 16] = [
 
 /// The addresses of the internet proper.
 pub fn public() -> AddressSet {
-    let nets = ["0.0.0.0/0", "2000::/3"].iter().filter_map(|net| net.parse::<IpNet>().ok());
-    let all = nets.fold(AddressSet::empty(), |all, net| all.union(&AddressSet::from(net)));
-    let special = SPECIAL.iter().filter_map(|net| net.parse::<IpNet>().ok());
-    special.fold(all, |rest, net| rest.difference(&AddressSet::from(net)))
+    static PUBLIC: LazyLock<AddressSet> = LazyLock::new(|| {
+        let nets = ["0.0.0.0/0", "2000::/3"].iter().filter_map(|net| net.parse::<IpNet>().ok());
+        let all = nets.fold(AddressSet::empty(), |all, net| all.union(&AddressSet::from(net)));
+        let special = SPECIAL.iter().filter_map(|net| net.parse::<IpNet>().ok());
+        special.fold(all, |rest, net| rest.difference(&AddressSet::from(net)))
+    });
+    PUBLIC.clone()
 }
 
 /// The classes of all addresses, IPv4 first, in the order of their lowest address.

@@ -3,10 +3,12 @@
 //! ```text
 //!   podwall-bench connections established denied ready sync memory
 //!     └─ paths of network namespaces, one for each engine ─▶ loads, interleaved ─▶ parts/*.json
+//!   podwall-bench answers
+//!     └─ manifests of clusters ─▶ the program's commands, a process each ─▶ parts/answers.json
 //!   podwall-bench report ─▶ bench.json, bench.md, plots
 //! ```
 //!
-//! Needs root; makes namespaces of its own and touches nothing else. What is compared with what, and
+//! Needs root, but for answers; makes namespaces of its own and touches nothing else. What is compared with what, and
 //! why so, is in each part's module and in docs/performance.md.
 
 mod cluster;
@@ -19,7 +21,7 @@ mod rounds;
 mod site;
 mod stats;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -27,7 +29,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cluster::Shape;
 use crate::engine::Engine;
-use crate::parts::Options;
+use crate::parts::{Options, answers};
 use crate::results::{Part, Point};
 
 /// Measures what policy costs, and writes it down.
@@ -54,6 +56,17 @@ enum What {
     Memory(Flags),
     /// All of the above, one after another.
     All(Flags),
+    /// Time and memory of the commands that answer, on manifests of clusters.
+    Answers(answers::Flags),
+    /// Writes the manifests of such a cluster.
+    Manifests {
+        /// How many pods.
+        pods: usize,
+        /// What to write.
+        form: answers::manifests::Form,
+        /// Where to; it must not exist yet.
+        to: PathBuf,
+    },
     /// Puts together what the parts have left: JSON, Markdown, plots.
     Report {
         /// Where the parts are, and where the report goes.
@@ -66,6 +79,13 @@ enum What {
     /// One full sync in this process; what `sync` and `memory` start.
     #[command(hide = true)]
     Once { engine: String, pods: usize, policies: usize },
+    /// One command; what `answers` starts.
+    #[command(hide = true)]
+    Timed {
+        limit: u64,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
 }
 
 #[derive(Args, Clone, Debug)]
@@ -119,6 +139,17 @@ fn main() -> Result<()> {
             println!("{}", serde_json::to_string(&once)?);
             return Ok(());
         }
+        What::Answers(flags) => {
+            one("answers", &flags.out, || answers::run(&flags))?;
+            return report::write(&flags.out, None);
+        }
+        What::Manifests { pods, form, to } => {
+            return answers::manifests::write(answers::size_of(pods), form, &to);
+        }
+        What::Timed { limit, command } => {
+            println!("{}", serde_json::to_string(&answers::timed(limit, &command)?)?);
+            return Ok(());
+        }
         What::Connections(flags) => ("connections", flags),
         What::Established(flags) => ("established", flags),
         What::Denied(flags) => ("denied", flags),
@@ -132,17 +163,22 @@ fn main() -> Result<()> {
         if wanted != "all" && wanted != name {
             continue;
         }
-        let machine = report::machine::machine();
-        let start = Instant::now();
-        let points = run(&options).with_context(|| format!("the part {name}"))?;
-        let seconds = start.elapsed().as_secs_f64();
-        let missed = points.iter().filter(|point| point.met() == Some(false)).count();
-        println!("{name}: {} numbers in {seconds:.0} s, {missed} targets missed", points.len());
-        let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-        let part = Part { machine, seconds, command: format!("podwall-bench {command}"), points };
-        results::save(&flags.out, name, &part)?;
+        one(name, &flags.out, || run(&options))?;
     }
     report::write(&flags.out, None)
+}
+
+/// Runs a part and writes its file.
+fn one(name: &str, out: &Path, run: impl FnOnce() -> Result<Vec<Point>>) -> Result<()> {
+    let machine = report::machine::machine();
+    let start = Instant::now();
+    let points = run().with_context(|| format!("the part {name}"))?;
+    let seconds = start.elapsed().as_secs_f64();
+    let missed = points.iter().filter(|point| point.met() == Some(false)).count();
+    println!("{name}: {} numbers in {seconds:.0} s, {missed} targets missed", points.len());
+    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let part = Part { machine, seconds, command: format!("podwall-bench {command}"), points };
+    results::save(out, name, &part)
 }
 
 fn engine_named(word: &str) -> Result<Engine> {

@@ -1,5 +1,6 @@
 //! What is measured? One file for each part.
 
+pub(crate) mod answers;
 pub(crate) mod connections;
 pub(crate) mod denied;
 pub(crate) mod established;

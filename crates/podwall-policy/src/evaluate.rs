@@ -211,6 +211,28 @@ pub fn side_among<'p>(
     flow: &Flow<'_>,
     direction: Direction,
 ) -> Side {
+    side_of(cluster, policies.into_iter().map(|policy| (policy, None)), flow, direction)
+}
+
+/// As [`side_among`], and of each policy only the rules at these places, ascending. For who knows
+/// that the peers of the others certainly do not match: they are missing in [`Side::rules`], and
+/// nothing else is changed.
+pub fn side_among_rules<'p>(
+    cluster: &Cluster,
+    policies: impl IntoIterator<Item = (&'p Policy, &'p [usize])>,
+    flow: &Flow<'_>,
+    direction: Direction,
+) -> Side {
+    let policies = policies.into_iter().map(|(policy, places)| (policy, Some(places)));
+    side_of(cluster, policies, flow, direction)
+}
+
+fn side_of<'p>(
+    cluster: &Cluster,
+    policies: impl IntoIterator<Item = (&'p Policy, Option<&'p [usize]>)>,
+    flow: &Flow<'_>,
+    direction: Direction,
+) -> Side {
     match setting(cluster, flow, direction) {
         Setting::Open(exempt) => Side::open(direction, Some(exempt)),
         Setting::Policies { pod, peer, perhaps_own_node } => {
@@ -342,7 +364,7 @@ fn from_own_node(cluster: &Cluster, destination: Subject<'_>, src: Party<'_>) ->
 
 fn walk_tiers<'p>(
     cluster: &Cluster,
-    policies: impl IntoIterator<Item = &'p Policy>,
+    policies: impl IntoIterator<Item = (&'p Policy, Option<&'p [usize]>)>,
     flow: &Flow<'_>,
     pod: &Pod,
     peer: Party<'_>,
@@ -355,7 +377,7 @@ fn walk_tiers<'p>(
     for tier in Tier::IN_ORDER {
         walk.begin_tier(tier);
         let mut perhaps_isolated = Vec::new();
-        for policy in policies.iter().filter(|policy| policy.tier == tier) {
+        for (policy, places) in policies.iter().filter(|(policy, _)| policy.tier == tier) {
             let Some(rules) = policy.rules(direction) else { continue };
             let selected = selects(cluster, &policy.subject, pod);
             if matches!(selected, Match::No(_)) {
@@ -368,7 +390,10 @@ fn walk_tiers<'p>(
                 }
             }
             walk.begin_policy();
-            for (i, rule) in rules.iter().enumerate() {
+            let all = places.is_none().then_some(0..rules.len());
+            let places = places.unwrap_or_default().iter().copied();
+            for i in all.into_iter().flatten().chain(places) {
+                let Some(rule) = rules.get(i) else { continue };
                 let mut outcome = outcome(cluster, flow, peer, direction, policy, rule, i);
                 outcome.reach = walk.reach();
                 let applies = both(&selected, &outcome.peers);
@@ -395,9 +420,9 @@ fn walk_tiers<'p>(
 
 /// Policies in the order in which those of a tier decide. NetworkPolicies have none; by name, so
 /// that answers do not depend on history.
-fn in_order<'p>(policies: impl IntoIterator<Item = &'p Policy>) -> Vec<&'p Policy> {
-    let mut policies: Vec<&Policy> = policies.into_iter().collect();
-    policies.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+fn in_order<'p, T>(policies: impl IntoIterator<Item = (&'p Policy, T)>) -> Vec<(&'p Policy, T)> {
+    let mut policies: Vec<(&Policy, T)> = policies.into_iter().collect();
+    policies.sort_by(|(a, _), (b, _)| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
     policies
 }
 

@@ -91,8 +91,14 @@ fn match_pod(cluster: &Cluster, scope: &PodScope, pod: &Pod) -> Match {
     }
     let mut reasons = Vec::new();
     let mut missing = Vec::new();
-    let implied = Namespace::implied(pod.name.namespace.clone());
-    let namespace = cluster.namespaces.get(&pod.name.namespace).unwrap_or(&implied);
+    let implied;
+    let namespace = match cluster.namespaces.get(&pod.name.namespace) {
+        Some(stated) => stated,
+        None => {
+            implied = Namespace::implied(pod.name.namespace.clone());
+            &implied
+        }
+    };
     match &scope.namespaces {
         NamespaceScope::Own(own) if *own == pod.name.namespace => {}
         NamespaceScope::Own(own) => {

@@ -299,7 +299,11 @@ fn combine(a: &Ranges, b: &Ranges, keep: impl Fn(bool, bool) -> bool) -> Ranges 
         let (Ok(first), Ok(last)) = (u16::try_from(pair[0]), u16::try_from(pair[1] - 1)) else {
             continue;
         };
-        let within = |list: &Ranges| list.iter().any(|r| r.contains(first));
+        // Ranges of a set are in order.
+        let within = |list: &Ranges| {
+            let next = list.partition_point(|range| range.first <= first);
+            next > 0 && list[next - 1].contains(first)
+        };
         if keep(within(a), within(b)) {
             match out.last_mut() {
                 Some(before) if u32::from(before.last) + 1 == pair[0] => before.last = last,

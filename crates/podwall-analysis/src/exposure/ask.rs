@@ -10,26 +10,29 @@
 //! meets two has what both open. Rules that deny or pass do not, so strangers that they treat
 //! differently are told apart.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podwall_policy::address::{AddressSet, Family, IpBlock};
+use podwall_policy::address::{AddressRange, Family, IpBlock};
 use podwall_policy::cluster::Cluster;
-use podwall_policy::evaluate::{Side, side_among};
+use podwall_policy::evaluate::{Side, side_among, side_among_rules};
 use podwall_policy::explain::Question;
 use podwall_policy::flow::{Flow, Party};
-use podwall_policy::label::Labels;
+use podwall_policy::label::{Labels, METADATA_NAME};
 use podwall_policy::matching::Match;
 use podwall_policy::object::{Node, Pod};
-use podwall_policy::policy::{Action, Direction, Peer, PodScope, Policy, RuleRef};
+use podwall_policy::policy::{Action, Direction, NamespaceScope, Peer, PodScope, Policy, RuleRef};
 use podwall_policy::port::{ContainerPort, PortSet, Protocol};
 use podwall_policy::reason::{MissingFact, Reason};
+use podwall_policy::selector::{Operator, Requirement, Selector};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::candidates::{Candidates, Stranger};
 use super::crowd::{Crowd, meets};
 use super::today::Today;
 use super::{ANOTHER_NODE, Way, Who};
+use crate::blocks::Blocks;
 use crate::outside;
 use crate::reachability::Reachability;
 
@@ -68,7 +71,7 @@ pub(super) struct Asker<'e> {
 }
 
 /// What one stranger gets, or what all of a group get.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Answer {
     passes: PortSet,
     families: Vec<(Family, PortSet)>,
@@ -83,6 +86,20 @@ struct Subject<'s> {
     pod: &'s Pod,
     direction: Direction,
     policies: Vec<&'s Policy>,
+    rules: Rules<'s>,
+}
+
+/// A rule: the place of its policy, and its own among the policy's.
+type Place = (usize, usize);
+
+/// Which rules speak of whom, so that an end is asked only about those that may be about it.
+struct Rules<'s> {
+    /// Those for anybody.
+    anybody: Vec<Place>,
+    /// Those with blocks, by block.
+    by_block: FxHashMap<&'s IpBlock, Vec<Place>>,
+    /// Those with scopes, by scope.
+    by_scope: FxHashMap<&'s PodScope, Vec<Place>>,
 }
 
 impl<'e> Asker<'e> {
@@ -110,11 +127,12 @@ impl<'e> Asker<'e> {
         placed.node.get_or_insert_with(|| "its-node".into());
         let mut policies = self.engine.policies_of(pod);
         policies.retain(|policy| !policy.dry_run && policy.rules(direction).is_some());
-        let subject = Subject { pod: &placed, direction, policies };
+        let rules = Rules::of(&policies, direction);
+        let subject = Subject { pod: &placed, direction, policies, rules };
         let mut ways = self.pods(&subject);
         ways.extend(self.outside(&subject));
         let node = self.node.clone();
-        if let Some(answer) = self.ask(&subject, Party::Node(&node)) {
+        if let Some(answer) = self.ask(&subject, Party::Node(&node), None) {
             ways.push(answer.into_way(direction, Who::Node));
         }
         ways.retain(|way| way.passes() || !way.open.is_empty());
@@ -129,7 +147,7 @@ impl<'e> Asker<'e> {
         let candidates = Candidates::new(cluster, &subject.pod.name.namespace, &all);
         let mut ways: Vec<Way> = Vec::new();
         for scope in opening {
-            let groups = self.groups(subject, candidates.meeting(&scope), &parting);
+            let groups = self.groups(subject, candidates.meeting(&scope), &all, &parting);
             let alike = groups
                 .iter()
                 .all(|(_, answer)| groups.first().is_some_and(|(_, first)| first.opens_as(answer)));
@@ -164,15 +182,21 @@ impl<'e> Asker<'e> {
         &mut self,
         subject: &Subject<'_>,
         strangers: Vec<Stranger>,
+        all: &[PodScope],
         parting: &[PodScope],
     ) -> Vec<(Vec<bool>, Answer)> {
         let mut groups: Vec<(Vec<bool>, Answer)> = Vec::new();
-        for Stranger { namespace, pod } in strangers {
+        for Stranger { namespace, pod, meets: its } in strangers {
+            // What labels nobody states may meet is only known when each rule is asked.
+            let rules = namespace.labels_known.then(|| {
+                let scopes = its.iter().filter_map(|place| all.get(*place));
+                subject.rules.about_pod(scopes)
+            });
             let met: Vec<bool> =
                 parting.iter().map(|scope| meets(scope, &namespace, &pod)).collect();
             let name = namespace.name.clone();
             let before = self.world.namespaces.insert(name.clone(), namespace);
-            let answer = self.ask(subject, Party::Pod(&pod));
+            let answer = self.ask(subject, Party::Pod(&pod), rules);
             match before {
                 Some(before) => drop(self.world.namespaces.insert(name, before)),
                 None => drop(self.world.namespaces.remove(&name)),
@@ -188,46 +212,123 @@ impl<'e> Asker<'e> {
 
     /// Ways of addresses outside: those that rules treat alike are together.
     fn outside(&mut self, subject: &Subject<'_>) -> Vec<Way> {
-        let blocks = subject.blocks();
-        let mut groups: Vec<(Answer, AddressSet)> = Vec::new();
-        for class in outside::classes(&blocks, &self.taken) {
-            let Some(answer) = self.ask(subject, Party::Address(class.example)) else { continue };
-            match groups.iter_mut().find(|(its, _)| *its == answer) {
-                Some((_, addresses)) => *addresses = addresses.union(&class.addresses),
-                None => groups.push((answer, class.addresses)),
-            }
+        let blocks = Blocks::new(subject.blocks());
+        let mut groups: Vec<(Answer, Vec<AddressRange>)> = Vec::new();
+        let mut known: HashMap<Answer, usize> = HashMap::new();
+        for class in outside::classes(blocks.list(), &self.taken) {
+            let around = blocks.of(class.example);
+            let around = around.iter().filter_map(|number| blocks.list().get(*number as usize));
+            let rules = subject.rules.about_address(around);
+            let example = Party::Address(class.example);
+            let Some(answer) = self.ask(subject, example, Some(rules)) else { continue };
+            let at = *known.entry(answer).or_insert_with_key(|answer| {
+                groups.push((answer.clone(), Vec::new()));
+                groups.len() - 1
+            });
+            groups[at].1.extend(class.addresses.ranges());
         }
-        let way = |(answer, addresses): (Answer, AddressSet)| {
-            answer.into_way(subject.direction, Who::Outside(addresses))
+        let way = |(answer, ranges): (Answer, Vec<AddressRange>)| {
+            answer.into_way(subject.direction, Who::Outside(ranges.into_iter().collect()))
         };
         groups.into_iter().map(way).collect()
     }
 
-    /// What the pod's side lets pass; `None` if the two have no family in common.
-    fn ask(&self, subject: &Subject<'_>, peer: Party<'_>) -> Option<Answer> {
-        let Subject { pod, direction, policies } = subject;
+    /// What the pod's side lets pass; `None` if the two have no family in common. With places only
+    /// those rules are asked: no other has the peer.
+    fn ask(
+        &self,
+        subject: &Subject<'_>,
+        peer: Party<'_>,
+        rules: Option<Vec<Place>>,
+    ) -> Option<Answer> {
+        let Subject { pod, direction, policies, .. } = subject;
         let (src, dst) = match direction {
             Direction::Egress => (Party::Pod(pod), peer),
             Direction::Ingress => (peer, Party::Pod(pod)),
         };
+        let rules = rules.map(|rules| {
+            let mut of_policies: Vec<Vec<usize>> = vec![Vec::new(); policies.len()];
+            for (policy, rule) in rules {
+                of_policies[policy].push(rule);
+            }
+            of_policies
+        });
         let flows = Flow::between(src, dst);
         let sides = flows.iter().map(|flow| {
-            let policies = policies.iter().copied();
-            (flow.family, side_among(&self.world, policies, flow, *direction))
+            let all = policies.iter().copied();
+            let side = match &rules {
+                None => side_among(&self.world, all, flow, *direction),
+                Some(rules) => {
+                    let some = all.zip(rules.iter().map(|places| &places[..]));
+                    side_among_rules(&self.world, some, flow, *direction)
+                }
+            };
+            (flow.family, side)
         });
         Answer::of(&sides.collect::<Vec<_>>())
     }
+}
+
+impl<'s> Rules<'s> {
+    fn of(policies: &[&'s Policy], direction: Direction) -> Self {
+        let mut found = Self {
+            anybody: Vec::new(),
+            by_block: FxHashMap::default(),
+            by_scope: FxHashMap::default(),
+        };
+        for (at, policy) in policies.iter().enumerate() {
+            for (number, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
+                let place = (at, number);
+                if rule.peers.is_empty() {
+                    found.anybody.push(place);
+                }
+                for peer in &rule.peers {
+                    match peer {
+                        Peer::Pods(scope) => found.by_scope.entry(scope).or_default().push(place),
+                        Peer::Block(block) => found.by_block.entry(block).or_default().push(place),
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// The rules that may have a pod without an address that meets these scopes, ascending. Every
+    /// block may: nobody knows the address.
+    fn about_pod<'p>(&self, scopes: impl Iterator<Item = &'p PodScope>) -> Vec<Place> {
+        let named = scopes.filter_map(|scope| self.by_scope.get(scope)).flatten();
+        in_order(named.chain(self.by_block.values().flatten()).chain(&self.anybody))
+    }
+
+    /// The rules that have an address of the outside in these blocks, ascending.
+    fn about_address<'p>(&self, blocks: impl Iterator<Item = &'p IpBlock>) -> Vec<Place> {
+        let around = blocks.filter_map(|block| self.by_block.get(block)).flatten();
+        in_order(around.chain(&self.anybody))
+    }
+}
+
+fn in_order<'p>(places: impl Iterator<Item = &'p Place>) -> Vec<Place> {
+    let mut places: Vec<Place> = places.copied().collect();
+    places.sort_unstable();
+    places.dedup();
+    places
 }
 
 impl Subject<'_> {
     /// The scopes of rules that allow, everybody first, and of rules that do not; each once.
     fn scopes(&self) -> (Vec<PodScope>, Vec<PodScope>) {
         let (mut opening, mut parting) = (vec![Crowd::everybody().scope], Vec::new());
+        let mut seen: [FxHashSet<PodScope>; 2] =
+            [opening.iter().cloned().collect(), FxHashSet::default()];
         for rule in self.policies.iter().flat_map(|p| p.rules(self.direction).unwrap_or_default()) {
-            let scopes = if rule.action == Action::Allow { &mut opening } else { &mut parting };
+            let [seen_opening, seen_parting] = &mut seen;
+            let (scopes, seen) = match rule.action {
+                Action::Allow => (&mut opening, seen_opening),
+                Action::Deny | Action::Pass => (&mut parting, seen_parting),
+            };
             for peer in &rule.peers {
                 if let Peer::Pods(scope) = peer
-                    && !scopes.contains(scope)
+                    && seen.insert(scope.clone())
                 {
                     scopes.push(scope.clone());
                 }
@@ -347,10 +448,12 @@ fn names(side: &Side) -> Vec<(Arc<str>, Protocol)> {
 
 /// Leaves out ways that say nothing which a wider one does not say.
 fn without_narrower(ways: Vec<Way>) -> Vec<Way> {
-    let crowd = |way: &Way| match &way.who {
-        Who::Pods(crowd) => Some(crowd.clone()),
-        _ => None,
-    };
+    fn crowd(way: &Way) -> Option<&Crowd> {
+        match &way.who {
+            Who::Pods(crowd) => Some(crowd),
+            _ => None,
+        }
+    }
     let says = |wide: &Way, narrow: &Way| {
         let in_families = narrow.families.is_empty()
             || narrow.families == wide.families
@@ -361,17 +464,81 @@ fn without_narrower(ways: Vec<Way>) -> Vec<Way> {
             && narrow.open.difference(&wide.ports).difference(&wide.open).is_empty()
             && narrow.names.iter().all(|name| wide.names.contains(name))
     };
+    let mut by_demand: FxHashMap<[Demand<'_>; 2], Vec<usize>> = FxHashMap::default();
+    for (at, way) in ways.iter().enumerate() {
+        if let Some(crowd) = crowd(way) {
+            by_demand.entry(demand_of(&crowd.scope)).or_default().push(at);
+        }
+    }
     let redundant = |at: usize| {
         let Some((narrow, its)) = ways.get(at).and_then(|way| Some((way, crowd(way)?))) else {
             return false;
         };
-        ways.iter().enumerate().any(|(other, wide)| {
-            let Some(crowd) = crowd(wide).filter(|_| other != at) else { return false };
+        let wider = demands_met_by(&its.scope).into_iter().filter_map(|key| by_demand.get(&key));
+        wider.flatten().copied().any(|other| {
+            let wide = ways.get(other).filter(|_| other != at);
+            let Some((wide, crowd)) = wide.and_then(|way| Some((way, crowd(way)?))) else {
+                return false;
+            };
+            if !its.is_within(crowd) || !says(wide, narrow) {
+                return false;
+            }
             // Of two that say the same the first stays.
-            let twins = crowd.is_within(&its) && says(narrow, wide);
-            its.is_within(&crowd) && says(wide, narrow) && (!twins || other < at)
+            let twins = crowd.is_within(its) && says(narrow, wide);
+            !twins || other < at
         })
     };
     let keep: Vec<bool> = (0..ways.len()).map(|at| !redundant(at)).collect();
     ways.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(way, _)| way).collect()
+}
+
+/// The first requirement of a selector: its key, and the value if it demands one.
+type Demand<'s> = Option<(&'s str, Option<&'s str>)>;
+
+/// What a scope demands first, of namespaces and of pods. A scope that is within it demands the same,
+/// or something of which that follows, of the same key.
+fn demand_of(scope: &PodScope) -> [Demand<'_>; 2] {
+    fn first(selector: &Selector) -> Demand<'_> {
+        selector.requirements.first().map(demand)
+    }
+    let namespaces = match &scope.namespaces {
+        NamespaceScope::Own(name) => Some((METADATA_NAME, Some(&**name))),
+        NamespaceScope::Matching(selector) => first(selector),
+    };
+    [namespaces, first(&scope.pods)]
+}
+
+fn demand(wants: &Requirement) -> (&str, Option<&str>) {
+    match &wants.operator {
+        Operator::Equals(value) => (&wants.key, Some(value)),
+        _ => (&wants.key, None),
+    }
+}
+
+/// The first demands of all scopes that a scope may be within.
+fn demands_met_by(scope: &PodScope) -> Vec<[Demand<'_>; 2]> {
+    fn all(selector: &Selector) -> Vec<Demand<'_>> {
+        let mut found = vec![None];
+        for wants in &selector.requirements {
+            let value = match &wants.operator {
+                Operator::Equals(value) => Some(value),
+                Operator::In(values) if values.len() == 1 => values.first(),
+                _ => None,
+            };
+            found.push(Some((&*wants.key, None)));
+            found.extend(value.map(|value| Some((&*wants.key, Some(&**value)))));
+        }
+        found
+    }
+    let namespaces = match &scope.namespaces {
+        NamespaceScope::Own(name) => {
+            vec![None, Some((METADATA_NAME, None)), Some((METADATA_NAME, Some(&**name)))]
+        }
+        NamespaceScope::Matching(selector) => all(selector),
+    };
+    let pods = all(&scope.pods);
+    let pairs =
+        namespaces.iter().flat_map(|first| pods.iter().map(move |second| [*first, *second]));
+    // Two requirements may be of one key.
+    pairs.collect::<FxHashSet<_>>().into_iter().collect()
 }

@@ -92,7 +92,7 @@ pub struct Way {
 }
 
 /// Who is at the other end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Who {
     /// Pods, those included that do not exist.
     Pods(Crowd),
@@ -211,7 +211,7 @@ pub fn exposure<'a>(cluster: &'a Cluster, controller: &[&Pod]) -> Exposure<'a> {
                 way.today = census.of_crowd(crowd, &pods);
             }
         }
-        ways.sort_by_key(Way::danger);
+        ways.sort_by_cached_key(Way::danger);
         let host_network = pods.iter().all(|pod| pod.host_network);
         workloads.push(Exposed { label, pods, host_network, ways, paths: Vec::new() });
     }
@@ -261,18 +261,24 @@ fn label(pod: &Pod) -> String {
 fn together(of_pods: &[&Vec<Way>]) -> Vec<Way> {
     let [first, rest @ ..] = of_pods else { return Vec::new() };
     let mut out: Vec<Way> = (*first).clone();
+    let mut known: HashMap<(Direction, &Who), usize> = HashMap::new();
+    for (at, way) in first.iter().enumerate() {
+        known.entry((way.direction, &way.who)).or_insert(at);
+    }
     for ways in rest {
         let mut found = vec![false; out.len()];
         for way in *ways {
-            let same = |its: &Way| its.direction == way.direction && its.who == way.who;
-            match out.iter().position(same) {
+            match known.get(&(way.direction, &way.who)).copied() {
                 Some(at) => {
                     if let Some(found) = found.get_mut(at) {
                         *found = true;
                     }
                     merge(&mut out[at], way);
                 }
-                None => out.push(Way { partly: true, ..way.clone() }),
+                None => {
+                    known.insert((way.direction, &way.who), out.len());
+                    out.push(Way { partly: true, ..way.clone() });
+                }
             }
         }
         for (way, _) in out.iter_mut().zip(found).filter(|(_, found)| !found) {

@@ -100,12 +100,19 @@ impl<'a> Census<'a> {
     }
 
     fn members(&self, crowd: &Crowd) -> Members {
-        let range = match &crowd.scope.namespaces {
-            NamespaceScope::Own(name) => self.namespaces.get(name).cloned().unwrap_or_default(),
-            NamespaceScope::Matching(_) => 0..self.shapes.len(),
+        let ranges: Vec<Range<usize>> = match &crowd.scope.namespaces {
+            NamespaceScope::Own(name) => self.namespaces.get(name).cloned().into_iter().collect(),
+            NamespaceScope::Matching(selector) => {
+                let may_be = |name: &Arc<str>| {
+                    let stated = self.cluster.namespaces.get(name).filter(|its| its.labels_known);
+                    stated.is_none_or(|its| selector.matches(&its.labels))
+                };
+                let all = self.namespaces.iter().filter(|(name, _)| may_be(name));
+                all.map(|(_, range)| range.clone()).collect()
+            }
         };
         let mut members = Members::default();
-        for shape in range {
+        for shape in ranges.into_iter().flatten() {
             let pods = &self.shapes[shape];
             let among = pods.first().and_then(|pod| is_among(self.cluster, crowd, pod));
             let Some(certain) = among else { continue };

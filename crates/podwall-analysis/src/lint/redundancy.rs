@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
-use podwall_policy::address::{AddressSet, Family};
+use podwall_policy::address::{AddressSet, Family, IpBlock};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::evaluate::side;
 use podwall_policy::flow::{Flow, Party};
@@ -87,6 +87,24 @@ fn rule_of<'a>(view: &View<'a>, (own, direction, i): Id) -> Option<&'a Rule> {
     view.policies[own].rules(direction)?.get(i)
 }
 
+/// Whether a rule allows anything to anybody whom another names: most do not, and there may be
+/// thousands.
+fn concerns(view: &View<'_>, rule: &Rule, wide: &Rule) -> bool {
+    let overlaps = |block: &IpBlock, other: &Peer| match other {
+        Peer::Block(other) => {
+            other.cidr.contains(&block.cidr.addr()) || block.cidr.contains(&other.cidr.addr())
+        }
+        Peer::Pods(_) => false,
+    };
+    wide.peers.is_empty()
+        || rule.peers.iter().any(|peer| match peer {
+            // One that excepts all of itself is within every other.
+            Peer::Block(block) if !block.except.is_empty() => true,
+            Peer::Block(block) => wide.peers.iter().any(|other| overlaps(block, other)),
+            Peer::Pods(_) => within::peers(view, peer, wide),
+        })
+}
+
 /// The rules that together allow all that this one does, without those that are gone.
 fn covered(
     view: &View<'_>,
@@ -102,6 +120,7 @@ fn covered(
             let rules = view.policies[*other].rules(direction).unwrap_or_default();
             rules.iter().enumerate().map(move |(i, rule)| ((*other, direction, i), rule))
         })
+        .filter(|(_, wide)| concerns(view, rule, wide))
         .filter(|(other, _)| *other != id && !gone.contains_key(other))
         .map(|(other, rule)| {
             let (set, named) = within::ports(rule);

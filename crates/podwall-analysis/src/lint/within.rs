@@ -63,7 +63,11 @@ pub(super) fn peers(view: &View<'_>, a: &Peer, rule: &Rule) -> bool {
 fn peer(view: &View<'_>, a: &Peer, b: &Peer) -> bool {
     match (a, b) {
         (Peer::Pods(a), Peer::Pods(b)) => scope(view, a, b),
-        (Peer::Block(a), Peer::Block(b)) => block(a).is_within(&block(b)),
+        (Peer::Block(a), Peer::Block(b)) => {
+            // A block without exceptions has its first address.
+            let apart = a.except.is_empty() && !b.cidr.contains(&a.cidr.addr());
+            !apart && block(a).is_within(&block(b))
+        }
         _ => false,
     }
 }

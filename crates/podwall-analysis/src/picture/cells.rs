@@ -17,12 +17,13 @@ use rustc_hash::FxHashMap;
 
 use super::{Content, MOST_ROWS, Passing, Picture, Row, Space, What};
 use crate::blocks::Blocks;
-use crate::kinds::Likes;
+use crate::kinds::{Likes, possible_rows};
 use crate::matrix::{self, By, Row as MatrixRow, between, pod_rows};
 use crate::outside::{self, Class, describe};
 use crate::podclass::Keys;
 use crate::reachability::Reachability;
 use crate::reachability::factored::Factored;
+use crate::reachability::reached::Reached;
 
 /// The rows of a cluster, by number; `None` for those that only the other has.
 type Rows<'a> = Vec<Option<MatrixRow<'a>>>;
@@ -177,6 +178,8 @@ fn ask_all(cluster: &Cluster, rows: &Rows<'_>, blocks: &[IpBlock]) -> Filled {
         Filled { cells: vec![0; many * many], passings: Vec::new(), possible: vec![false; many] };
     let mut passings = Numbered::starting_with(Passing::default());
     let is_outside = |index: usize| matches!(given[index], MatrixRow::Outside(_));
+    let firsts = kinds.values().filter_map(|rows| likes[*rows.first()?].first());
+    let finder = Reached::of(&factored, firsts);
     let mut ask = |src: usize, dst: usize, possible: &mut Vec<bool>| -> u32 {
         let (sum, can) = between(&mut factored, &likes, src, dst, None);
         possible[there[src]] |= can;
@@ -186,22 +189,21 @@ fn ask_all(cluster: &Cluster, rows: &Rows<'_>, blocks: &[IpBlock]) -> Filled {
             passings.number(Passing::of(connection, pods(given[src]), pods(given[dst])))
         })
     };
-    for from in kinds.values() {
-        for to in kinds.values() {
+    let kinds: Vec<&Vec<usize>> = kinds.values().collect();
+    let rows: Vec<&[usize]> = kinds.iter().map(|rows| &rows[..]).collect();
+    for row in possible_rows(&likes, &rows, is_outside) {
+        filled.possible[there[row]] = true;
+    }
+    for (number, from) in kinds.iter().enumerate() {
+        for to in finder.from(number).into_iter().filter_map(|number| kinds.get(number)) {
             let Some(src) = from.first().copied() else { continue };
             let Some(dst) = to.iter().copied().find(|dst| *dst != src) else { continue };
             if is_outside(src) && is_outside(dst) {
                 continue;
             }
             let number = ask(src, dst, &mut filled.possible);
-            if filled.possible[there[src]] {
-                from.iter().for_each(|row| filled.possible[there[*row]] = true);
-            }
-            if filled.possible[there[dst]] {
-                to.iter().for_each(|row| filled.possible[there[*row]] = true);
-            }
             if number != 0 {
-                for src in from {
+                for src in *from {
                     let line = there[*src] * many;
                     to.iter().for_each(|dst| filled.cells[line + there[*dst]] = number);
                 }

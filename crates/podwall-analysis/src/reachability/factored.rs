@@ -37,21 +37,21 @@ use crate::outside;
 /// A matrix by classes, which grows with what is asked. Owned by who prints it.
 #[derive(Debug)]
 pub struct Factored<'e> {
-    engine: &'e Reachability<'e>,
-    blocks: Blocks,
+    pub(super) engine: &'e Reachability<'e>,
+    pub(super) blocks: Blocks,
     /// The port names that rules of egress, ingress ask for.
     names: [FxHashSet<(Arc<str>, Protocol)>; 2],
     shapes: FxHashMap<ShapeId, ShapeClasses>,
-    met: Numbers<(Vec<ScopeId>, Perhaps<ScopeId>)>,
+    pub(super) met: Numbers<(Vec<ScopeId>, Perhaps<ScopeId>)>,
     port_names: Numbers<Vec<(Arc<str>, Protocol, u16)>>,
     /// The names of these ports, by direction.
     named: FxHashMap<&'e [ContainerPort], [Id; 2]>,
-    selected: Numbers<(Vec<PolicySlot>, Perhaps<PolicySlot>)>,
-    addresses: Numbers<AddressClass>,
+    pub(super) selected: Numbers<(Vec<PolicySlot>, Perhaps<PolicySlot>)>,
+    pub(super) addresses: Numbers<AddressClass>,
     /// By direction: the policies that select it, and its port names.
-    subjects: [Numbers<(Id, Id)>; 2],
+    pub(super) subjects: [Numbers<(Id, Id)>; 2],
     /// By direction and family.
-    peers: [[Numbers<PeerClass>; 2]; 2],
+    pub(super) peers: [[Numbers<PeerClass>; 2]; 2],
     sides: Numbers<SideTemplate>,
     /// By direction and family.
     known: [[Remembered; 2]; 2],
@@ -65,7 +65,7 @@ pub struct Factored<'e> {
 }
 
 /// Members that depend on the labels of a namespace, with its name; `None` where there are none.
-type Perhaps<T> = Option<(Arc<str>, Vec<T>)>;
+pub(super) type Perhaps<T> = Option<(Arc<str>, Vec<T>)>;
 
 /// How large a matrix is in its factored form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,17 +87,17 @@ pub struct End<'e> {
     /// A number that other parties hardly have.
     who: u64,
     kind: Id,
-    of: Kind,
+    pub(super) of: Kind,
 }
 
 /// All that decides what an end may do, but for who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Kind {
+pub(super) struct Kind {
     /// Its classes as a subject of egress, ingress; `None` if no policy selects such a party.
-    subject: [Option<Id>; 2],
+    pub(super) subject: [Option<Id>; 2],
     /// Its classes as a peer, by direction and family.
-    peer: [[Id; 2]; 2],
-    speaks: [bool; 2],
+    pub(super) peer: [[Id; 2]; 2],
+    pub(super) speaks: [bool; 2],
     states_address: bool,
     /// Whether it is no node, nor a hostNetwork pod, nor a loopback address, so that policies alone
     /// decide.
@@ -110,6 +110,35 @@ impl End<'_> {
     /// strangers.
     pub(crate) fn kind(&self) -> Option<u32> {
         self.of.ordinary.then_some(self.kind)
+    }
+
+    /// All that decides whether two ends have a family in common.
+    pub(crate) fn speaks(&self) -> Speaks {
+        Speaks { families: self.of.speaks, states_address: self.of.states_address }
+    }
+}
+
+/// The address families of an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Speaks {
+    families: [bool; 2],
+    states_address: bool,
+}
+
+impl Speaks {
+    /// The families in which the two are asked about.
+    fn in_common(self, other: Self) -> [bool; 2] {
+        let mut both = [false; 2];
+        for (f, family) in Family::BOTH.into_iter().enumerate() {
+            let asked = self.states_address || other.states_address || family == Family::V4;
+            both[f] = asked && self.families[f] && other.families[f];
+        }
+        both
+    }
+
+    /// Whether there is one.
+    pub(crate) fn meets(self, other: Self) -> bool {
+        self.in_common(other).contains(&true)
     }
 }
 
@@ -134,7 +163,7 @@ struct ShapeClasses {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum AddressClass {
+pub(super) enum AddressClass {
     /// In these blocks.
     Known(Vec<Id>),
     /// Not known, but from this range if there is one.
@@ -146,10 +175,10 @@ enum AddressClass {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct PeerClass {
+pub(super) struct PeerClass {
     /// `None` for whom no selector can match.
-    met: Option<Id>,
-    address: Id,
+    pub(super) met: Option<Id>,
+    pub(super) address: Id,
     /// For rules of egress.
     names: Id,
 }
@@ -386,11 +415,8 @@ impl<'e> Factored<'e> {
     fn ask(&mut self, src: &End<'e>, dst: &End<'e>) -> Cell {
         let mut key = [Id::MAX; 4];
         let mut closed = true;
-        for (f, family) in Family::BOTH.into_iter().enumerate() {
-            let asked = src.of.states_address || dst.of.states_address || family == Family::V4;
-            if !asked || !src.of.speaks[f] || !dst.of.speaks[f] {
-                continue;
-            }
+        let families = src.speaks().in_common(dst.speaks());
+        for f in (0..families.len()).filter(|f| families[*f]) {
             let egress = self.side(src, dst, src, dst, Direction::Egress, f);
             let ingress = self.side(dst, src, src, dst, Direction::Ingress, f);
             closed &= egress == CLOSED || ingress == CLOSED;

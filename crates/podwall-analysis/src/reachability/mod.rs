@@ -20,6 +20,7 @@ mod decide;
 pub mod factored;
 mod numbers;
 mod program;
+pub(crate) mod reached;
 mod selectors;
 mod shapes;
 
