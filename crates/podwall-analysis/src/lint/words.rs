@@ -33,6 +33,7 @@ impl Finding {
             proof: Vec::new(),
             help: None,
             fix: None,
+            replacements: Vec::new(),
             about: String::new(),
         }
     }
