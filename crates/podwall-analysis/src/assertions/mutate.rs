@@ -128,13 +128,13 @@ fn changes(policy: &Policy) -> Vec<Change> {
         let Some(rules) = policy.rules(direction) else {
             if policy.tier == Tier::NetworkPolicy {
                 let mut changed = policy.clone();
-                *rules_of(&mut changed, direction) = Some(Vec::new());
+                *changed.rules_mut(direction) = Some(Vec::new());
                 add(format!("policyTypes with {type_name}"), None, changed);
             }
             continue;
         };
         let mut changed = policy.clone();
-        *rules_of(&mut changed, direction) = None;
+        *changed.rules_mut(direction) = None;
         add(format!("policyTypes without {type_name}"), None, changed);
         for (i, rule) in rules.iter().enumerate() {
             let of = format!("rule {} of {direction}", i + 1);
@@ -142,14 +142,14 @@ fn changes(policy: &Policy) -> Vec<Change> {
             let with = |change: &dyn Fn(&mut podwall_policy::policy::Rule)| {
                 let mut changed = policy.clone();
                 if let Some(rule) =
-                    rules_of(&mut changed, direction).as_mut().and_then(|all| all.get_mut(i))
+                    changed.rules_mut(direction).as_mut().and_then(|all| all.get_mut(i))
                 {
                     change(rule);
                 }
                 changed
             };
             let mut without = policy.clone();
-            if let Some(rules) = rules_of(&mut without, direction) {
+            if let Some(rules) = without.rules_mut(direction) {
                 rules.remove(i);
             }
             add(format!("{of} deleted"), source, without);
@@ -177,16 +177,6 @@ fn changes(policy: &Policy) -> Vec<Change> {
         }
     }
     out
-}
-
-fn rules_of(
-    policy: &mut Policy,
-    direction: Direction,
-) -> &mut Option<Vec<podwall_policy::policy::Rule>> {
-    match direction {
-        Direction::Ingress => &mut policy.ingress,
-        Direction::Egress => &mut policy.egress,
-    }
 }
 
 /// A peer that matches more.

@@ -281,11 +281,7 @@ fn rules_of<'c>(
     policy: &Name,
     direction: Direction,
 ) -> Option<&'c mut Vec<Rule>> {
-    let policy = cluster.policies.get_mut(&(Tier::NetworkPolicy, policy.clone()))?;
-    match direction {
-        Direction::Ingress => policy.ingress.as_mut(),
-        Direction::Egress => policy.egress.as_mut(),
-    }
+    cluster.policies.get_mut(&(Tier::NetworkPolicy, policy.clone()))?.rules_mut(direction).as_mut()
 }
 
 fn rule_of<'c>(cluster: &'c mut Cluster, at: &RuleAt) -> Option<&'c mut Rule> {

@@ -135,6 +135,8 @@ pub enum Change {
     Append(FieldPath, Vec<String>),
     /// Adds `key: value` before a field of the same mapping.
     Insert(FieldPath, String),
+    /// Takes an item out of a list.
+    Remove(FieldPath),
 }
 
 impl Finding {

@@ -16,6 +16,7 @@ mod coverage;
 mod dns;
 mod finding;
 mod flows;
+mod overlap;
 mod ports;
 mod redundancy;
 mod report;

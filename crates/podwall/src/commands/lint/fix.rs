@@ -169,6 +169,7 @@ fn edit(change: &Change) -> Edit {
         Change::Join(path) => Edit::Join(path.clone()),
         Change::Append(path, lines) => Edit::Append(path.clone(), lines.clone()),
         Change::Insert(path, line) => Edit::Insert(path.clone(), line.clone()),
+        Change::Remove(path) => Edit::Remove(path.clone()),
     }
 }
 
