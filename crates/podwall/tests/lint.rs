@@ -172,9 +172,99 @@ fn fixes_change_what_is_wrong_and_no_other_byte() {
         assert!(new.iter().all(|line| line == added) && old == [removed], "{id}: {new:?} {old:?}");
     }
     assert_eq!(fixed("PW402").0, ["    - protocol: UDP", "      port: quic"]);
+    assert_eq!(fixed("PW202").0, ["  policyTypes: [Ingress, Egress]"]);
+    assert_eq!(fixed("PW503").0, ["    - ipBlock:", "        cidr: \"::/0\""]);
     let (dns, nothing) = fixed("PW201");
     assert!(nothing.is_empty(), "{nothing:?}");
     assert!(dns.contains(&"          k8s-app: kube-dns".to_owned()), "{dns:?}");
+}
+
+/// A text with a fix's edits, from the last to the first.
+fn edited(text: &str, edits: &[(u64, u64, u64, u64, String)]) -> String {
+    let byte = |line: u64, column: u64| {
+        let before = text.split_inclusive('\n').take(line as usize - 1);
+        let start: usize = before.map(str::len).sum();
+        let rest = text[start..].char_indices().nth(column as usize - 1);
+        start + rest.map_or(text.len() - start, |(byte, _)| byte)
+    };
+    let mut out = text.to_owned();
+    let mut edits = edits.to_vec();
+    edits.sort();
+    for (line, column, end_line, end_column, new) in edits.iter().rev() {
+        out.replace_range(byte(*line, *column)..byte(*end_line, *end_column), new);
+    }
+    out
+}
+
+#[test]
+fn fixes_in_sarif_and_json_make_of_the_text_what_fix_makes_of_it() {
+    for id in ["PW101", "PW103", "PW105", "PW201", "PW202", "PW402", "PW403", "PW503"] {
+        let folder = folder(id);
+        let file = folder.path().join("policy.yaml");
+        // Characters of several bytes before the place.
+        let text = fs::read_to_string(&file).unwrap().replace("name: shop", "name: shop  # été");
+        let text = format!("# Ω — προοίμιο\n{text}");
+        fs::write(&file, &text).unwrap();
+        let log = json(&lint(folder.path(), &["-o", "sarif"]));
+        let results = log["runs"][0]["results"].as_array().unwrap();
+        let result = results.iter().find(|result| result["ruleId"] == id).unwrap();
+        let fix = &result["fixes"][0];
+        let change = &fix["artifactChanges"][0];
+        assert_eq!(change["artifactLocation"]["uri"], "policy.yaml", "{id}: {fix}");
+        let sarif: Vec<_> = change["replacements"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| {
+                let region = &one["deletedRegion"];
+                let at = |key: &str| region[key].as_u64().unwrap();
+                let new = one["insertedContent"]["text"].as_str().unwrap().to_owned();
+                (at("startLine"), at("startColumn"), at("endLine"), at("endColumn"), new)
+            })
+            .collect();
+        let report = json(&lint(folder.path(), &["-o", "json"]));
+        let findings = report["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|finding| finding["id"] == id).unwrap();
+        assert!(
+            fix["description"]["text"]
+                .as_str()
+                .unwrap()
+                .starts_with(finding["fix"]["what"].as_str().unwrap())
+        );
+        let edits: Vec<_> = finding["fix"]["edits"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| {
+                let at = |key: &str| one[key].as_u64().unwrap();
+                let new = one["text"].as_str().unwrap().to_owned();
+                (at("startLine"), at("startColumn"), at("endLine"), at("endColumn"), new)
+            })
+            .collect();
+        assert_eq!(sarif, edits, "{id}");
+        lint(folder.path(), &["--fix"]);
+        let fixed = fs::read_to_string(&file).unwrap();
+        assert_ne!(fixed, text, "{id}");
+        assert_eq!(edited(&text, &sarif), fixed, "{id}");
+    }
+}
+
+#[test]
+fn what_is_suppressed_is_in_every_format_with_its_reason() {
+    let folder = folder("PW101");
+    let config = "ignore:\n- {rule: PW101, reason: \"<legacy> & 50%\"}\n";
+    fs::write(folder.path().join(".podwall-lint.yaml"), config).unwrap();
+    let sarif = json(&lint(folder.path(), &["-o", "sarif"]));
+    let suppression = &sarif["runs"][0]["results"][0]["suppressions"][0];
+    assert_eq!(suppression["kind"], "external");
+    assert_eq!(suppression["justification"], "<legacy> & 50%");
+    let junit = out(&lint(folder.path(), &["-o", "junit"]));
+    assert!(junit.contains("<skipped message=\"&lt;legacy&gt; &amp; 50%\"/>"), "{junit}");
+    assert!(junit.contains("failures=\"0\"") && junit.contains("skipped=\"1\""), "{junit}");
+    let report = json(&lint(folder.path(), &["-o", "json"]));
+    assert_eq!(report["suppressed"][0]["by"], ".podwall-lint.yaml");
+    assert_eq!(out(&lint(folder.path(), &["-o", "github"])), "");
+    assert!(out(&lint(folder.path(), &[])).contains("1 suppressed"));
 }
 
 #[test]
