@@ -26,14 +26,11 @@ pub(crate) fn is_typo(wrong: &str, meant: &str) -> bool {
     fn words(name: &str) -> Vec<&str> {
         name.split(|c: char| !c.is_ascii_alphanumeric()).collect()
     }
-    let long = |word: &str| {
-        word.chars().count() >= 5 && word.chars().all(|c| c.is_ascii_alphabetic())
-    };
+    let long =
+        |word: &str| word.chars().count() >= 5 && word.chars().all(|c| c.is_ascii_alphabetic());
     let (a, b) = (words(wrong), words(meant));
     let other: Vec<_> = a.iter().zip(&b).filter(|(a, b)| a != b).collect();
-    is_one_slip(wrong, meant)
-        && a.len() == b.len()
-        && other.iter().all(|(a, b)| long(a) && long(b))
+    is_one_slip(wrong, meant) && a.len() == b.len() && other.iter().all(|(a, b)| long(a) && long(b))
 }
 
 /// How many letters must be put in, taken out, changed, or swapped with their neighbour (optimal

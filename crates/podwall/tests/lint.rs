@@ -139,9 +139,16 @@ fn a_baseline_passes_over_what_was_there_and_nothing_else() {
 
 /// What `--fix` makes of a wrong example: the lines that were added and removed.
 fn fixed(id: &str) -> (Vec<String>, Vec<String>) {
-    let folder = folder(id);
+    fixed_in(&folder(id), id)
+}
+
+fn fixed_in(folder: &tempfile::TempDir, id: &str) -> (Vec<String>, Vec<String>) {
     let file = folder.path().join("policy.yaml");
     let before = fs::read_to_string(&file).unwrap();
+    assert!(
+        ids(&lint(folder.path(), &["-o", "json"])).contains(&id.to_owned()),
+        "{id} is not there"
+    );
     let output = lint(folder.path(), &["--fix", "-o", "json"]);
     assert!(!ids(&output).contains(&id.to_owned()), "{id} is still found");
     let after = fs::read_to_string(&file).unwrap();
@@ -172,11 +179,69 @@ fn fixes_change_what_is_wrong_and_no_other_byte() {
         assert!(new.iter().all(|line| line == added) && old == [removed], "{id}: {new:?} {old:?}");
     }
     assert_eq!(fixed("PW402").0, ["    - protocol: UDP", "      port: quic"]);
-    assert_eq!(fixed("PW202").0, ["  policyTypes: [Ingress, Egress]"]);
-    assert_eq!(fixed("PW503").0, ["    - ipBlock:", "        cidr: \"::/0\""]);
     let (dns, nothing) = fixed("PW201");
     assert!(nothing.is_empty(), "{nothing:?}");
     assert!(dns.contains(&"          k8s-app: kube-dns".to_owned()), "{dns:?}");
+}
+
+/// A folder with a pod of both families, and a policy that selects it.
+fn with_policy(spec: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: shop, labels: {{app: web}}}}\n\
+         spec: {{containers: [{{name: web, image: web}}]}}\n\
+         status: {{podIPs: [{{ip: 10.244.1.5}}, {{ip: \"fd00:1::5\"}}]}}\n---\n\
+         apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {{name: web, namespace: shop}}\nspec:\n  podSelector: {{}}\n{spec}"
+    );
+    fs::write(folder.path().join("policy.yaml"), text).unwrap();
+    folder
+}
+
+#[test]
+fn types_of_a_policy_that_are_missing_are_written() {
+    let out = "  egress:\n  - to: [{ipBlock: {cidr: 198.51.100.7/32}}]\n";
+    for (spec, added, removed) in [
+        (
+            format!("  policyTypes: [Ingress]  # not all\n{out}"),
+            "  policyTypes: [Ingress, Egress]  # not all",
+            Some("  policyTypes: [Ingress]  # not all"),
+        ),
+        (format!("  policyTypes:\n  - Ingress\n{out}"), "  - Egress", None),
+        ("  egress: []\n".to_owned(), "  policyTypes: [Ingress, Egress]", None),
+    ] {
+        let (new, old) = fixed_in(&with_policy(&spec), "PW202");
+        assert_eq!(new, [added], "{spec}");
+        assert_eq!(old, Vec::from_iter(removed.map(str::to_owned)), "{spec}");
+    }
+}
+
+#[test]
+fn the_other_family_is_added_beside_the_whole_of_ipv4() {
+    let folder = with_policy(
+        "  policyTypes: [Ingress]\n  ingress:\n  - from:\n    - ipBlock:\n        cidr: 0.0.0.0/0\n    \
+         ports: [{port: 80}]\n",
+    );
+    let (new, old) = fixed_in(&folder, "PW503");
+    assert_eq!(new, ["        cidr: \"::/0\""]);
+    assert!(old.is_empty(), "{old:?}");
+    let text = fs::read_to_string(folder.path().join("policy.yaml")).unwrap();
+    assert!(
+        text.contains("0.0.0.0/0\n    - ipBlock:\n        cidr: \"::/0\"\n    ports"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_written_twice_is_taken_out() {
+    let folder = with_policy(
+        "  policyTypes: [Ingress]\n  ingress:\n  - from:\n    - podSelector: {}\n    - podSelector: {}  \
+         # again\n    ports: [{port: 80}, {port: 443}, {port: 80}]\n",
+    );
+    let (new, old) = fixed_in(&folder, "PW304");
+    assert_eq!(new, ["    ports: [{port: 80}, {port: 443}]"]);
+    let ports = "    ports: [{port: 80}, {port: 443}, {port: 80}]";
+    assert_eq!(old, ["    - podSelector: {}  # again", ports]);
 }
 
 /// A text with a fix's edits, from the last to the first.
@@ -198,7 +263,7 @@ fn edited(text: &str, edits: &[(u64, u64, u64, u64, String)]) -> String {
 
 #[test]
 fn fixes_in_sarif_and_json_make_of_the_text_what_fix_makes_of_it() {
-    for id in ["PW101", "PW103", "PW105", "PW201", "PW202", "PW402", "PW403", "PW503"] {
+    for id in ["PW101", "PW103", "PW105", "PW201", "PW401", "PW402", "PW403"] {
         let folder = folder(id);
         let file = folder.path().join("policy.yaml");
         // Characters of several bytes before the place.

@@ -86,7 +86,8 @@ fn without_pods(view: &View<'_>, found: &mut Vec<Finding>) {
         if !told.insert(isolating.iter().map(|policy| &policy.name).collect()) {
             continue;
         }
-        let message = "the pods of this policy may go out, but cannot look up names: no rule allows DNS";
+        let message =
+            "the pods of this policy may go out, but cannot look up names: no rule allows DNS";
         let path = FieldPath::keys("spec.egress");
         found.push(
             Finding::new("PW201", policy, path, message.to_owned())

@@ -63,7 +63,8 @@ fn items(
 ) {
     let (own, direction, i) = id;
     let Some(rule) = rule_of(view, id) else { return };
-    if (rule.peers.len() < 2 && rule.ports.len() < 2) || rule.peers.len() + rule.ports.len() > MOST {
+    if (rule.peers.len() < 2 && rule.ports.len() < 2) || rule.peers.len() + rule.ports.len() > MOST
+    {
         return;
     }
     let policy = view.policies[own];
@@ -108,7 +109,9 @@ fn items(
             let Some(by) = covering(view, &part, &rules) else { continue };
             let tried = unchanged(view, own, |policies| {
                 let mine = policies.iter_mut().filter(|p| p.name == policy.name);
-                for rule in mine.filter_map(|policy| policy.rules_mut(direction).as_mut()?.get_mut(i)) {
+                for rule in
+                    mine.filter_map(|policy| policy.rules_mut(direction).as_mut()?.get_mut(i))
+                {
                     *rule = without.clone();
                 }
             });

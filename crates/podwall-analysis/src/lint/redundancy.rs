@@ -23,10 +23,10 @@ use podwall_policy::source::FieldPath;
 
 use super::View;
 use super::finding::{Change, Finding, Fix};
+use super::overlap;
 use super::trust::labels;
 use super::within;
 use super::words::{list, rule_path};
-use super::overlap;
 
 /// How many flows are put to the evaluator for one finding.
 const FLOWS: usize = 400;
@@ -329,7 +329,11 @@ pub(super) fn canonical(rule: &Rule) -> (Vec<Peer>, Vec<PortSpec>) {
 /// Puts flows to the evaluator before and after a change to the policies that select the pods of
 /// one. How many, if no verdict changed; pods and peers that the selectors ask for are tried even
 /// where there are none.
-pub(super) fn unchanged(view: &View<'_>, own: usize, change: impl FnOnce(&mut Vec<Policy>)) -> Option<usize> {
+pub(super) fn unchanged(
+    view: &View<'_>,
+    own: usize,
+    change: impl FnOnce(&mut Vec<Policy>),
+) -> Option<usize> {
     let policy = view.policies[own];
     let subject =
         Pod::new(policy.name.namespace.clone(), "any-pod-it-selects", labels(&policy.subject.pods));

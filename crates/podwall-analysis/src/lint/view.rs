@@ -104,7 +104,8 @@ impl<'a> View<'a> {
             let class = &mut classes[class];
             class.count += 1;
             // Pods come by name, so those of one workload mostly one after the other.
-            if class.makers.last().is_none_or(|last| pod.owner.is_none() || last.owner != pod.owner) {
+            if class.makers.last().is_none_or(|last| pod.owner.is_none() || last.owner != pod.owner)
+            {
                 class.makers.push(pod);
             }
         }
