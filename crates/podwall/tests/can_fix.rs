@@ -87,7 +87,7 @@ fn blue_and_green() -> tempfile::TempDir {
          metadata: {name: web, namespace: shop, labels: {app: web}}\nspec: {containers: [{name: c, \
          image: c}]}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: ops, namespace: shop, labels: \
          {app: ops}}\nspec: {containers: [{name: c, image: c}]}\n---\napiVersion: v1\nkind: Service\n\
-         metadata: {name: api, namespace: shop}\nspec: {selector: {app: api}, ports: [{port: 8080}]}\n",
+         metadata: {name: api, namespace: shop}\nspec: {selector: {app: api}, ports: [{name: a, port: 8080}, {name: b, port: 9090}]}\n",
     );
     for (color, rule) in [
         ("blue", "  - from:\n    - podSelector: {}  # all of shop\n    ports:\n    - port: 9090\n"),
@@ -117,18 +117,20 @@ fn a_patch_of_several_steps_changes_each_policy_that_has_to() {
     let text = String::from_utf8(out.stdout.clone()).unwrap();
     let files: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("+++ b/")).collect();
     assert_eq!(files, ["blue.yaml", "green.yaml"], "{text}");
-    assert_eq!(text.matches("\n+").count() - 2, 2, "a port in each: {text}");
+    assert_eq!(text.matches("\n+  - from:").count(), 2, "a rule in each: {text}");
     patch(folder.path(), &out.stdout);
     assert_eq!(code(&can(folder.path(), &ask)), 0);
     // Blue's rule names all of shop, green's names nobody: each is narrowed in its own way.
-    let ask = ["shop/web", "shop/svc/api", "--port", "8080"];
+    let ask = ["shop/web", "shop/svc/api", "--port", "9090"];
+    let ops = ["shop/ops", "shop/svc/api", "--port", "9090"];
+    assert_eq!(code(&can(folder.path(), &ask)), 0);
     let out = can(folder.path(), &[&ask[..], &["-o", "patch"]].concat());
     let text = String::from_utf8(out.stdout.clone()).unwrap();
-    assert!(text.contains("b/blue.yaml") && text.contains("b/green.yaml"), "{text}");
+    assert!(text.contains("+++ b/blue.yaml") && text.contains("+++ b/green.yaml"), "{text}");
     patch(folder.path(), &out.stdout);
-    assert_eq!(code(&can(folder.path(), &ask)), 1);
-    let ops = ["shop/ops", "shop/svc/api", "--port", "8080"];
+    assert_eq!(code(&can(folder.path(), &ask)), 1, "{text}");
     assert_eq!(code(&can(folder.path(), &ops)), 0, "{text}");
+    assert!(text.contains("     - port: 9090\n+    from:"), "{text}");
 }
 
 #[test]

@@ -133,7 +133,8 @@ fn narrower(cluster: &Cluster, side: Side<'_, '_>, other: &End<'_>) -> Vec<Vec<C
     }
     // Each rule in its first way, in its second, and so on; in its last where it has no more.
     let most = ways.iter().map(Vec::len).max().unwrap_or_default();
-    let nth = |n: usize| ways.iter().flat_map(|ways| &ways[n.min(ways.len() - 1)]).cloned().collect();
+    let nth =
+        |n: usize| ways.iter().flat_map(|ways| &ways[n.min(ways.len() - 1)]).cloned().collect();
     (0..most).map(nth).collect()
 }
 

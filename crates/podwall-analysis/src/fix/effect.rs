@@ -68,8 +68,7 @@ impl<'q, 'a> Besides<'q, 'a> {
         let before = self.cluster;
         let engine = self.engine.get_or_init(|| Arc::new(Reachability::of(before)));
         let difference = difference_from(engine, before, after, By::Workload);
-        let (src, dst) =
-            (Asked::of(before, &self.answer.src), Asked::of(before, &self.answer.dst));
+        let (src, dst) = (Asked::of(before, &self.answer.src), Asked::of(before, &self.answer.dst));
         let ports = asked_ports(self.answer);
         let mut found = Vec::new();
         for change in &difference.changes {
