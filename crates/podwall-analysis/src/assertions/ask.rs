@@ -54,7 +54,10 @@ pub(super) const NOBODY: EndKey = EndKey::MAX;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Other {
     Node(Arc<str>),
-    Outside(IpAddr),
+    /// In these blocks: whatever piece it stands for, policies see no other address of them.
+    Outside(Family, Vec<u32>),
+    /// One that means something by itself.
+    Single(IpAddr),
 }
 
 /// An engine in which somebody changes policies between two questions.
@@ -72,6 +75,7 @@ pub(super) struct Asker<'a> {
     /// Where only some pairs are of interest, those.
     only: Option<FxHashSet<(EndKey, EndKey)>>,
     blocks: Vec<IpBlock>,
+    index: Blocks,
     taken: BTreeSet<IpAddr>,
     keys: Keys,
     classes: FxHashMap<Key<'a>, EndKey>,
@@ -84,20 +88,27 @@ pub(super) struct Asker<'a> {
 
 impl<'a> Asker<'a> {
     pub(super) fn new(cluster: &'a Cluster) -> Self {
-        Self::with(cluster, Engine::Own(Box::new(Reachability::of(cluster))))
+        let engine = Engine::Own(Box::new(Reachability::of(cluster)));
+        Self::with(cluster, engine, outside::blocks(cluster))
+    }
+
+    /// Tells addresses apart that policies could, were their blocks without exceptions.
+    pub(super) fn fine(cluster: &'a Cluster) -> Self {
+        let engine = Engine::Own(Box::new(Reachability::of(cluster)));
+        Self::with(cluster, engine, fine(cluster))
     }
 
     /// Asks an engine whose policies change, of the same objects; see [`Self::forget`].
     pub(super) fn shared(cluster: &'a Cluster, engine: &Shared) -> Self {
-        Self::with(cluster, Engine::Shared(engine.clone()))
+        Self::with(cluster, Engine::Shared(engine.clone()), fine(cluster))
     }
 
-    fn with(cluster: &'a Cluster, engine: Engine<'a>) -> Self {
-        let blocks = outside::blocks(cluster);
+    fn with(cluster: &'a Cluster, engine: Engine<'a>, blocks: Vec<IpBlock>) -> Self {
         Self {
             cluster,
             taken: outside::taken(cluster),
             keys: Keys::new(cluster, Blocks::new(blocks.clone())),
+            index: Blocks::new(blocks.clone()),
             blocks,
             classes: FxHashMap::default(),
             others: FxHashMap::default(),
@@ -174,7 +185,17 @@ impl<'a> Asker<'a> {
         let other = match end {
             End::Pod(pod) => return self.class(pod),
             End::Node(node) => Other::Node(node.name.clone()),
-            End::Outside(class) => Other::Outside(class.example),
+            End::Outside(class) => {
+                let (address, cluster) = (class.example, self.cluster);
+                let ordinary = cluster.strangers.is_empty()
+                    && !address.is_loopback()
+                    && cluster.node_by_ip(address).is_none();
+                if ordinary {
+                    Other::Outside(Family::of(address), self.index.of(address))
+                } else {
+                    Other::Single(address)
+                }
+            }
         };
         *self.others.entry(other).or_insert(next)
     }
@@ -253,4 +274,15 @@ impl<'a> Asker<'a> {
         names.dedup();
         names
     }
+}
+
+/// Every block of the policies, and each without its exceptions.
+fn fine(cluster: &Cluster) -> Vec<IpBlock> {
+    let mut blocks = outside::blocks(cluster);
+    let whole = |block: &IpBlock| IpBlock { except: Vec::new(), ..block.clone() };
+    let wide: Vec<IpBlock> = blocks.iter().map(whole).collect();
+    blocks.extend(wide);
+    blocks.sort();
+    blocks.dedup();
+    blocks
 }

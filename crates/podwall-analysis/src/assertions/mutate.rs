@@ -248,7 +248,7 @@ struct Reaches<'a> {
 
 impl<'a> Reaches<'a> {
     fn new(cluster: &'a Cluster) -> Self {
-        let mut asker = Asker::new(cluster);
+        let mut asker = Asker::fine(cluster);
         let mut classes: BTreeMap<EndKey, Vec<&'a Pod>> = BTreeMap::new();
         for pod in asker.pods() {
             let own = classes.entry(asker.class(pod)).or_default();
