@@ -25,7 +25,7 @@ use podwall_policy::source::Source;
 use rustc_hash::FxHashSet;
 
 use super::Status;
-use super::ask::{Asker, EndKey, NOBODY, Shared};
+use super::ask::{Asker, EndKey, FlowAnswer, NOBODY, Shared};
 use super::judge::Judge;
 use crate::can::End;
 use crate::reachability::Reachability;
@@ -304,9 +304,11 @@ impl<'a> Reaches<'a> {
                         Direction::Egress => (&own, &other),
                         Direction::Ingress => (&other, &own),
                     };
-                    if let Some(found) = differs(&mut self.asker, new, src, dst) {
+                    let (before, now) = (self.asker.flows(src, dst), new.flows(src, dst));
+                    // Facts that are missing can be others, though the same passes.
+                    if before != now {
                         pairs.insert((new.key(src), new.key(dst)));
-                        first.get_or_insert(found);
+                        first = first.or_else(|| difference(&before, &now, src, dst));
                     }
                 }
             }
@@ -315,14 +317,14 @@ impl<'a> Reaches<'a> {
     }
 }
 
-fn differs<'a>(
-    old: &mut Asker<'a>,
-    new: &mut Asker<'a>,
-    src: &End<'a>,
-    dst: &End<'a>,
+/// What passes otherwise than before, if anything does.
+fn difference(
+    before: &[FlowAnswer],
+    now: &[FlowAnswer],
+    src: &End<'_>,
+    dst: &End<'_>,
 ) -> Option<Difference> {
-    let (before, now) = (old.flows(src, dst), new.flows(src, dst));
-    let mut both = before.iter().zip(now.iter());
+    let mut both = before.iter().zip(now);
     let (before, now) =
         both.find(|(before, now)| before.allowed != now.allowed || before.denied != now.denied)?;
     Some(Difference {
