@@ -20,6 +20,19 @@ pub(crate) fn is_one_slip(wrong: &str, meant: &str) -> bool {
     distance(wrong, meant) == 1
 }
 
+/// Whether a name is so near another that it cannot well be a name of its own: one letter of a longer
+/// word. `team-b` beside `team-a`, `shop2` beside `shop1` are names of their own.
+pub(crate) fn is_typo(wrong: &str, meant: &str) -> bool {
+    fn words(name: &str) -> Vec<&str> {
+        name.split(|c: char| !c.is_ascii_alphanumeric()).collect()
+    }
+    let long =
+        |word: &str| word.chars().count() >= 5 && word.chars().all(|c| c.is_ascii_alphabetic());
+    let (a, b) = (words(wrong), words(meant));
+    let other: Vec<_> = a.iter().zip(&b).filter(|(a, b)| a != b).collect();
+    is_one_slip(wrong, meant) && a.len() == b.len() && other.iter().all(|(a, b)| long(a) && long(b))
+}
+
 /// How many letters must be put in, taken out, changed, or swapped with their neighbour (optimal
 /// string alignment).
 fn distance(a: &str, b: &str) -> usize {
@@ -49,6 +62,25 @@ mod tests {
         assert_eq!(distance("web-pdo", "web-pod"), 1);
         assert_eq!(distance("", "abc"), 3);
         assert_eq!(distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn names_in_a_row_are_no_typos_of_each_other() {
+        for (wrong, meant) in
+            [("kube-sytem", "kube-system"), ("monitornig", "monitoring"), ("shopp", "shops")]
+        {
+            assert!(is_typo(wrong, meant), "{wrong}");
+        }
+        for (name, other) in [
+            ("team-a", "team-b"),
+            ("shop1", "shop2"),
+            ("tenant-9", "tenant-10"),
+            ("dev", "dav"),
+            ("kube-dns", "kube-system"),
+            ("monitoring", "logging"),
+        ] {
+            assert!(!is_typo(name, other), "{name}");
+        }
     }
 
     #[test]

@@ -5,26 +5,35 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests; only what fails a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use podwall_analysis::can::{Answer, Ask, PortAsk, can};
 use podwall_analysis::fix::{Change, Fix, fixes};
-use podwall_analysis::peer::Peer;
+use podwall_analysis::peer::{Peer, resolve};
 use podwall_compile::testing::dice::Dice;
 use podwall_compile::testing::random;
-use podwall_policy::address::{AddressRange, AddressSet};
+use podwall_policy::address::{AddressRange, AddressSet, IpBlock};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::evaluate::{Verdict, evaluate};
+use podwall_policy::explain::Question;
 use podwall_policy::flow::{Flow, Party};
-use podwall_policy::object::{Name, Owner, Phase, Pod};
-use podwall_policy::policy::Tier;
-use podwall_policy::port::{PortRange, PortSet, Protocol};
+use podwall_policy::label::Labels;
+use podwall_policy::object::{Name, Namespace, Owner, Phase, Pod};
+use podwall_policy::policy::{
+    Direction, NamespaceScope, Peer as RulePeer, PodScope, Policy, Rule, Tier,
+};
+use podwall_policy::port::{PortMatch, PortRange, PortSet, PortSpec, Protocol};
+use podwall_policy::selector::Selector;
+
+/// An address that is nobody's.
+const GUEST: [u8; 4] = [192, 0, 2, 77];
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
 }
 
 /// What came up, and has to.
-const KINDS: [&str; 16] = [
+const KINDS: [&str; 20] = [
     "to allow",
     "to deny",
     "nothing else changes",
@@ -41,6 +50,10 @@ const KINDS: [&str; 16] = [
     "a peer less",
     "a port less",
     "a rule less",
+    "a rule for the rest",
+    "pods that differ",
+    "several steps of one side to allow",
+    "rules narrowed in different ways",
 ];
 
 fn kind(change: &Change) -> &'static str {
@@ -51,9 +64,48 @@ fn kind(change: &Change) -> &'static str {
         Change::AddPolicy { .. } => "a policy more",
         Change::LabelPods { .. } | Change::LabelNamespace { .. } => "a label more",
         Change::ReplacePeer { .. } => "a peer written otherwise",
+        Change::SetPeers { .. } => "a rule for the rest",
         Change::RemovePeer { .. } => "a peer less",
         Change::RemovePort { .. } => "a port less",
         Change::RemoveRule { .. } => "a rule less",
+    }
+}
+
+/// A workload in the midst of a rollout: its old pods and its new ones are isolated by a policy each.
+fn put_rollout(dice: &mut Dice, cluster: &mut Cluster) {
+    cluster.put_namespace(Namespace::new("rollout", &Labels::default()));
+    for (index, part) in ["old", "new", "next"].into_iter().enumerate() {
+        let labels = Labels::from_iter([("app", "mixed"), ("part", part)]);
+        let mut pod = Pod::new("rollout", part, labels);
+        pod.ips.push(format!("10.201.0.{}", index + 1).parse().unwrap());
+        pod.owner = Some(Owner { kind: "Deployment".into(), name: "mixed".into() });
+        cluster.put_pod(pod);
+        let selector = Selector::labels([("part", part)]);
+        let mut policy = Policy::network_policy("rollout", part, selector);
+        let namespaces = NamespaceScope::Matching(Selector::everything());
+        let anybody = RulePeer::Pods(PodScope { namespaces, pods: Selector::everything() });
+        let port = PortMatch::Range(PortRange::one(*dice.pick(&[80, 81, 82])));
+        let port = PortSpec { protocol: Protocol::TCP, port };
+        let direction = *dice.pick(&Direction::BOTH);
+        *policy.rules_mut(direction) = Some(vec![Rule::allow(vec![anybody], vec![port])]);
+        cluster.put_policy(policy);
+    }
+}
+
+/// The direction of the rule that a change is about.
+fn side(change: &Change) -> Option<Direction> {
+    match change {
+        Change::AddPort { rule, .. }
+        | Change::AddPeer { rule, .. }
+        | Change::ReplacePeer { rule, .. }
+        | Change::SetPeers { rule, .. }
+        | Change::RemovePeer { rule, .. }
+        | Change::RemovePort { rule, .. }
+        | Change::RemoveRule { rule } => Some(rule.direction),
+        Change::AddRule { direction, .. } => Some(*direction),
+        Change::AddPolicy { policy, .. } if policy.ingress.is_some() => Some(Direction::Ingress),
+        Change::AddPolicy { .. } => Some(Direction::Egress),
+        Change::LabelPods { .. } | Change::LabelNamespace { .. } => None,
     }
 }
 
@@ -66,22 +118,51 @@ fn cluster(dice: &mut Dice) -> Cluster {
             pod.ips.push(format!("10.200.0.{}", index + 1).parse().unwrap());
         }
     }
+    // Workloads whose pods have different labels, as they have while a change is rolled out.
+    for pod in cluster.pods.values_mut() {
+        if dice.chance(40) && pod.owner.is_none() {
+            pod.owner = Some(Owner { kind: "Deployment".into(), name: "mixed".into() });
+        }
+    }
     if dice.chance(80) {
         cluster.policies.retain(|(tier, _), _| *tier == Tier::NetworkPolicy);
+    }
+    // Somebody outside who is named in lists by his address.
+    if dice.chance(20) {
+        let rules = cluster.policies.values_mut().flat_map(|policy| {
+            let [ingress, egress] = [&mut policy.ingress, &mut policy.egress];
+            ingress.iter_mut().chain(egress).flatten()
+        });
+        for rule in rules.filter(|rule| !rule.peers.is_empty()) {
+            rule.peers.push(RulePeer::Block(IpBlock::new(IpAddr::from(GUEST).into(), [])));
+        }
+    }
+    if dice.chance(20) {
+        put_rollout(dice, &mut cluster);
     }
     cluster
 }
 
 fn peer<'c>(dice: &mut Dice, cluster: &'c Cluster) -> Peer<'c> {
     if dice.chance(15) {
-        let address = random::address(dice, cluster);
+        let known = random::address(dice, cluster);
+        let address = if dice.chance(30) { IpAddr::from(GUEST) } else { known };
         if let Party::Address(address) = Party::at(cluster, address) {
             let addresses = AddressSet::from(AddressRange::one(address));
             return Peer::Outside { text: address.to_string(), addresses };
         }
     }
     let pods: Vec<&Pod> = cluster.pods.values().filter(|pod| pod.phase == Phase::Alive).collect();
-    Peer::Pod(pods[dice.below(pods.len())])
+    let mut pod = pods[dice.below(pods.len())];
+    if let (Some(rollout), true) =
+        (pods.iter().find(|pod| &*pod.name.name == "old"), dice.chance(40))
+    {
+        pod = rollout;
+    }
+    match &pod.owner {
+        Some(_) if dice.chance(60) => resolve(cluster, &label(pod), "").unwrap(),
+        _ => Peer::Pod(pod),
+    }
 }
 
 /// The pairs of pods whose connections differ, by the evaluator alone.
@@ -139,9 +220,7 @@ fn check(cluster: &Cluster, answer: &Answer<'_>, wanted: Verdict, fix: &Fix) {
         }
     }
     let ports = match answer.cases[0].question {
-        podwall_policy::explain::Question::Port(protocol, Some(port)) => {
-            PortSet::range(protocol, PortRange::one(port))
-        }
+        Question::Port(protocol, Some(port)) => PortSet::range(protocol, PortRange::one(port)),
         _ => PortSet::everything(),
     };
     let mut unseen: BTreeSet<usize> = (0..fix.besides.len())
@@ -209,8 +288,21 @@ fn a_fix_does_what_it_says_and_nothing_else() {
             if fix.bystanders > 0 {
                 count("bystanders");
             }
-            if fix.changes.len() > 1 {
+            let sides: BTreeSet<_> = fix.changes.iter().filter_map(side).collect();
+            if sides.len() > 1 {
                 count("two sides at once");
+            }
+            // Changes of different policies of one direction, none of which is enough alone.
+            let own: BTreeSet<&Name> = fix.changes.iter().filter_map(Change::policy).collect();
+            let kinds: BTreeSet<_> = fix.changes.iter().map(kind).collect();
+            if wanted == Verdict::Allowed && sides.len() == 1 && own.len() > 1 {
+                count("several steps of one side to allow");
+            }
+            if wanted == Verdict::Denied && kinds.len() > 1 {
+                count("rules narrowed in different ways");
+            }
+            if answer.cases.len() > 2 {
+                count("pods that differ");
             }
             fix.changes.iter().for_each(|change| count(kind(change)));
         }

@@ -55,7 +55,7 @@ mod yaml;
 
 pub use crate::assertions::read_assertions;
 pub use crate::diagnostic::{Code, Diagnostic, Note, Place, Severity};
-pub use crate::edit::{Edit, Splice, apply, splices};
+pub use crate::edit::{Edit, Splice, apply, line_columns, splices, splices_of};
 pub use crate::expand::cluster;
 pub use crate::locate::{Found, Wanted, document, locate};
 pub use crate::object::{LeftOut, Object, ObjectKey, Typed, object_from_json};

@@ -127,6 +127,14 @@ impl Policy {
             Direction::Egress => self.egress.as_deref(),
         }
     }
+
+    /// The same, to be changed; `None` says nothing about the direction.
+    pub fn rules_mut(&mut self, direction: Direction) -> &mut Option<Vec<Rule>> {
+        match direction {
+            Direction::Ingress => &mut self.ingress,
+            Direction::Egress => &mut self.egress,
+        }
+    }
 }
 
 /// One rule of a policy.

@@ -39,6 +39,8 @@ pub enum CheckResult {
     Passed,
     /// Wrong: in one line, and why, in several.
     Failed {
+        /// `failed`, or how bad it is.
+        kind: &'static str,
         /// In one line.
         message: String,
         /// Why; plain text.
@@ -93,7 +95,9 @@ pub fn junit(suites: &[Suite]) -> String {
                         write!(out, ">\n      <skipped message=\"{message}\"/>\n    </testcase>\n");
                     continue;
                 }
-                CheckResult::Failed { message, detail } => ("failure", "failed", message, detail),
+                CheckResult::Failed { kind, message, detail } => {
+                    ("failure", *kind, message, detail)
+                }
                 CheckResult::Error { kind, message, detail } => ("error", *kind, message, detail),
             };
             let _ = write!(
@@ -155,7 +159,7 @@ pub fn tap(suites: &[Suite]) -> String {
         };
         let _ = writeln!(out, "{status} {number} - {name}{directive}");
         let (severity, message, detail) = match &check.result {
-            CheckResult::Failed { message, detail } => ("fail", message, detail),
+            CheckResult::Failed { message, detail, .. } => ("fail", message, detail),
             CheckResult::Error { kind, message, detail } => (*kind, message, detail),
             _ => continue,
         };
@@ -164,7 +168,8 @@ pub fn tap(suites: &[Suite]) -> String {
             let _ = writeln!(out, "  at:\n    file: {}\n    line: {line}", quoted(file));
         }
         if !detail.is_empty() {
-            out.push_str("  detail: |\n");
+            // The first line may begin with spaces of its own.
+            out.push_str("  detail: |2\n");
             for line in detail.lines() {
                 let _ = writeln!(out, "    {}", visible(line));
             }
@@ -206,7 +211,11 @@ mod tests {
                 check("one", CheckResult::Passed),
                 check(
                     "two # not a directive",
-                    CheckResult::Failed { message: message.clone(), detail: detail.clone() },
+                    CheckResult::Failed {
+                        kind: "failed",
+                        message: message.clone(),
+                        detail: detail.clone(),
+                    },
                 ),
                 check("three", CheckResult::Error { kind: "unknown", message, detail }),
                 check("four", CheckResult::Skipped { message: "later".to_owned() }),
@@ -235,7 +244,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("\nnot ok 3 - three\n  ---\n  severity: unknown\n"), "{text}");
-        assert!(text.contains("  detail: |\n    first\n    # second\n  ...\n"), "{text}");
+        assert!(text.contains("  detail: |2\n    first\n    # second\n  ...\n"), "{text}");
         assert!(text.contains("\nok 4 - four # SKIP later\n"), "{text}");
         assert!(text.contains("message: \"<web> passes"), "{text}");
         assert!(!text.contains('\u{1b}'));

@@ -77,6 +77,62 @@ fn a_patch_turns_the_answer_round_and_back() {
     }
 }
 
+/// A Service before two Deployments, each with a policy of its own in its own file.
+fn blue_and_green() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write(
+        "shop.yaml",
+        "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\napiVersion: v1\nkind: Pod\n\
+         metadata: {name: web, namespace: shop, labels: {app: web}}\nspec: {containers: [{name: c, \
+         image: c}]}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: ops, namespace: shop, labels: \
+         {app: ops}}\nspec: {containers: [{name: c, image: c}]}\n---\napiVersion: v1\nkind: Service\n\
+         metadata: {name: api, namespace: shop}\nspec: {selector: {app: api}, ports: [{name: a, port: 8080}, {name: b, port: 9090}]}\n",
+    );
+    for (color, rule) in [
+        ("blue", "  - from:\n    - podSelector: {}  # all of shop\n    ports:\n    - port: 9090\n"),
+        ("green", "  - ports:\n    - port: 9090\n"),
+    ] {
+        write(
+            &format!("{color}.yaml"),
+            &format!(
+                "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {color}, namespace: shop}}\n\
+                 spec:\n  selector: {{matchLabels: {{color: {color}}}}}\n  template:\n    metadata: \
+                 {{labels: {{app: api, color: {color}}}}}\n    spec: {{containers: [{{name: c, image: \
+                 c}}]}}\n---\n# of {color} alone\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                 metadata: {{name: {color}, namespace: shop}}\nspec:\n  podSelector:\n    matchLabels: \
+                 {{color: {color}}}\n  policyTypes: [Ingress]\n  ingress:\n{rule}"
+            ),
+        );
+    }
+    folder
+}
+
+#[test]
+fn a_patch_of_several_steps_changes_each_policy_that_has_to() {
+    let folder = blue_and_green();
+    let ask = ["shop/web", "shop/svc/api", "--port", "8080"];
+    assert_eq!(code(&can(folder.path(), &ask)), 1);
+    let out = can(folder.path(), &[&ask[..], &["-o", "patch"]].concat());
+    let text = String::from_utf8(out.stdout.clone()).unwrap();
+    let files: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("+++ b/")).collect();
+    assert_eq!(files, ["blue.yaml", "green.yaml"], "{text}");
+    assert_eq!(text.matches("\n+  - from:").count(), 2, "a rule in each: {text}");
+    patch(folder.path(), &out.stdout);
+    assert_eq!(code(&can(folder.path(), &ask)), 0);
+    // Blue's rule names all of shop, green's names nobody: each is narrowed in its own way.
+    let ask = ["shop/web", "shop/svc/api", "--port", "9090"];
+    let ops = ["shop/ops", "shop/svc/api", "--port", "9090"];
+    assert_eq!(code(&can(folder.path(), &ask)), 0);
+    let out = can(folder.path(), &[&ask[..], &["-o", "patch"]].concat());
+    let text = String::from_utf8(out.stdout.clone()).unwrap();
+    assert!(text.contains("+++ b/blue.yaml") && text.contains("+++ b/green.yaml"), "{text}");
+    patch(folder.path(), &out.stdout);
+    assert_eq!(code(&can(folder.path(), &ask)), 1, "{text}");
+    assert_eq!(code(&can(folder.path(), &ops)), 0, "{text}");
+    assert!(text.contains("     - port: 9090\n+    from:"), "{text}");
+}
+
 #[test]
 fn what_stands_in_no_file_that_can_be_edited_is_said_in_commands() {
     let folder = folder("three-tier");

@@ -139,9 +139,16 @@ fn a_baseline_passes_over_what_was_there_and_nothing_else() {
 
 /// What `--fix` makes of a wrong example: the lines that were added and removed.
 fn fixed(id: &str) -> (Vec<String>, Vec<String>) {
-    let folder = folder(id);
+    fixed_in(&folder(id), id)
+}
+
+fn fixed_in(folder: &tempfile::TempDir, id: &str) -> (Vec<String>, Vec<String>) {
     let file = folder.path().join("policy.yaml");
     let before = fs::read_to_string(&file).unwrap();
+    assert!(
+        ids(&lint(folder.path(), &["-o", "json"])).contains(&id.to_owned()),
+        "{id} is not there"
+    );
     let output = lint(folder.path(), &["--fix", "-o", "json"]);
     assert!(!ids(&output).contains(&id.to_owned()), "{id} is still found");
     let after = fs::read_to_string(&file).unwrap();
@@ -175,6 +182,154 @@ fn fixes_change_what_is_wrong_and_no_other_byte() {
     let (dns, nothing) = fixed("PW201");
     assert!(nothing.is_empty(), "{nothing:?}");
     assert!(dns.contains(&"          k8s-app: kube-dns".to_owned()), "{dns:?}");
+}
+
+/// A folder with a pod of both families, and a policy that selects it.
+fn with_policy(spec: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, namespace: shop, labels: {{app: web}}}}\n\
+         spec: {{containers: [{{name: web, image: web}}]}}\n\
+         status: {{podIPs: [{{ip: 10.244.1.5}}, {{ip: \"fd00:1::5\"}}]}}\n---\n\
+         apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {{name: web, namespace: shop}}\nspec:\n  podSelector: {{}}\n{spec}"
+    );
+    fs::write(folder.path().join("policy.yaml"), text).unwrap();
+    folder
+}
+
+#[test]
+fn types_of_a_policy_that_are_missing_are_written() {
+    let out = "  egress:\n  - to: [{ipBlock: {cidr: 198.51.100.7/32}}]\n";
+    for (spec, added, removed) in [
+        (
+            format!("  policyTypes: [Ingress]  # not all\n{out}"),
+            "  policyTypes: [Ingress, Egress]  # not all",
+            Some("  policyTypes: [Ingress]  # not all"),
+        ),
+        (format!("  policyTypes:\n  - Ingress\n{out}"), "  - Egress", None),
+        ("  egress: []\n".to_owned(), "  policyTypes: [Ingress, Egress]", None),
+    ] {
+        let (new, old) = fixed_in(&with_policy(&spec), "PW202");
+        assert_eq!(new, [added], "{spec}");
+        assert_eq!(old, Vec::from_iter(removed.map(str::to_owned)), "{spec}");
+    }
+}
+
+#[test]
+fn the_other_family_is_added_beside_the_whole_of_ipv4() {
+    let folder = with_policy(
+        "  policyTypes: [Ingress]\n  ingress:\n  - from:\n    - ipBlock:\n        cidr: 0.0.0.0/0\n    \
+         ports: [{port: 80}]\n",
+    );
+    let (new, old) = fixed_in(&folder, "PW503");
+    assert_eq!(new, ["        cidr: \"::/0\""]);
+    assert!(old.is_empty(), "{old:?}");
+    let text = fs::read_to_string(folder.path().join("policy.yaml")).unwrap();
+    assert!(
+        text.contains("0.0.0.0/0\n    - ipBlock:\n        cidr: \"::/0\"\n    ports"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_is_written_twice_is_taken_out() {
+    let folder = with_policy(
+        "  policyTypes: [Ingress]\n  ingress:\n  - from:\n    - podSelector: {}\n    - podSelector: {}  \
+         # again\n    ports: [{port: 80}, {port: 443}, {port: 80}]\n",
+    );
+    let (new, old) = fixed_in(&folder, "PW304");
+    assert_eq!(new, ["    ports: [{port: 80}, {port: 443}]"]);
+    let ports = "    ports: [{port: 80}, {port: 443}, {port: 80}]";
+    assert_eq!(old, ["    - podSelector: {}  # again", ports]);
+}
+
+/// A text with a fix's edits, from the last to the first.
+fn edited(text: &str, edits: &[(u64, u64, u64, u64, String)]) -> String {
+    let byte = |line: u64, column: u64| {
+        let before = text.split_inclusive('\n').take(line as usize - 1);
+        let start: usize = before.map(str::len).sum();
+        let rest = text[start..].char_indices().nth(column as usize - 1);
+        start + rest.map_or(text.len() - start, |(byte, _)| byte)
+    };
+    let mut out = text.to_owned();
+    let mut edits = edits.to_vec();
+    edits.sort();
+    for (line, column, end_line, end_column, new) in edits.iter().rev() {
+        out.replace_range(byte(*line, *column)..byte(*end_line, *end_column), new);
+    }
+    out
+}
+
+#[test]
+fn fixes_in_sarif_and_json_make_of_the_text_what_fix_makes_of_it() {
+    for id in ["PW101", "PW103", "PW105", "PW201", "PW401", "PW402", "PW403"] {
+        let folder = folder(id);
+        let file = folder.path().join("policy.yaml");
+        // Characters of several bytes before the place.
+        let text = fs::read_to_string(&file).unwrap().replace("name: shop", "name: shop  # été");
+        let text = format!("# Ω — προοίμιο\n{text}");
+        fs::write(&file, &text).unwrap();
+        let log = json(&lint(folder.path(), &["-o", "sarif"]));
+        let results = log["runs"][0]["results"].as_array().unwrap();
+        let result = results.iter().find(|result| result["ruleId"] == id).unwrap();
+        let fix = &result["fixes"][0];
+        let change = &fix["artifactChanges"][0];
+        assert_eq!(change["artifactLocation"]["uri"], "policy.yaml", "{id}: {fix}");
+        let sarif: Vec<_> = change["replacements"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| {
+                let region = &one["deletedRegion"];
+                let at = |key: &str| region[key].as_u64().unwrap();
+                let new = one["insertedContent"]["text"].as_str().unwrap().to_owned();
+                (at("startLine"), at("startColumn"), at("endLine"), at("endColumn"), new)
+            })
+            .collect();
+        let report = json(&lint(folder.path(), &["-o", "json"]));
+        let findings = report["findings"].as_array().unwrap();
+        let finding = findings.iter().find(|finding| finding["id"] == id).unwrap();
+        assert!(
+            fix["description"]["text"]
+                .as_str()
+                .unwrap()
+                .starts_with(finding["fix"]["what"].as_str().unwrap())
+        );
+        let edits: Vec<_> = finding["fix"]["edits"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| {
+                let at = |key: &str| one[key].as_u64().unwrap();
+                let new = one["text"].as_str().unwrap().to_owned();
+                (at("startLine"), at("startColumn"), at("endLine"), at("endColumn"), new)
+            })
+            .collect();
+        assert_eq!(sarif, edits, "{id}");
+        lint(folder.path(), &["--fix"]);
+        let fixed = fs::read_to_string(&file).unwrap();
+        assert_ne!(fixed, text, "{id}");
+        assert_eq!(edited(&text, &sarif), fixed, "{id}");
+    }
+}
+
+#[test]
+fn what_is_suppressed_is_in_every_format_with_its_reason() {
+    let folder = folder("PW101");
+    let config = "ignore:\n- {rule: PW101, reason: \"<legacy> & 50%\"}\n";
+    fs::write(folder.path().join(".podwall-lint.yaml"), config).unwrap();
+    let sarif = json(&lint(folder.path(), &["-o", "sarif"]));
+    let suppression = &sarif["runs"][0]["results"][0]["suppressions"][0];
+    assert_eq!(suppression["kind"], "external");
+    assert_eq!(suppression["justification"], "<legacy> & 50%");
+    let junit = out(&lint(folder.path(), &["-o", "junit"]));
+    assert!(junit.contains("<skipped message=\"&lt;legacy&gt; &amp; 50%\"/>"), "{junit}");
+    assert!(junit.contains("failures=\"0\"") && junit.contains("skipped=\"1\""), "{junit}");
+    let report = json(&lint(folder.path(), &["-o", "json"]));
+    assert_eq!(report["suppressed"][0]["by"], ".podwall-lint.yaml");
+    assert_eq!(out(&lint(folder.path(), &["-o", "github"])), "");
+    assert!(out(&lint(folder.path(), &[])).contains("1 suppressed"));
 }
 
 #[test]

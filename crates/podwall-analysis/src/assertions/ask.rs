@@ -4,28 +4,31 @@
 //!   pods ──Keys──▶ classes      (class, class) ──▶ flows: what passes, what does not, what is missing
 //! ```
 //!
-//! As the matrix asks, but families stay apart: an assertion that something passes must hold over
-//! each, and so must one that nothing does.
+//! The engine's answer, as the matrix has it, but families stay apart: an assertion that something
+//! passes must hold over each, and so must one that nothing does.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use podwall_policy::address::{AddressSet, Family, IpBlock};
 use podwall_policy::cluster::Cluster;
-use podwall_policy::evaluate::{Exempt, side};
+use podwall_policy::evaluate::{Exempt, Setting, setting};
 use podwall_policy::flow::{Flow, Party};
-use podwall_policy::matching::{Match, selects};
 use podwall_policy::object::{Name, Phase, Pod};
-use podwall_policy::policy::{Direction, NamespaceScope, Policy};
+use podwall_policy::policy::Direction;
 use podwall_policy::port::PortSet;
 use podwall_policy::reason::MissingFact;
+use podwall_policy::walk::Decided;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::blocks::Blocks;
 use crate::can::End;
 use crate::outside;
 use crate::podclass::{Key, Keys};
+use crate::reachability::Reachability;
 
 /// What is known of one flow.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,24 +44,43 @@ pub(super) struct FlowAnswer {
     pub(super) own_node: bool,
 }
 
-/// What of an end decides an answer.
+/// What of an end decides an answer, as a number.
+pub(super) type EndKey = u32;
+
+/// A number that no end has.
+pub(super) const NOBODY: EndKey = EndKey::MAX;
+
+/// An end that is no pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum EndKey {
-    Pod(usize),
-    Node(Name),
-    Outside(IpAddr),
+enum Other {
+    Node(Arc<str>),
+    /// In these blocks: whatever piece it stands for, policies see no other address of them.
+    Outside(Family, Vec<u32>),
+    /// One that means something by itself.
+    Single(IpAddr),
+}
+
+/// An engine in which somebody changes policies between two questions.
+pub(super) type Shared = Rc<RefCell<Reachability<'static>>>;
+
+enum Engine<'a> {
+    Own(Box<Reachability<'a>>),
+    Shared(Shared),
 }
 
 /// Answers for one cluster; remembers what it was asked.
 pub(super) struct Asker<'a> {
     pub(super) cluster: &'a Cluster,
+    engine: Engine<'a>,
+    /// Where only some pairs are of interest, those.
+    only: Option<FxHashSet<(EndKey, EndKey)>>,
     blocks: Vec<IpBlock>,
+    index: Blocks,
     taken: BTreeSet<IpAddr>,
     keys: Keys,
-    classes: FxHashMap<Key<'a>, usize>,
-    class_of: FxHashMap<&'a Name, usize>,
-    /// For each class the cluster with only the policies that can select it.
-    narrowed: Vec<Cluster>,
+    classes: FxHashMap<Key<'a>, EndKey>,
+    class_of: FxHashMap<&'a Name, EndKey>,
+    others: FxHashMap<Other, EndKey>,
     known: FxHashMap<(EndKey, EndKey), Rc<[FlowAnswer]>>,
     /// Each distinct answer once: there are few, and many pairs.
     answers: FxHashSet<Rc<[FlowAnswer]>>,
@@ -66,18 +88,64 @@ pub(super) struct Asker<'a> {
 
 impl<'a> Asker<'a> {
     pub(super) fn new(cluster: &'a Cluster) -> Self {
-        let blocks = outside::blocks(cluster);
+        let engine = Engine::Own(Box::new(Reachability::of(cluster)));
+        Self::with(cluster, engine, outside::blocks(cluster))
+    }
+
+    /// Tells addresses apart that policies could, were their blocks without exceptions.
+    pub(super) fn fine(cluster: &'a Cluster) -> Self {
+        let engine = Engine::Own(Box::new(Reachability::of(cluster)));
+        Self::with(cluster, engine, fine(cluster))
+    }
+
+    /// Asks an engine whose policies change, of the same objects; see [`Self::forget`].
+    pub(super) fn shared(cluster: &'a Cluster, engine: &Shared) -> Self {
+        Self::with(cluster, Engine::Shared(engine.clone()), fine(cluster))
+    }
+
+    fn with(cluster: &'a Cluster, engine: Engine<'a>, blocks: Vec<IpBlock>) -> Self {
         Self {
             cluster,
             taken: outside::taken(cluster),
             keys: Keys::new(cluster, Blocks::new(blocks.clone())),
+            index: Blocks::new(blocks.clone()),
             blocks,
             classes: FxHashMap::default(),
+            others: FxHashMap::default(),
             class_of: FxHashMap::default(),
-            narrowed: Vec::new(),
+            engine,
+            only: None,
             known: FxHashMap::default(),
             answers: FxHashSet::default(),
         }
+    }
+
+    fn side(&self, flow: &Flow<'_>, direction: Direction) -> Decided {
+        match &self.engine {
+            Engine::Own(own) => own.side(flow, direction),
+            Engine::Shared(shared) => shared.borrow().side(flow, direction),
+        }
+    }
+
+    /// From now on only pairs of these kinds are of interest.
+    pub(super) fn look_at(&mut self, pairs: FxHashSet<(EndKey, EndKey)>) {
+        self.only = Some(pairs);
+    }
+
+    /// Forgets the answers, because policies have changed.
+    pub(super) fn forget(&mut self) {
+        self.only = None;
+        self.known.clear();
+        self.answers.clear();
+    }
+
+    /// Whether a pair is of interest.
+    pub(super) fn is_looked_at(&mut self, src: &End<'a>, dst: &End<'a>) -> bool {
+        if self.only.is_none() {
+            return true;
+        }
+        let pair = (self.key(src), self.key(dst));
+        self.only.as_ref().is_none_or(|only| only.contains(&pair))
     }
 
     /// Every running pod.
@@ -92,17 +160,14 @@ impl<'a> Asker<'a> {
     }
 
     /// The class of a pod: pods of one class get the same answers.
-    pub(super) fn class(&mut self, pod: &'a Pod) -> usize {
+    pub(super) fn class(&mut self, pod: &'a Pod) -> EndKey {
         if let Some(class) = self.class_of.get(&pod.name) {
             return *class;
         }
         // A node may be the other end, so the pod's own node matters.
         let key = self.keys.key(pod, !self.cluster.nodes.is_empty());
-        let next = self.classes.len();
+        let next = self.next();
         let class = *self.classes.entry(key).or_insert(next);
-        if class == next {
-            self.narrowed.push(narrow(self.cluster, pod));
-        }
         // A workload's template has its workload's name, which a pod may have, too.
         if self.cluster.pods.get(&pod.name).is_some_and(|known| std::ptr::eq(known, pod)) {
             self.class_of.insert(&pod.name, class);
@@ -116,11 +181,27 @@ impl<'a> Asker<'a> {
     }
 
     pub(super) fn key(&mut self, end: &End<'a>) -> EndKey {
-        match end {
-            End::Pod(pod) => EndKey::Pod(self.class(pod)),
-            End::Node(node) => EndKey::Node(Name::new("", node.name.clone())),
-            End::Outside(class) => EndKey::Outside(class.example),
-        }
+        let next = self.next();
+        let other = match end {
+            End::Pod(pod) => return self.class(pod),
+            End::Node(node) => Other::Node(node.name.clone()),
+            End::Outside(class) => {
+                let (address, cluster) = (class.example, self.cluster);
+                let ordinary = cluster.strangers.is_empty()
+                    && !address.is_loopback()
+                    && cluster.node_by_ip(address).is_none();
+                if ordinary {
+                    Other::Outside(Family::of(address), self.index.of(address))
+                } else {
+                    Other::Single(address)
+                }
+            }
+        };
+        *self.others.entry(other).or_insert(next)
+    }
+
+    fn next(&self) -> EndKey {
+        EndKey::try_from(self.classes.len() + self.others.len()).unwrap_or(NOBODY)
     }
 
     /// What passes from one end to another, which must not be the same pod. Empty if they have no
@@ -131,7 +212,7 @@ impl<'a> Asker<'a> {
             return known.clone();
         }
         let flows = Flow::between(src.party(), dst.party());
-        let answers: Vec<FlowAnswer> = flows.iter().map(|flow| self.ask(&key, flow)).collect();
+        let answers: Vec<FlowAnswer> = flows.iter().map(|flow| self.ask(flow)).collect();
         let answers: Rc<[FlowAnswer]> = match self.answers.get(&answers[..]) {
             Some(same) => same.clone(),
             None => {
@@ -147,19 +228,15 @@ impl<'a> Asker<'a> {
         answers
     }
 
-    fn ask(&self, (src, dst): &(EndKey, EndKey), flow: &Flow<'_>) -> FlowAnswer {
-        let of = |key: &EndKey| match key {
-            EndKey::Pod(class) => &self.narrowed[*class],
-            _ => self.cluster,
-        };
+    fn ask(&self, flow: &Flow<'_>) -> FlowAnswer {
         let family = flow.family;
-        let ingress = side(of(dst), flow, Direction::Ingress);
+        let ingress = self.side(flow, Direction::Ingress);
         if ingress.denied.is_everything() {
             // Whatever the other side says.
             let (allowed, denied) = (PortSet::empty(), ingress.denied);
             return FlowAnswer { family, allowed, denied, missing: Vec::new(), own_node: false };
         }
-        let egress = side(of(src), flow, Direction::Egress);
+        let egress = self.side(flow, Direction::Egress);
         let allowed = egress.allowed.intersection(&ingress.allowed);
         let denied = egress.denied.union(&ingress.denied);
         let mut missing = Vec::new();
@@ -169,13 +246,13 @@ impl<'a> Asker<'a> {
             missing.sort();
             missing.dedup();
         }
-        let own_node = ingress.exempt == Some(Exempt::OwnNode);
+        let own_node = ingress.allowed.is_everything()
+            && setting(self.cluster, flow, Direction::Ingress) == Setting::Open(Exempt::OwnNode);
         FlowAnswer { family, allowed, denied, missing, own_node }
     }
 
     /// The policies that isolate a pod in a direction.
-    pub(super) fn isolates(&mut self, pod: &'a Pod, direction: Direction) -> Vec<Name> {
-        let class = self.class(pod);
+    pub(super) fn isolates(&self, pod: &'a Pod, direction: Direction) -> Vec<Name> {
         let mut names = Vec::new();
         for family in Family::BOTH {
             let stranger = match family {
@@ -185,7 +262,12 @@ impl<'a> Asker<'a> {
             let (own, other) = (Party::Pod(pod), Party::Address(stranger));
             let (src, dst) =
                 if direction == Direction::Egress { (own, other) } else { (other, own) };
-            let side = side(&self.narrowed[class], &Flow { src, dst, family }, direction);
+            let flow = Flow { src, dst, family };
+            let said = match &self.engine {
+                Engine::Own(own) => own.evaluate(&flow),
+                Engine::Shared(shared) => shared.borrow().evaluate(&flow),
+            };
+            let side = if direction == Direction::Egress { said.egress } else { said.ingress };
             names.extend(side.isolated_by);
         }
         names.sort();
@@ -194,25 +276,13 @@ impl<'a> Asker<'a> {
     }
 }
 
-/// The policies of other namespaces are most of all, and the cheapest to leave out.
-fn narrow(cluster: &Cluster, pod: &Pod) -> Cluster {
-    let elsewhere = |policy: &Policy| match &policy.subject.namespaces {
-        NamespaceScope::Own(own) => *own != pod.name.namespace,
-        NamespaceScope::Matching(_) => false,
-    };
-    let can_select = |policy: &Policy| {
-        !elsewhere(policy) && !matches!(selects(cluster, &policy.subject, pod), Match::No(_))
-    };
-    Cluster {
-        namespaces: cluster.namespaces.clone(),
-        nodes: cluster.nodes.clone(),
-        strangers: cluster.strangers.clone(),
-        policies: cluster
-            .policies
-            .iter()
-            .filter(|(_, policy)| can_select(policy))
-            .map(|(key, policy)| (key.clone(), policy.clone()))
-            .collect(),
-        ..Cluster::default()
-    }
+/// Every block of the policies, and each without its exceptions.
+fn fine(cluster: &Cluster) -> Vec<IpBlock> {
+    let mut blocks = outside::blocks(cluster);
+    let whole = |block: &IpBlock| IpBlock { except: Vec::new(), ..block.clone() };
+    let wide: Vec<IpBlock> = blocks.iter().map(whole).collect();
+    blocks.extend(wide);
+    blocks.sort();
+    blocks.dedup();
+    blocks
 }

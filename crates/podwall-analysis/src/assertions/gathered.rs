@@ -15,7 +15,9 @@ use podwall_policy::explain::Question;
 use podwall_policy::flow::Flow;
 use podwall_policy::port::{PortSet, Protocol};
 use podwall_policy::reason::MissingFact;
+use rustc_hash::FxHashSet;
 
+use super::ask::EndKey;
 use super::group::{Wanted, every_port};
 use super::{Finding, Pair};
 use crate::can::{Case, End};
@@ -59,6 +61,9 @@ pub(super) struct Walk<'a> {
     pub(super) flows: usize,
     /// The questions themselves, where somebody wants them.
     pub(super) packets: Option<Vec<Packet<'a>>>,
+    /// The kinds of pairs, where somebody wants them; a pod of which only is asked whether it is
+    /// isolated stands beside nobody.
+    pub(super) pairs: Option<FxHashSet<(EndKey, EndKey)>>,
 }
 
 impl<'a> Walk<'a> {

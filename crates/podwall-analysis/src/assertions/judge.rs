@@ -17,8 +17,9 @@ use podwall_policy::object::Pod;
 use podwall_policy::policy::Direction;
 use podwall_policy::port::PortSet;
 use podwall_policy::reason::MissingFact;
+use rustc_hash::FxHashSet;
 
-use super::ask::{Asker, FlowAnswer};
+use super::ask::{Asker, EndKey, FlowAnswer, NOBODY};
 use super::gathered::{Kind, Packet, Raw, Walk, findings};
 use super::group::{Group, NoGroup, Wanted, group, wanted};
 use super::permits::Permit;
@@ -49,14 +50,27 @@ impl<'a> Judge<'a> {
     }
 
     pub(super) fn status(&mut self, assertion: &'a Assertion) -> Status {
-        let mut walk = Walk::default();
-        self.walk(assertion, &mut walk);
+        self.status_of(assertion, &mut Walk::default())
+    }
+
+    fn status_of(&mut self, assertion: &'a Assertion, walk: &mut Walk<'a>) -> Status {
+        self.walk(assertion, walk);
         let status = |raw: &Raw<'_>| match raw {
             Raw::Pair { kind: Kind::Missing(_), .. } => Status::Unknown,
             Raw::Pair { .. } => Status::Fails,
             Raw::Finding(finding) => finding.status(),
         };
         walk.raw.iter().map(status).max().unwrap_or(Status::Holds)
+    }
+
+    /// What comes of an assertion, and the kinds of pairs that decide it.
+    pub(super) fn pairs_of(
+        &mut self,
+        assertion: &'a Assertion,
+    ) -> (Status, FxHashSet<(EndKey, EndKey)>) {
+        let mut walk = Walk { pairs: Some(FxHashSet::default()), ..Walk::default() };
+        let status = self.status_of(assertion, &mut walk);
+        (status, walk.pairs.unwrap_or_default())
     }
 
     pub(super) fn packets(&mut self, assertion: &'a Assertion) -> Vec<Packet<'a>> {
@@ -173,6 +187,10 @@ impl<'a> Judge<'a> {
                 if is_one(from, to) || both_outside(from, to) {
                     continue;
                 }
+                if !self.asker.is_looked_at(from, to) {
+                    walk.asked += 1;
+                    continue;
+                }
                 if everybody && self.asker.flows(from, to).is_empty() {
                     continue;
                 }
@@ -198,6 +216,7 @@ impl<'a> Judge<'a> {
         walk: &mut Walk<'a>,
     ) {
         walk.asked += 1;
+        self.note_pair(src, dst, walk);
         let flows = self.asker.flows(src, dst);
         let asked: Vec<&FlowAnswer> =
             flows.iter().filter(|flow| is_asked(flow, src, dst, families)).collect();
@@ -233,6 +252,7 @@ impl<'a> Judge<'a> {
         walk: &mut Walk<'a>,
     ) {
         walk.asked += 1;
+        self.note_pair(src, dst, walk);
         for flow in self.asker.flows(src, dst).iter() {
             let asked = families.is_empty() || families.contains(&flow.family);
             if !asked || (tolerant && flow.own_node) {
@@ -253,6 +273,12 @@ impl<'a> Judge<'a> {
             if !open.is_empty() && !harmless {
                 walk.add(Kind::Missing(flow.missing.clone()), src, dst, flow.family, open);
             }
+        }
+    }
+
+    fn note_pair(&mut self, src: &End<'a>, dst: &End<'a>, walk: &mut Walk<'a>) {
+        if let Some(pairs) = &mut walk.pairs {
+            pairs.insert((self.asker.key(src), self.asker.key(dst)));
         }
     }
 
@@ -315,6 +341,10 @@ impl<'a> Judge<'a> {
                     Direction::Ingress => (other, own),
                     Direction::Egress => (own, other),
                 };
+                if !self.asker.is_looked_at(src, dst) {
+                    walk.asked += 1;
+                    continue;
+                }
                 // A Service's ports are those of the pods behind it; it stands at the destination.
                 let service = subject.service.filter(|_| direction == Direction::Ingress);
                 let all = match universe {
@@ -336,11 +366,14 @@ impl<'a> Judge<'a> {
     }
 
     fn isolated(&mut self, group: &Group<'a>, direction: Direction, walk: &mut Walk<'a>) {
-        let mut open: Vec<(&'a Pod, usize, usize)> = Vec::new();
+        let mut open: Vec<(&'a Pod, EndKey, usize)> = Vec::new();
         for end in &group.ends {
             let End::Pod(pod) = end else { continue };
             walk.asked += 1;
             walk.flows += 1;
+            if let Some(pairs) = &mut walk.pairs {
+                pairs.insert((self.asker.class(pod), NOBODY));
+            }
             if !self.asker.isolates(pod, direction).is_empty() {
                 continue;
             }
@@ -354,6 +387,12 @@ impl<'a> Judge<'a> {
             walk.raw.push(Raw::Finding(Box::new(Finding::NotIsolated { pod, more, direction })));
         }
     }
+}
+
+/// What comes of every assertion of the judge's file.
+pub(super) fn statuses(judge: &mut Judge<'_>) -> Vec<Status> {
+    let file = judge.file;
+    file.assertions.iter().map(|assertion| judge.status(assertion)).collect()
 }
 
 fn no_group<'a>(wrong: NoGroup, spec: &PeerSpec) -> Finding<'a> {

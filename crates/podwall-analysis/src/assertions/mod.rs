@@ -8,10 +8,12 @@
 //!                                                               └─ Broken     names that there are not
 //! ```
 //!
-//! What passes is the reference evaluator's word. A pair that depends on a missing fact neither
+//! What passes is the engine's word, which is held to the reference evaluator's. A pair that depends on a missing fact neither
 //! passes nor does not: such an assertion does not hold, it is unknown.
 
 mod ask;
+#[cfg(test)]
+mod engine_tests;
 mod gathered;
 mod group;
 mod judge;
@@ -148,8 +150,7 @@ pub fn check<'a>(
 
 /// What came of every assertion, without the reasons.
 pub fn statuses(cluster: &Cluster, file: &AssertionFile, namespace: &str) -> Vec<Status> {
-    let mut judge = Judge::new(Asker::new(cluster), file, namespace);
-    file.assertions.iter().map(|assertion| judge.status(assertion)).collect()
+    judge::statuses(&mut Judge::new(Asker::new(cluster), file, namespace))
 }
 
 /// The packets that would show whether an assertion holds, in the order of the file. Ranges and whole

@@ -9,7 +9,9 @@
 //! labels, a port list emptied. A change after which every pod reaches and is reached by everybody
 //! exactly as before is equivalent: no assertion about packets could notice it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use podwall_manifest::assertions::AssertionFile;
 use podwall_policy::address::IpBlock;
@@ -20,10 +22,13 @@ use podwall_policy::policy::{Direction, NamespaceScope, Peer, PodScope, Policy, 
 use podwall_policy::port::PortSet;
 use podwall_policy::selector::Selector;
 use podwall_policy::source::Source;
+use rustc_hash::FxHashSet;
 
-use super::ask::Asker;
-use super::{Status, statuses};
+use super::Status;
+use super::ask::{Asker, EndKey, FlowAnswer, NOBODY, Shared};
+use super::judge::Judge;
 use crate::can::End;
+use crate::reachability::Reachability;
 
 /// What came of all changes.
 #[derive(Clone, Debug, Default)]
@@ -69,26 +74,54 @@ impl Mutation {
     }
 }
 
-/// Makes every change and asks the assertions again.
-pub fn mutate(cluster: &Cluster, file: &AssertionFile, namespace: &str) -> Mutation {
-    let before = statuses(cluster, file, namespace);
+/// Makes every change and asks the assertions again. `progress` hears how many changes of how many
+/// are done.
+pub fn mutate(
+    cluster: &Cluster,
+    file: &AssertionFile,
+    namespace: &str,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Mutation {
+    let engine: Shared = Rc::new(RefCell::new(Reachability::owning(cluster.clone())));
+    let mut judge = Judge::new(Asker::shared(cluster, &engine), file, namespace);
+    // Which assertions a change can concern: those that hold, and ask of a pair that differs.
+    let decided: Vec<(usize, FxHashSet<_>)> = file
+        .assertions
+        .iter()
+        .enumerate()
+        .filter_map(|(i, assertion)| {
+            let (status, pairs) = judge.pairs_of(assertion);
+            (status == Status::Holds).then_some((i, pairs))
+        })
+        .collect();
     let mut original = Reaches::new(cluster);
     let mut out = Mutation::default();
-    for (key, policy) in &cluster.policies {
-        for change in changes(policy) {
-            let mut changed = cluster.clone();
+    let all: Vec<(&Policy, Vec<Change>)> =
+        cluster.policies.values().map(|policy| (policy, changes(policy))).collect();
+    let (mut done, number) = (0, all.iter().map(|(_, changes)| changes.len()).sum());
+    for (policy, changes) in all {
+        for change in changes {
+            progress(done, number);
+            done += 1;
             match &change.policy {
-                Some(policy) => _ = changed.policies.insert(key.clone(), policy.clone()),
-                None => _ = changed.policies.remove(key),
+                Some(changed) => engine.borrow_mut().put_policy(changed.clone()),
+                None => engine.borrow_mut().remove_policy(policy.tier, &policy.name),
             }
-            let Some(difference) = original.difference(&changed, policy, change.policy.as_ref())
-            else {
+            judge.asker.forget();
+            let found = original.differing(&mut judge.asker, policy, change.policy.as_ref());
+            let Some((difference, pairs)) = found else {
                 out.equivalent += 1;
                 continue;
             };
-            let after = statuses(&changed, file, namespace);
-            let noticed_by = (0..before.len())
-                .filter(|i| before[*i] == Status::Holds && after[*i] != Status::Holds)
+            let concerned: Vec<usize> = decided
+                .iter()
+                .filter(|(_, asked)| !asked.is_disjoint(&pairs))
+                .map(|(i, _)| *i)
+                .collect();
+            judge.asker.look_at(pairs);
+            let noticed_by = concerned
+                .into_iter()
+                .filter(|i| judge.status(&file.assertions[*i]) != Status::Holds)
                 .collect();
             out.mutants.push(Mutant {
                 policy: policy.name.clone(),
@@ -98,19 +131,21 @@ pub fn mutate(cluster: &Cluster, file: &AssertionFile, namespace: &str) -> Mutat
                 noticed_by,
             });
         }
+        engine.borrow_mut().put_policy(policy.clone());
     }
+    progress(done, number);
     out
 }
 
 /// A policy that was changed in one place; `None` if it was deleted.
-struct Change {
-    words: String,
+pub(super) struct Change {
+    pub(super) words: String,
     source: Option<Source>,
-    policy: Option<Policy>,
+    pub(super) policy: Option<Policy>,
 }
 
 /// Every change of a policy, each with another result.
-fn changes(policy: &Policy) -> Vec<Change> {
+pub(super) fn changes(policy: &Policy) -> Vec<Change> {
     let mut out = vec![Change { words: "deleted".to_owned(), source: None, policy: None }];
     let mut add = |words: String, source: Option<&Source>, changed: Policy| {
         let known = out.iter().any(|it: &Change| it.policy.as_ref() == Some(&changed));
@@ -128,13 +163,13 @@ fn changes(policy: &Policy) -> Vec<Change> {
         let Some(rules) = policy.rules(direction) else {
             if policy.tier == Tier::NetworkPolicy {
                 let mut changed = policy.clone();
-                *rules_of(&mut changed, direction) = Some(Vec::new());
+                *changed.rules_mut(direction) = Some(Vec::new());
                 add(format!("policyTypes with {type_name}"), None, changed);
             }
             continue;
         };
         let mut changed = policy.clone();
-        *rules_of(&mut changed, direction) = None;
+        *changed.rules_mut(direction) = None;
         add(format!("policyTypes without {type_name}"), None, changed);
         for (i, rule) in rules.iter().enumerate() {
             let of = format!("rule {} of {direction}", i + 1);
@@ -142,14 +177,14 @@ fn changes(policy: &Policy) -> Vec<Change> {
             let with = |change: &dyn Fn(&mut podwall_policy::policy::Rule)| {
                 let mut changed = policy.clone();
                 if let Some(rule) =
-                    rules_of(&mut changed, direction).as_mut().and_then(|all| all.get_mut(i))
+                    changed.rules_mut(direction).as_mut().and_then(|all| all.get_mut(i))
                 {
                     change(rule);
                 }
                 changed
             };
             let mut without = policy.clone();
-            if let Some(rules) = rules_of(&mut without, direction) {
+            if let Some(rules) = without.rules_mut(direction) {
                 rules.remove(i);
             }
             add(format!("{of} deleted"), source, without);
@@ -177,16 +212,6 @@ fn changes(policy: &Policy) -> Vec<Change> {
         }
     }
     out
-}
-
-fn rules_of(
-    policy: &mut Policy,
-    direction: Direction,
-) -> &mut Option<Vec<podwall_policy::policy::Rule>> {
-    match direction {
-        Direction::Ingress => &mut policy.ingress,
-        Direction::Egress => &mut policy.egress,
-    }
 }
 
 /// A peer that matches more.
@@ -217,14 +242,14 @@ fn widened(peer: &Peer) -> Vec<(String, Peer)> {
 struct Reaches<'a> {
     asker: Asker<'a>,
     /// Pods that no policy tells apart: the first two of each class.
-    classes: BTreeMap<usize, Vec<&'a Pod>>,
+    classes: BTreeMap<EndKey, Vec<&'a Pod>>,
     outside: Vec<End<'a>>,
 }
 
 impl<'a> Reaches<'a> {
     fn new(cluster: &'a Cluster) -> Self {
-        let mut asker = Asker::new(cluster);
-        let mut classes: BTreeMap<usize, Vec<&'a Pod>> = BTreeMap::new();
+        let mut asker = Asker::fine(cluster);
+        let mut classes: BTreeMap<EndKey, Vec<&'a Pod>> = BTreeMap::new();
         for pod in asker.pods() {
             let own = classes.entry(asker.class(pod)).or_default();
             if own.len() < 2 {
@@ -235,72 +260,77 @@ impl<'a> Reaches<'a> {
         Self { asker, classes, outside }
     }
 
-    /// The first pair of whom something else passes than before. Only pods that the policy selects,
-    /// before or after, can be one of the two; and every block of the changed policy is one of the
-    /// policy as it was, so that addresses that were alike still are.
-    fn difference(
+    /// Every kind of pair of whom something else passes than before, as `new` numbers them, and the
+    /// first of them in words. Only pods that the policy selects, before or after, can be the one
+    /// whose side differs; and every block of the changed policy is one of the policy as it was, so
+    /// that addresses that were alike still are.
+    fn differing(
         &mut self,
-        changed: &Cluster,
+        new: &mut Asker<'a>,
         before: &Policy,
         after: Option<&Policy>,
-    ) -> Option<Difference> {
+    ) -> Option<(Difference, FxHashSet<(EndKey, EndKey)>)> {
+        let cluster = self.asker.cluster;
         let touched = |policy: &Policy, pod: &Pod| {
-            !matches!(selects(self.asker.cluster, &policy.subject, pod), Match::No(_))
+            !matches!(selects(cluster, &policy.subject, pod), Match::No(_))
         };
-        let subjects: Vec<&'a Pod> = self
+        let subjects: Vec<(EndKey, &'a Pod)> = self
             .classes
-            .values()
-            .flatten()
-            .copied()
-            .filter(|pod| touched(before, pod) || after.is_some_and(|after| touched(after, pod)))
+            .iter()
+            .map(|(class, pods)| (*class, pods[0]))
+            .filter(|(_, pod)| {
+                touched(before, pod) || after.is_some_and(|after| touched(after, pod))
+            })
             .collect();
-        let mut new = Asker::new(changed);
-        let nodes = self.asker.cluster.nodes.values().map(End::Node);
-        let pods = self.classes.values().flatten().map(|pod| End::Pod(pod));
-        let others: Vec<End<'a>> = pods.chain(nodes).chain(self.outside.iter().cloned()).collect();
-        for subject in subjects {
-            let own = End::Pod(subject);
-            for other in &others {
-                if own.party() == other.party() {
-                    continue;
+        let mut first = None;
+        let mut pairs = FxHashSet::default();
+        for (class, pod) in subjects {
+            let own = End::Pod(pod);
+            let is = new.key(&own);
+            pairs.insert((is, NOBODY));
+            let rules = |policy: &Policy, direction| policy.rules(direction).map(<[_]>::to_vec);
+            for direction in Direction::BOTH {
+                let (was, now) = (rules(before, direction), after.map(|it| rules(it, direction)));
+                let same_pods = after.is_some_and(|after| after.subject == before.subject);
+                if same_pods && Some(&was) == now.as_ref() {
+                    continue; // this side says what it did
                 }
-                for (src, dst) in [(&own, other), (other, &own)] {
-                    if let Some(found) = self.differs(&mut new, src, dst) {
-                        return Some(found);
+                let twin = self.classes.get(&class).and_then(|pods| pods.get(1));
+                let pods = self.classes.iter().filter(|(other, _)| **other != class);
+                let pods = pods.map(|(_, pods)| pods[0]).chain(twin.copied()).map(End::Pod);
+                let nodes = cluster.nodes.values().map(End::Node);
+                for other in pods.chain(nodes).chain(self.outside.iter().cloned()) {
+                    let (src, dst) = match direction {
+                        Direction::Egress => (&own, &other),
+                        Direction::Ingress => (&other, &own),
+                    };
+                    let (before, now) = (self.asker.flows(src, dst), new.flows(src, dst));
+                    // Facts that are missing can be others, though the same passes.
+                    if before != now {
+                        pairs.insert((new.key(src), new.key(dst)));
+                        first = first.or_else(|| difference(&before, &now, src, dst));
                     }
                 }
             }
         }
-        None
-    }
-
-    fn differs<'b>(
-        &mut self,
-        new: &mut Asker<'b>,
-        src: &End<'a>,
-        dst: &End<'a>,
-    ) -> Option<Difference> {
-        let before = self.asker.flows(src, dst);
-        let now = new.flows(&same(new.cluster, src)?, &same(new.cluster, dst)?);
-        let pair = before
-            .iter()
-            .zip(now.iter())
-            .find(|(before, now)| before.allowed != now.allowed || before.denied != now.denied);
-        let (before, now) = pair?;
-        Some(Difference {
-            src: src.to_string(),
-            dst: dst.to_string(),
-            opened: now.allowed.difference(&before.allowed),
-            closed: before.allowed.difference(&now.allowed),
-        })
+        first.map(|first| (first, pairs))
     }
 }
 
-/// The same end in another cluster.
-fn same<'b>(cluster: &'b Cluster, end: &End<'_>) -> Option<End<'b>> {
-    match end {
-        End::Pod(pod) => cluster.pods.get(&pod.name).map(End::Pod),
-        End::Node(node) => cluster.nodes.get(&node.name).map(End::Node),
-        End::Outside(class) => Some(End::Outside(class.clone())),
-    }
+/// What passes otherwise than before, if anything does.
+fn difference(
+    before: &[FlowAnswer],
+    now: &[FlowAnswer],
+    src: &End<'_>,
+    dst: &End<'_>,
+) -> Option<Difference> {
+    let mut both = before.iter().zip(now);
+    let (before, now) =
+        both.find(|(before, now)| before.allowed != now.allowed || before.denied != now.denied)?;
+    Some(Difference {
+        src: src.to_string(),
+        dst: dst.to_string(),
+        opened: now.allowed.difference(&before.allowed),
+        closed: before.allowed.difference(&now.allowed),
+    })
 }

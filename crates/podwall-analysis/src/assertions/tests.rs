@@ -254,7 +254,7 @@ fn pods_of_which_no_address_is_known_are_asked_for_ipv4_unless_ipv6_is_named() {
 #[test]
 fn what_write_claims_holds_and_a_lost_rule_breaks_it() {
     let shop = cluster(SHOP);
-    let written = write::write(&shop);
+    let written = write::write(&shop, &mut |_, _| {});
     assert_eq!(written.left_out, Vec::<String>::new(), "{}", written.text);
     assert_eq!(written.open, ["tools/ops"]);
     let file = read_assertions("w.yaml", written.text.as_bytes()).unwrap();
@@ -267,10 +267,10 @@ fn what_write_claims_holds_and_a_lost_rule_breaks_it() {
         "{}",
         written.text
     );
-    assert_eq!(write::write(&shop), written, "twice the same");
+    assert_eq!(write::write(&shop, &mut |_, _| {}), written, "twice the same");
     // What it claims is tight enough to notice each change, but for those that close what is open
     // today: both isolate db for egress, of which nothing is claimed.
-    let found = mutate::mutate(&shop, &file, "default");
+    let found = mutate::mutate(&shop, &file, "default", &mut |_, _| {});
     let missed: Vec<&str> = found.unnoticed().map(|it| it.change.as_str()).collect();
     let closing = ["policyTypes with Egress", "podSelector without app=web"];
     assert_eq!(missed, closing, "{}", written.text);
@@ -286,7 +286,7 @@ fn a_change_that_nobody_would_notice_is_named_and_one_that_changes_nothing_is_le
            ingress:\n  - from: [{podSelector: {matchLabels: {app: web}}}]\n    ports: [{port: 5432}]\n";
     let shop = cluster(&text);
     let file = file(&["allow: {from: sts/web, to: db, ports: 5432}"]);
-    let found = mutate::mutate(&shop, &file, "default");
+    let found = mutate::mutate(&shop, &file, "default", &mut |_, _| {});
     let of = |policy: &str, change: &str| {
         found.mutants.iter().find(|it| *it.policy.name == *policy && it.change == change)
     };

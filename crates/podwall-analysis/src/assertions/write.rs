@@ -57,14 +57,15 @@ struct Draft {
     yaml: String,
 }
 
-/// A file of assertions that hold now.
-pub fn write(cluster: &Cluster) -> Written {
+/// A file of assertions that hold now. `progress` hears how many workloads of how many are done.
+pub fn write(cluster: &Cluster, progress: &mut dyn FnMut(usize, usize)) -> Written {
     let strangers = strangers(cluster);
     let mut writer = Writer::new(cluster, &strangers);
     let mut open = Vec::new();
     let mut isolated: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut only: BTreeMap<(Direction, Vec<String>), Vec<String>> = BTreeMap::new();
     for at in 0..writer.workloads.len() {
+        progress(at, writer.workloads.len());
         let (pod, host) = (writer.workloads[at].pods[0], writer.workloads[at].host);
         let peer = writer.workloads[at].peer.clone();
         if host {

@@ -22,7 +22,7 @@ use crate::reachability::factored::{Cell, Factored};
 
 /// The rows, and what differs between them in order.
 pub(super) fn compare<'a>(
-    engines: &[Reachability<'a>; 2],
+    engines: &[Arc<Reachability<'a>>; 2],
     clusters: [&'a Cluster; 2],
     by: By,
 ) -> (Vec<Row<'a>>, Vec<Change>) {

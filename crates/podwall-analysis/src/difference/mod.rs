@@ -41,7 +41,7 @@ pub struct Difference<'a> {
     /// What differs, new exposure first.
     pub changes: Vec<Change>,
     /// Before, after.
-    engines: [Reachability<'a>; 2],
+    engines: [Arc<Reachability<'a>>; 2],
 }
 
 /// Who can have connections.
@@ -189,7 +189,7 @@ impl Row<'_> {
     }
 }
 
-impl Difference<'_> {
+impl<'a> Difference<'a> {
     /// Whether nothing differs, certainly.
     pub fn is_nothing(&self) -> bool {
         self.changes.is_empty()
@@ -201,14 +201,24 @@ impl Difference<'_> {
     }
 
     /// The engines of before and after, for further questions.
-    pub fn engines(&self) -> &[Reachability<'_>; 2] {
+    pub fn engines(&self) -> &[Arc<Reachability<'a>>; 2] {
         &self.engines
     }
 }
 
 /// What differs between two clusters.
 pub fn difference<'a>(before: &'a Cluster, after: &'a Cluster, by: By) -> Difference<'a> {
-    let engines = [Reachability::of(before), Reachability::of(after)];
+    difference_from(&Arc::new(Reachability::of(before)), before, after, by)
+}
+
+/// The same where the engine of before is there already, for those who compare it with many others.
+pub fn difference_from<'a, 'b: 'a>(
+    engine: &Arc<Reachability<'b>>,
+    before: &'b Cluster,
+    after: &'a Cluster,
+    by: By,
+) -> Difference<'a> {
+    let engines = [engine.clone(), Arc::new(Reachability::of(after))];
     let (rows, changes) = compare::compare(&engines, [before, after], by);
     Difference { rows, changes, engines }
 }

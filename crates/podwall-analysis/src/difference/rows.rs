@@ -183,7 +183,7 @@ pub(super) struct Members<'e> {
 impl<'e> Members<'e> {
     pub(super) fn of(
         factored: &mut [Factored<'e>; 2],
-        engines: &'e [Reachability<'e>; 2],
+        engines: &'e [Arc<Reachability<'e>>; 2],
         facts: &Facts<'e>,
         row: &Row<'e>,
     ) -> Self {
@@ -258,7 +258,7 @@ pub(super) struct Kind {
 
 fn groups<'e>(
     factored: &mut [Factored<'e>; 2],
-    engines: &'e [Reachability<'e>; 2],
+    engines: &'e [Arc<Reachability<'e>>; 2],
     facts: &Facts<'e>,
     keys: &[Keys; 2],
     pods: [&[&'e Pod]; 2],
@@ -321,7 +321,7 @@ fn groups<'e>(
 
 /// Which policies that say something else select one of the pods.
 fn touched(
-    engines: &[Reachability<'_>; 2],
+    engines: &[Arc<Reachability<'_>>; 2],
     facts: &Facts<'_>,
     pods: [&Pod; 2],
     differ: bool,

@@ -147,7 +147,7 @@ impl Found {
         ports: &PortSet,
         before: Option<&Side>,
         after: Option<&Side>,
-        engines: &[Reachability<'_>; 2],
+        engines: &[Arc<Reachability<'_>>; 2],
     ) {
         let Some(after) = after else { return };
         let was = before.map_or_else(PortSet::empty, |side| side.allowed.clone());
@@ -169,7 +169,7 @@ impl Found {
         ports: &PortSet,
         before: Option<&Side>,
         after: Option<&Side>,
-        engines: &[Reachability<'_>; 2],
+        engines: &[Arc<Reachability<'_>>; 2],
     ) {
         let Some(before) = before else { return };
         let is = after.map_or_else(PortSet::empty, |side| side.allowed.clone());

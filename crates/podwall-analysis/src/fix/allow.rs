@@ -8,7 +8,8 @@
 //!                       └─ a policy more, which names the pods alone
 //! ```
 //!
-//! These are proposals. What they open is the engine's word, and so is which of them is best.
+//! Where no step is enough by itself, up to three are taken one after the other, as long as each lets
+//! more pairs of pods pass. These are proposals. What they open is the engine's word, and so is which of them is best.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,11 +23,17 @@ use podwall_policy::reason::Reason;
 use podwall_policy::selector::{Operator, Requirement};
 
 use super::change::{Change, RuleAt};
-use super::ends::{End, ports, short_name};
-use crate::can::Answer;
+use super::ends::{End, ports};
+use super::side::Side;
+use super::{asked_again, put};
+use crate::can::{Answer, Case};
 
 /// How many rules that nearly match, and policies that isolate, are tried on one side.
 const TRIED: usize = 8;
+/// How many steps one side takes at the most.
+const STEPS: usize = 3;
+/// How many beginnings are gone on with after each step.
+const OPEN: usize = 12;
 
 /// What one side needs.
 struct Need<'a> {
@@ -51,9 +58,17 @@ pub(super) fn proposals(
 ) -> Result<Vec<Vec<Vec<Change>>>, Vec<String>> {
     let mut sides = Vec::new();
     let mut obstacles = Vec::new();
-    for direction in Direction::BOTH {
-        match need(cluster, answer, direction) {
-            Ok(Some(need)) => sides.push(alternatives(cluster, answer, &need)),
+    for side in Side::both(answer) {
+        match need(cluster, side) {
+            Ok(Some(need)) => {
+                let mut all = alternatives(cluster, side, &need);
+                // The last one names the pods alone, and stays the last.
+                let alone = all.pop();
+                let more = in_steps(cluster, side, &all);
+                all.extend(more);
+                all.extend(alone);
+                sides.push(all);
+            }
             Ok(None) => {}
             Err(mut why) => obstacles.append(&mut why),
         }
@@ -61,24 +76,57 @@ pub(super) fn proposals(
     if obstacles.is_empty() { Ok(sides) } else { Err(obstacles) }
 }
 
-fn need<'a>(
-    cluster: &'a Cluster,
-    answer: &Answer<'a>,
-    direction: Direction,
-) -> Result<Option<Need<'a>>, Vec<String>> {
+/// How many pairs of pods a side denies.
+fn denied(side: Side<'_, '_>) -> usize {
+    let own = |case: &&Case<'_>| side.why(case).verdict == Verdict::Denied;
+    side.answer.cases.iter().filter(own).map(|case| case.pairs).sum()
+}
+
+/// Up to [`STEPS`] steps where none alone is enough: pods of one workload may be isolated by
+/// different policies, and then each of these needs something more. A step is worth another one if
+/// fewer pairs are denied after it.
+fn in_steps(cluster: &Cluster, side: Side<'_, '_>, first: &[Vec<Change>]) -> Vec<Vec<Change>> {
+    let mut found: Vec<Vec<Change>> = Vec::new();
+    let now = denied(side);
+    if now < 2 {
+        return found;
+    }
+    let mut open: Vec<(usize, Vec<Change>)> =
+        first.iter().map(|changes| (now, changes.clone())).collect();
+    for step in 1..=STEPS {
+        let mut next: Vec<(usize, Vec<Change>)> = Vec::new();
+        for (before, changes) in open {
+            let Some(after) = put(cluster, &changes) else { continue };
+            let Some(answer) = asked_again(&after, side.answer) else { continue };
+            let side = Side { answer: &answer, ..side };
+            match denied(side) {
+                0 if step > 1 => found.push(changes),
+                left if left > 0 && left < before && step < STEPS => {
+                    let Ok(Some(need)) = need(&after, side) else { continue };
+                    let mut more = alternatives(&after, side, &need);
+                    more.pop();
+                    let join = |step: Vec<Change>| (left, [changes.clone(), step].concat());
+                    next.extend(more.into_iter().map(join));
+                }
+                _ => {}
+            }
+        }
+        next.sort_by_key(|(left, changes)| (*left, changes.len()));
+        next.truncate(OPEN);
+        open = next;
+    }
+    found.truncate(OPEN);
+    found
+}
+
+fn need<'a>(cluster: &'a Cluster, side: Side<'_, 'a>) -> Result<Option<Need<'a>>, Vec<String>> {
+    let Side { direction, answer } = side;
     let denied = answer.cases.iter().filter(|case| case.verdict == Verdict::Denied);
-    let sides = |case: &crate::can::Case<'_>| match direction {
-        Direction::Egress => (case.evaluation.egress.clone(), case.egress.clone()),
-        Direction::Ingress => (case.evaluation.ingress.clone(), case.ingress.clone()),
-    };
     // Where each side lets something pass, and nothing in common, the destination's ports decide.
     let at_odds = denied.clone().any(|case| {
         case.egress.verdict != Verdict::Denied && case.ingress.verdict != Verdict::Denied
     });
-    let (subject, other) = match direction {
-        Direction::Egress => (&answer.src, &answer.dst),
-        Direction::Ingress => (&answer.dst, &answer.src),
-    };
+    let (subject, other) = (side.subject(), side.other());
     let asked = ports(answer);
     let mut need = Need {
         direction,
@@ -91,16 +139,16 @@ fn need<'a>(
     let mut obstacles = Vec::new();
     let mut any = false;
     for case in denied {
-        let (side, why) = sides(case);
+        let (said, why) = (side.said(case), side.why(case));
         if why.verdict != Verdict::Denied && !(at_odds && direction == Direction::Egress) {
             continue;
         }
         any = true;
-        if let Some(node) = &side.stranger_on {
+        if let Some(node) = &said.stranger_on {
             obstacles.push(format!(
                 "node {node} isolates {} until it knows which pod has that address: no policy \
                  can open it",
-                if direction == Direction::Egress { &case.src } else { &case.dst }
+                side.subject_of(case)
             ));
         }
         obstacles.extend(why.denied_by.iter().map(|rule| {
@@ -109,7 +157,7 @@ fn need<'a>(
                 rule.number, rule.policy.name
             )
         }));
-        need.isolated_by.extend(side.isolated_by.iter().cloned());
+        need.isolated_by.extend(said.isolated_by.iter().cloned());
         for miss in why
             .near_misses
             .iter()
@@ -136,7 +184,8 @@ fn need<'a>(
     if obstacles.is_empty() { Ok(Some(need)) } else { Err(obstacles) }
 }
 
-fn alternatives(cluster: &Cluster, answer: &Answer<'_>, need: &Need<'_>) -> Vec<Vec<Change>> {
+/// One step each; the last one is a policy more.
+fn alternatives(cluster: &Cluster, side: Side<'_, '_>, need: &Need<'_>) -> Vec<Vec<Change>> {
     let Some(subject) = &need.subject.pods else { return Vec::new() };
     let own = &subject.namespace;
     let peers = need.other.peers(own);
@@ -170,17 +219,9 @@ fn alternatives(cluster: &Cluster, answer: &Answer<'_>, need: &Need<'_>) -> Vec<
             rule: rule.clone(),
         }]);
     }
-    let names = (short_name(&answer.src), short_name(&answer.dst));
-    let name = match need.direction {
-        Direction::Ingress => format!("{}-from-{}", names.1, names.0),
-        Direction::Egress => format!("{}-to-{}", names.0, names.1),
-    };
-    let name = free_name(cluster, own, &name);
+    let name = free_name(cluster, own, &side.policy_name("to", "from"));
     let mut policy = Policy::network_policy(own.clone(), name, subject.selector.clone());
-    match need.direction {
-        Direction::Ingress => policy.ingress = Some(vec![rule]),
-        Direction::Egress => policy.egress = Some(vec![rule]),
-    }
+    *policy.rules_mut(need.direction) = Some(vec![rule]);
     // Beside a policy that is about the same pods, else beside the pods.
     let beside = isolating.iter().find_map(|(_, name)| {
         cluster.policies.get(&(Tier::NetworkPolicy, (*name).clone()))?.source.clone()

@@ -50,6 +50,13 @@ pub enum Change {
         /// The new one.
         peer: Peer,
     },
+    /// A rule for anybody gets peers, of which there are some.
+    SetPeers {
+        /// Which rule.
+        rule: RuleAt,
+        /// The peers.
+        peers: Vec<Peer>,
+    },
     /// A peer less; never the last one, since a rule without peers allows anybody.
     RemovePeer {
         /// Which rule.
@@ -152,6 +159,10 @@ impl Change {
             Self::ReplacePeer { rule, index, peer } => {
                 *rule_of(cluster, rule)?.peers.get_mut(*index)? = peer.clone();
             }
+            Self::SetPeers { rule, peers } => {
+                let rule = rule_of(cluster, rule).filter(|rule| rule.peers.is_empty())?;
+                rule.peers.clone_from(peers);
+            }
             Self::RemovePeer { rule, index } => {
                 let peers = &mut rule_of(cluster, rule)?.peers;
                 (peers.len() > 1 && *index < peers.len()).then(|| peers.remove(*index))?;
@@ -214,6 +225,14 @@ impl Change {
                 let (item, peer) = (rule.peers().item(*index), write::peer(peer));
                 let ways = [peer.block(), vec![peer.flow()]];
                 let ways = ways.map(|lines| vec![Edit::Replace(item.clone(), lines)]);
+                written(of_policy(&rule.policy), ways.to_vec())
+            }
+            Self::SetPeers { rule, peers } => {
+                let list = write::Tree::List(peers.iter().map(write::peer).collect());
+                let key = if rule.direction == Direction::Ingress { "from" } else { "to" };
+                let flow = vec![format!("{key}: {}", list.flow())];
+                let block = write::Tree::Map(vec![(key.to_owned(), list)]).block();
+                let ways = [block, flow].map(|lines| vec![Edit::Field(rule.path(), lines)]);
                 written(of_policy(&rule.policy), ways.to_vec())
             }
             Self::RemovePeer { rule, index } => {
@@ -281,11 +300,7 @@ fn rules_of<'c>(
     policy: &Name,
     direction: Direction,
 ) -> Option<&'c mut Vec<Rule>> {
-    let policy = cluster.policies.get_mut(&(Tier::NetworkPolicy, policy.clone()))?;
-    match direction {
-        Direction::Ingress => policy.ingress.as_mut(),
-        Direction::Egress => policy.egress.as_mut(),
-    }
+    cluster.policies.get_mut(&(Tier::NetworkPolicy, policy.clone()))?.rules_mut(direction).as_mut()
 }
 
 fn rule_of<'c>(cluster: &'c mut Cluster, at: &RuleAt) -> Option<&'c mut Rule> {
@@ -310,6 +325,10 @@ impl fmt::Display for Change {
             }
             Self::ReplacePeer { rule, index, peer } => {
                 write!(f, "make peer {} of {rule} {peer}", index + 1)
+            }
+            Self::SetPeers { rule, peers } => {
+                let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
+                write!(f, "limit {rule} to {}", peers.join(", "))
             }
             Self::RemovePeer { rule, index } => write!(f, "take peer {} out of {rule}", index + 1),
             Self::RemovePort { rule, index } => write!(f, "take port {} out of {rule}", index + 1),

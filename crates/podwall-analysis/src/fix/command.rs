@@ -55,6 +55,10 @@ impl Change {
                 &format!("{}/{index}", peers(rule)),
                 &write::peer(peer).json(),
             )),
+            Self::SetPeers { rule, peers: list } => {
+                let list = list.iter().map(|peer| write::peer(peer).json()).collect();
+                line(patch(&rule.policy, "add", &peers(rule), &Value::Array(list)))
+            }
             Self::RemovePeer { rule, index } => line(patch(
                 &rule.policy,
                 "remove",

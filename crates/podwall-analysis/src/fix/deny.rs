@@ -20,15 +20,19 @@ use podwall_policy::flow::Party;
 use podwall_policy::label::METADATA_NAME;
 use podwall_policy::matching::{Match, match_peer};
 use podwall_policy::policy::{
-    Direction, NamespaceScope, Peer as RulePeer, PodScope, Policy, Rule, RuleRef, Tier,
+    NamespaceScope, Peer as RulePeer, PodScope, Policy, Rule, RuleRef, Tier,
 };
 use podwall_policy::port::{PortMatch, PortRange, PortSet, PortSpec, Protocol};
-use podwall_policy::selector::{Operator, Selector};
+use podwall_policy::selector::{Operator, Requirement, Selector};
 
 use super::allow::free_name;
 use super::change::{Change, RuleAt};
-use super::ends::{End, Group, ports, short_name};
+use super::ends::{End, Group, ports};
+use super::side::Side;
 use crate::can::{Answer, Case};
+
+/// In how many combinations the rules that allow it are narrowed, at the most.
+const COMBINED: usize = 18;
 
 /// Proposals for each side that could stop it. `Err` says why no policy can.
 pub(super) fn proposals(
@@ -37,37 +41,34 @@ pub(super) fn proposals(
 ) -> Result<Vec<Vec<Vec<Change>>>, Vec<String>> {
     let mut sides = Vec::new();
     let mut obstacles = Vec::new();
-    for direction in Direction::BOTH {
-        let (subject, other) = match direction {
-            Direction::Egress => (&answer.src, &answer.dst),
-            Direction::Ingress => (&answer.dst, &answer.src),
-        };
-        let (subject, other) = (End::of(cluster, subject), End::of(cluster, other));
+    for side in Side::both(answer) {
+        let direction = side.direction;
+        let subject = End::of(cluster, side.subject());
+        let other = End::of(cluster, side.other());
         let Some(group) = &subject.pods else {
             obstacles.push(format!("no NetworkPolicy asks for {direction} here"));
             continue;
         };
         let passing = || answer.cases.iter().filter(|case| case.verdict == Verdict::Allowed);
-        if let Some(exempt) = passing().find_map(|case| side(case, direction).exempt) {
+        if let Some(exempt) = passing().find_map(|case| side.said(case).exempt) {
             obstacles.push(format!("{direction}: {}", why_exempt(exempt)));
             continue;
         }
-        let isolated = passing().all(|case| side(case, direction).is_isolated());
-        let alternatives = if isolated {
-            narrower(cluster, answer, direction, &other)
-        } else {
-            isolating(cluster, answer, direction, group, &other).into_iter().collect()
-        };
-        sides.push(alternatives);
+        let isolated = passing().filter(|case| side.said(case).is_isolated()).count();
+        let narrower = || narrower(cluster, side, &other);
+        let isolating = || isolating(cluster, side, group, &other);
+        sides.push(match (isolated, passing().count()) {
+            (0, _) => isolating().into_iter().collect(),
+            (some, all) if some == all => narrower(),
+            // Those that nothing isolates need a policy, and it must not be undone by the rules that
+            // the others have.
+            _ => {
+                let join = |first: Vec<Change>| Some([first, isolating()?].concat());
+                narrower().into_iter().filter_map(join).collect()
+            }
+        });
     }
     if sides.is_empty() { Err(obstacles) } else { Ok(sides) }
-}
-
-fn side<'c>(case: &'c Case<'_>, direction: Direction) -> &'c podwall_policy::evaluate::Side {
-    match direction {
-        Direction::Egress => &case.evaluation.egress,
-        Direction::Ingress => &case.evaluation.ingress,
-    }
 }
 
 fn why_exempt(exempt: podwall_policy::evaluate::Exempt) -> &'static str {
@@ -81,54 +82,66 @@ fn why_exempt(exempt: podwall_policy::evaluate::Exempt) -> &'static str {
     }
 }
 
-/// Each rule that allows it with less: without the asked peer alone, or without what has it.
-fn narrower(
-    cluster: &Cluster,
-    answer: &Answer<'_>,
-    direction: Direction,
-    other: &End<'_>,
-) -> Vec<Vec<Change>> {
+/// Each rule that allows it with less: without the asked peer alone, without the asked ports, or not
+/// at all; each rule in its own way, in every combination as long as there are few.
+fn narrower(cluster: &Cluster, side: Side<'_, '_>, other: &End<'_>) -> Vec<Vec<Change>> {
+    let Side { direction, answer } = side;
     let passing: Vec<&Case<'_>> =
         answer.cases.iter().filter(|case| case.verdict == Verdict::Allowed).collect();
     let mut rules: BTreeSet<RuleAt> = BTreeSet::new();
     for case in &passing {
-        let why = match direction {
-            Direction::Egress => &case.egress,
-            Direction::Ingress => &case.ingress,
-        };
-        let own = why.allowed_by.iter().filter(|rule| rule.tier == Tier::NetworkPolicy);
+        let allowed = &side.why(case).allowed_by;
+        let own = allowed.iter().filter(|rule| rule.tier == Tier::NetworkPolicy);
         rules.extend(own.map(|rule: &RuleRef| RuleAt {
             policy: rule.policy.clone(),
             direction,
             index: rule.number as usize - 1,
         }));
     }
+    let parties: Vec<(Party<'_>, Family)> =
+        passing.iter().map(|case| (side.other_of(case), case.family)).collect();
+    let asked = ports(answer);
     // Places move when items go: from the back to the front.
-    let rules: Vec<RuleAt> = rules.into_iter().rev().collect();
-    let parties: Vec<(Party<'_>, Family)> = passing
+    let ways: Option<Vec<Vec<Vec<Change>>>> = rules
         .iter()
-        .map(|case| match direction {
-            Direction::Egress => (case.dst.party(), case.family),
-            Direction::Ingress => (case.src.party(), case.family),
+        .rev()
+        .map(|at| {
+            let key = (Tier::NetworkPolicy, at.policy.clone());
+            let rule = cluster.policies.get(&key)?.rules(direction)?.get(at.index)?;
+            let peers = match &rule.peers[..] {
+                [] => for_the_rest(cluster, at, other),
+                _ => without_peer(cluster, at, rule, &parties, other),
+            };
+            let ports = asked.as_ref().and_then(|asked| without_ports(at, rule, asked));
+            let gone = vec![Change::RemoveRule { rule: at.clone() }];
+            let mut ways: Vec<Vec<Change>> = peers.into_iter().chain(ports).collect();
+            if !ways.contains(&gone) {
+                ways.push(gone);
+            }
+            Some(ways)
         })
         .collect();
-    let mut found = Vec::new();
-    let each = |one: &dyn Fn(&RuleAt, &Rule) -> Option<Vec<Change>>| -> Option<Vec<Change>> {
-        let changes: Option<Vec<Vec<Change>>> = rules
-            .iter()
-            .map(|at| {
-                let key = (Tier::NetworkPolicy, at.policy.clone());
-                let rule = cluster.policies.get(&key)?.rules(direction)?.get(at.index)?;
-                one(at, rule)
-            })
-            .collect();
-        changes.map(|changes| changes.concat()).filter(|changes| !changes.is_empty())
-    };
-    found.extend(each(&|at, rule| without_peer(cluster, at, rule, &parties, other)));
-    let asked = ports(answer);
-    found.extend(asked.as_ref().and_then(|asked| each(&|at, rule| without_ports(at, rule, asked))));
-    found.extend(each(&|at, _| Some(vec![Change::RemoveRule { rule: at.clone() }])));
-    found
+    let Some(ways) = ways.filter(|ways| !ways.is_empty()) else { return Vec::new() };
+    if ways.iter().map(Vec::len).try_fold(1usize, usize::checked_mul).is_some_and(|n| n <= COMBINED)
+    {
+        return ways.iter().fold(vec![Vec::new()], |begun, ways| {
+            let join = |first: &Vec<Change>| {
+                ways.iter().map(|way| [&first[..], way].concat()).collect::<Vec<_>>()
+            };
+            begun.iter().flat_map(join).collect()
+        });
+    }
+    // Each rule in its first way, in its second, and so on; in its last where it has no more.
+    let most = ways.iter().map(Vec::len).max().unwrap_or_default();
+    let nth =
+        |n: usize| ways.iter().flat_map(|ways| &ways[n.min(ways.len() - 1)]).cloned().collect();
+    (0..most).map(nth).collect()
+}
+
+/// A rule for anybody as one for everybody but the asked ones.
+fn for_the_rest(cluster: &Cluster, at: &RuleAt, other: &End<'_>) -> Option<Vec<Change>> {
+    let peers = everybody_else(cluster, &at.policy.namespace, other)?;
+    Some(vec![Change::SetPeers { rule: at.clone(), peers }])
 }
 
 /// A rule without the asked peer.
@@ -141,6 +154,7 @@ fn without_peer(
 ) -> Option<Vec<Change>> {
     let own = other.peers(&at.policy.namespace);
     let mut changes = Vec::new();
+    let mut more = Vec::new();
     let mut left = rule.peers.len();
     // From the back: what is taken out moves only what comes behind it.
     for (index, peer) in rule.peers.iter().enumerate().rev() {
@@ -150,33 +164,34 @@ fn without_peer(
         if !parties.iter().any(matches) {
             continue;
         }
-        let change = if own.contains(peer) {
+        if own.contains(peer) {
             left -= 1;
-            Change::RemovePeer { rule: at.clone(), index }
-        } else {
-            let peer = peer_without(peer, other)?;
-            Change::ReplacePeer { rule: at.clone(), index, peer }
-        };
-        changes.push(change);
+            changes.push(Change::RemovePeer { rule: at.clone(), index });
+            continue;
+        }
+        let mut rest = peer_without(peer, other)?.into_iter();
+        changes.push(Change::ReplacePeer { rule: at.clone(), index, peer: rest.next()? });
+        more.extend(rest.map(|peer| Change::AddPeer { rule: at.clone(), peer }));
     }
-    if rule.peers.is_empty() || changes.is_empty() {
-        return None; // it allows anybody
-    }
+    changes.append(&mut more);
     // A rule without peers would allow anybody.
     Some(if left == 0 { vec![Change::RemoveRule { rule: at.clone() }] } else { changes })
+        .filter(|changes| !changes.is_empty())
 }
 
-/// A peer that matches all that it did but the asked ones.
-fn peer_without(peer: &RulePeer, other: &End<'_>) -> Option<RulePeer> {
+/// Peers that match all that one did but the asked ones.
+fn peer_without(peer: &RulePeer, other: &End<'_>) -> Option<Vec<RulePeer>> {
     match peer {
         RulePeer::Pods(scope) => {
-            let [requirement] = &other.pods.as_ref()?.selector.requirements[..] else {
-                return None;
+            // Who lacks one of the labels is none of them.
+            let requirements = &other.pods.as_ref()?.selector.requirements;
+            let without = |requirement: &Requirement| {
+                let Operator::Equals(value) = &requirement.operator else { return None };
+                let not = Operator::NotIn([value.clone()].into());
+                let pods = scope.pods.clone().and(requirement.key.clone(), not);
+                Some(RulePeer::Pods(PodScope { namespaces: scope.namespaces.clone(), pods }))
             };
-            let Operator::Equals(value) = &requirement.operator else { return None };
-            let not = Operator::NotIn([value.clone()].into());
-            let pods = scope.pods.clone().and(requirement.key.clone(), not);
-            Some(RulePeer::Pods(PodScope { namespaces: scope.namespaces.clone(), pods }))
+            requirements.iter().map(without).collect()
         }
         RulePeer::Block(block) => {
             let mut except = block.except.clone();
@@ -189,7 +204,7 @@ fn peer_without(peer: &RulePeer, other: &End<'_>) -> Option<RulePeer> {
                 }
             }
             (except.len() > block.except.len())
-                .then_some(RulePeer::Block(IpBlock { cidr: block.cidr, except }))
+                .then_some(vec![RulePeer::Block(IpBlock { cidr: block.cidr, except })])
         }
     }
 }
@@ -207,35 +222,31 @@ fn without_ports(at: &RuleAt, rule: &Rule, asked: &[PortSpec]) -> Option<Vec<Cha
 /// A policy that isolates the subject and allows everybody but the asked peer.
 fn isolating(
     cluster: &Cluster,
-    answer: &Answer<'_>,
-    direction: Direction,
+    side: Side<'_, '_>,
     subject: &Group<'_>,
     other: &End<'_>,
 ) -> Option<Vec<Change>> {
     let own = &subject.namespace;
-    let mut rest = everybody_but(cluster, own, other)?;
-    // Blocks match pods too, so the pods that are kept out must not stand in one.
-    rest.extend(outside_but(cluster, other).into_iter().map(RulePeer::Block));
-    let mut rules = vec![Rule::allow(rest, Vec::new())];
-    if let Some(asked) = ports(answer) {
+    let mut rules = vec![Rule::allow(everybody_else(cluster, own, other)?, Vec::new())];
+    if let Some(asked) = ports(side.answer) {
         let ports = ports_but(&asked);
         if !ports.is_empty() {
             rules.push(Rule::allow(other.peers(own), ports));
         }
     }
-    let names = (short_name(&answer.src), short_name(&answer.dst));
-    let name = match direction {
-        Direction::Ingress => format!("{}-not-from-{}", names.1, names.0),
-        Direction::Egress => format!("{}-not-to-{}", names.0, names.1),
-    };
-    let name = free_name(cluster, own, &name);
+    let name = free_name(cluster, own, &side.policy_name("not-to", "not-from"));
     let mut policy = Policy::network_policy(own.clone(), name, subject.selector.clone());
-    match direction {
-        Direction::Ingress => policy.ingress = Some(rules),
-        Direction::Egress => policy.egress = Some(rules),
-    }
+    *policy.rules_mut(side.direction) = Some(rules);
     let beside = subject.pods.iter().find_map(|pod| pod.source.clone());
     Some(vec![Change::AddPolicy { policy: Box::new(policy), beside }])
+}
+
+/// All pods and all addresses but the asked ones.
+fn everybody_else(cluster: &Cluster, own: &str, other: &End<'_>) -> Option<Vec<RulePeer>> {
+    let mut rest = everybody_but(cluster, own, other)?;
+    // Blocks match pods too, so the pods that are kept out must not stand in one.
+    rest.extend(outside_but(cluster, other).into_iter().map(RulePeer::Block));
+    Some(rest)
 }
 
 /// All pods but the asked ones; `None` if labels do not tell them from others.

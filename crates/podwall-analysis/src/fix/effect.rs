@@ -4,7 +4,9 @@
 //!   difference of both clusters  −  the asked ports between the asked ends  =  effects
 //! ```
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use podwall_policy::address::AddressSet;
 use podwall_policy::cluster::Cluster;
@@ -13,9 +15,10 @@ use podwall_policy::object::Name;
 use podwall_policy::port::{PortRange, PortSet};
 
 use crate::can::Answer;
-use crate::difference::{Exposure, Row, difference};
+use crate::difference::{Exposure, Row, difference_from};
 use crate::matrix::By;
 use crate::peer::Peer;
+use crate::reachability::Reachability;
 
 /// A connection that differs, and was not asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,38 +50,54 @@ impl Effect {
     }
 }
 
-/// Everything that differs but for what was asked.
-pub(super) fn besides(before: &Cluster, after: &Cluster, answer: &Answer<'_>) -> Vec<Effect> {
-    let difference = difference(before, after, By::Workload);
-    let (src, dst) = (Asked::of(before, &answer.src), Asked::of(before, &answer.dst));
-    let ports = asked_ports(answer);
-    let mut found = Vec::new();
-    for change in &difference.changes {
-        let (Some(from), Some(to)) =
-            (difference.rows.get(change.src), difference.rows.get(change.dst))
-        else {
-            continue;
-        };
-        let shift = &change.shift.all;
-        let perhaps = shift.perhaps_opened.union(&shift.perhaps_closed).union(&shift.undecided);
-        let of = |set: &PortSet| {
-            if src.is(from) && dst.is(to) { set.difference(&ports) } else { set.clone() }
-        };
-        let (opened, closed, perhaps) = (of(&shift.opened), of(&shift.closed), of(&perhaps));
-        if [&opened, &closed, &perhaps].iter().all(|set| set.is_empty()) {
-            continue;
-        }
-        found.push(Effect {
-            src: from.label(),
-            dst: to.label(),
-            opened,
-            closed,
-            perhaps,
-            partly: change.partly,
-            exposure: change.exposure,
-        });
+/// What changes are compared with: the cluster as it is, and what was asked of it.
+pub(super) struct Besides<'q, 'a> {
+    cluster: &'a Cluster,
+    answer: &'q Answer<'a>,
+    /// Built when the first change is compared.
+    engine: OnceCell<Arc<Reachability<'a>>>,
+}
+
+impl<'q, 'a> Besides<'q, 'a> {
+    pub(super) fn of(cluster: &'a Cluster, answer: &'q Answer<'a>) -> Self {
+        Self { cluster, answer, engine: OnceCell::new() }
     }
-    found
+
+    /// Everything that differs but for what was asked.
+    pub(super) fn after(&self, after: &Cluster) -> Vec<Effect> {
+        let before = self.cluster;
+        let engine = self.engine.get_or_init(|| Arc::new(Reachability::of(before)));
+        let difference = difference_from(engine, before, after, By::Workload);
+        let (src, dst) = (Asked::of(before, &self.answer.src), Asked::of(before, &self.answer.dst));
+        let ports = asked_ports(self.answer);
+        let mut found = Vec::new();
+        for change in &difference.changes {
+            let (Some(from), Some(to)) =
+                (difference.rows.get(change.src), difference.rows.get(change.dst))
+            else {
+                continue;
+            };
+            let shift = &change.shift.all;
+            let perhaps = shift.perhaps_opened.union(&shift.perhaps_closed).union(&shift.undecided);
+            let of = |set: &PortSet| {
+                if src.is(from) && dst.is(to) { set.difference(&ports) } else { set.clone() }
+            };
+            let (opened, closed, perhaps) = (of(&shift.opened), of(&shift.closed), of(&perhaps));
+            if [&opened, &closed, &perhaps].iter().all(|set| set.is_empty()) {
+                continue;
+            }
+            found.push(Effect {
+                src: from.label(),
+                dst: to.label(),
+                opened,
+                closed,
+                perhaps,
+                partly: change.partly,
+                exposure: change.exposure,
+            });
+        }
+        found
+    }
 }
 
 /// One end of the question among rows.

@@ -17,6 +17,7 @@ mod deny;
 mod effect;
 mod ends;
 pub mod patch;
+mod side;
 
 use std::collections::BTreeSet;
 
@@ -69,7 +70,7 @@ impl Fix {
 }
 
 /// Ways to turn an answer round.
-pub fn fixes(cluster: &Cluster, answer: &Answer<'_>) -> Fixes {
+pub fn fixes<'a>(cluster: &'a Cluster, answer: &Answer<'a>) -> Fixes {
     let (wanted, sides) = match answer.verdict {
         Verdict::Denied => (Verdict::Allowed, allow::proposals(cluster, answer)),
         Verdict::Allowed => (Verdict::Denied, deny::proposals(cluster, answer)),
@@ -87,10 +88,11 @@ pub fn fixes(cluster: &Cluster, answer: &Answer<'_>) -> Fixes {
         Ok(sides) => sides,
         Err(obstacles) => return Fixes { wanted: Some(wanted), obstacles, ..Fixes::default() },
     };
+    let before = Before::of(cluster, answer, wanted);
     let mut found = Vec::new();
-    for changes in together(cluster, answer, wanted, &sides) {
+    for changes in together(&before, &sides) {
         if found.iter().all(|(known, _): &(Vec<Change>, _)| *known != changes)
-            && let Some(besides) = tried(cluster, answer, wanted, &changes)
+            && let Some(besides) = before.tried(&changes)
         {
             found.push((changes, besides));
         }
@@ -103,7 +105,7 @@ pub fn fixes(cluster: &Cluster, answer: &Answer<'_>) -> Fixes {
     fixes.truncate(TOLD);
     let obstacles = if fixes.is_empty() {
         vec![format!(
-            "no single rule, port, peer or label was found that makes it {}",
+            "no rules, ports, peers or labels were found that make it {}",
             if wanted == Verdict::Allowed { "pass" } else { "stop" }
         )]
     } else {
@@ -114,13 +116,9 @@ pub fn fixes(cluster: &Cluster, answer: &Answer<'_>) -> Fixes {
 
 /// Proposals for the whole question. To let something pass all sides have to change, to stop it one
 /// is enough.
-fn together(
-    cluster: &Cluster,
-    answer: &Answer<'_>,
-    wanted: Verdict,
-    sides: &[Vec<Vec<Change>>],
-) -> Vec<Vec<Change>> {
-    if wanted == Verdict::Denied {
+fn together(before: &Before<'_, '_>, sides: &[Vec<Vec<Change>>]) -> Vec<Vec<Change>> {
+    let Before { cluster, answer, .. } = *before;
+    if before.wanted == Verdict::Denied {
         return sides.concat();
     }
     match sides {
@@ -133,7 +131,7 @@ fn together(
                     .iter()
                     .filter_map(|changes| {
                         let all = join(changes);
-                        let besides = tried(cluster, answer, wanted, &all)?;
+                        let besides = before.tried(&all)?;
                         Some((cost(&fix(cluster, answer, all, besides)), changes.clone()))
                     })
                     .collect();
@@ -150,20 +148,40 @@ fn together(
     }
 }
 
-/// What else the changes do; `None` if they do not turn the answer round.
-fn tried(
-    cluster: &Cluster,
-    answer: &Answer<'_>,
+/// The cluster as it is and the question that was asked of it; made once for all proposals.
+struct Before<'q, 'a> {
+    cluster: &'a Cluster,
+    answer: &'q Answer<'a>,
     wanted: Verdict,
-    changes: &[Change],
-) -> Option<Vec<Effect>> {
+    besides: effect::Besides<'q, 'a>,
+}
+
+impl<'q, 'a> Before<'q, 'a> {
+    fn of(cluster: &'a Cluster, answer: &'q Answer<'a>, wanted: Verdict) -> Self {
+        Self { cluster, answer, wanted, besides: effect::Besides::of(cluster, answer) }
+    }
+
+    /// What else the changes do; `None` if they do not turn the answer round.
+    fn tried(&self, changes: &[Change]) -> Option<Vec<Effect>> {
+        let after = put(self.cluster, changes)?;
+        (asked_again(&after, self.answer)?.verdict == self.wanted)
+            .then(|| self.besides.after(&after))
+    }
+}
+
+/// The cluster with the changes; `None` if what they change is not there.
+fn put(cluster: &Cluster, changes: &[Change]) -> Option<Cluster> {
     let mut after = cluster.clone();
     for change in changes {
         change.put_into(&mut after)?;
     }
-    let (src, dst) = (again(&after, &answer.src)?, again(&after, &answer.dst)?);
-    let turned = can(&after, &src, &dst, &answer.ask).ok()?;
-    (turned.verdict == wanted).then(|| effect::besides(cluster, &after, answer))
+    Some(after)
+}
+
+/// The same question of another cluster.
+fn asked_again<'c>(cluster: &'c Cluster, answer: &Answer<'_>) -> Option<Answer<'c>> {
+    let (src, dst) = (again(cluster, &answer.src)?, again(cluster, &answer.dst)?);
+    can(cluster, &src, &dst, &answer.ask).ok()
 }
 
 fn fix(cluster: &Cluster, answer: &Answer<'_>, changes: Vec<Change>, besides: Vec<Effect>) -> Fix {
@@ -203,7 +221,7 @@ fn cost(fix: &Fix) -> impl Ord + use<> {
     let kind = |change: &Change| match change {
         Change::AddPort { .. } | Change::RemovePort { .. } => 0,
         Change::AddPeer { .. } | Change::RemovePeer { .. } | Change::ReplacePeer { .. } => 1,
-        Change::LabelNamespace { .. } | Change::LabelPods { .. } => 2,
+        Change::LabelNamespace { .. } | Change::LabelPods { .. } | Change::SetPeers { .. } => 2,
         Change::RemoveRule { .. } => 3,
         Change::AddRule { .. } => 4,
         Change::AddPolicy { .. } => 9,

@@ -1,6 +1,6 @@
 //! Do blocks of addresses cover what their author did not think of, or not what he did?
 //!
-//! PW501 to PW504. Addresses outside are what blocks are for, and say nothing; only addresses that
+//! PW501 to PW505. Addresses outside are what blocks are for, and say nothing; only addresses that
 //! are known to be pods', nodes' or Services' do, and the few that mean the same everywhere.
 
 use std::collections::HashMap;
@@ -44,6 +44,7 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
                     let Peer::Block(block) = peer else { continue };
                     let covered = known.entry(block).or_insert_with(|| covered(view, block));
                     let at = At { view, policy, direction, i, p };
+                    found.extend(nothing(&at, block));
                     found.extend(inside(&at, block, covered));
                     found.extend(metadata(&at, rule, block));
                 }
@@ -105,6 +106,21 @@ fn covered(view: &View<'_>, block: &IpBlock) -> Covered {
     }
 }
 
+/// PW505.
+fn nothing(at: &At<'_, '_>, block: &IpBlock) -> Option<Finding> {
+    if block.except.is_empty() || !block.ranges().is_empty() {
+        return None;
+    }
+    let message = format!("{block} has no address left, so this matches nobody");
+    let except: Vec<String> = block.except.iter().map(ToString::to_string).collect();
+    Some(
+        at.finding("PW505", message)
+            .about(block.to_string())
+            .proof(format!("{} together are the whole of {}", list(&except), block.cidr))
+            .help("shorten `except`, or remove the peer"),
+    )
+}
+
 /// PW501 and PW502.
 fn inside(at: &At<'_, '_>, block: &IpBlock, covered: &Covered) -> Option<Finding> {
     let everything = block.cidr.prefix_len() == 0;
@@ -144,7 +160,7 @@ fn inside(at: &At<'_, '_>, block: &IpBlock, covered: &Covered) -> Option<Finding
         finding.proof.extend(sentence(at.view, subject, other, at.direction, None));
     }
     if !covered.pods.is_empty() {
-        finding = finding.proof(format!("in it: pod {}", at.view.name(&covered.pods)));
+        finding = finding.proof(format!("in it: {}", at.view.name(&covered.pods)));
     } else if !covered.ranges.is_empty() {
         finding = finding.proof(format!("pods get addresses from {}", list(&covered.ranges)));
     }

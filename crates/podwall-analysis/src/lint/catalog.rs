@@ -23,7 +23,7 @@ pub struct Rule {
 }
 
 /// Every rule, by id.
-pub const RULES: [Rule; 25] = [
+pub const RULES: [Rule; 26] = [
     r("PW101", "subject-matches-nothing", Warning, "a policy selects no pod of its namespace"),
     r("PW102", "peer-matches-nothing", Warning, "a peer of a rule selects no pod"),
     r(
@@ -64,7 +64,7 @@ pub const RULES: [Rule; 25] = [
         "PW304",
         "overlapping-rules",
         Note,
-        "two rules for the same pods and peers have ports in common",
+        "a part of a rule says what another part, or another rule, says already",
     ),
     r("PW401", "named-port-missing", Warning, "no pod that is meant declares a port of this name"),
     r(
@@ -83,6 +83,7 @@ pub const RULES: [Rule; 25] = [
     ),
     r("PW503", "ipv4-only", Warning, "0.0.0.0/0 is allowed, and nothing of IPv6"),
     r("PW504", "metadata-open", Warning, "the metadata address of clouds can be reached"),
+    r("PW505", "block-empty", Warning, "an ipBlock has no address left after its exceptions"),
     r("PW601", "impersonable", Warning, "an allow rule trusts labels that anybody can give a pod"),
 ];
 

@@ -8,17 +8,19 @@
 //! PW201. A pod that may go nowhere at all needs no names, nor does one that may reach single
 //! addresses only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use podwall_policy::flow::Party;
 use podwall_policy::label::METADATA_NAME;
-use podwall_policy::object::{Pod, Service, TargetPort};
+use podwall_policy::object::{Name, Pod, Service, TargetPort};
 use podwall_policy::policy::{Direction, Peer, Policy, Rule};
 use podwall_policy::port::{PortMatch, Protocol};
 use podwall_policy::source::FieldPath;
 
 use super::View;
 use super::finding::{Change, Finding, Fix, Severity};
-use super::words::{count, list};
+use super::trust::labels;
+use super::words::{count, list, party, who};
 
 /// A resolver, and where it listens.
 struct Resolver {
@@ -58,7 +60,51 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
         let policies: Vec<&Policy> = policies.iter().map(|i| view.policies[*i]).collect();
         found.extend(finding(view, &policies, udp, &classes, &resolvers));
     }
+    if !view.complete {
+        without_pods(view, found);
+    }
 }
+
+/// Policies alone, whose pods stand elsewhere: a note for the pods that their selectors speak of, since
+/// what allows DNS may stand elsewhere, too.
+fn without_pods(view: &View<'_>, found: &mut Vec<Finding>) {
+    let mut told: BTreeSet<Vec<&Name>> = BTreeSet::new();
+    for policy in &view.policies {
+        let namespace = &*policy.name.namespace;
+        if view.is_populated(namespace) || policy.egress.as_ref().is_none_or(Vec::is_empty) {
+            continue;
+        }
+        let pod = labels(&policy.subject.pods);
+        let isolating: Vec<&Policy> = view
+            .policies_in(namespace)
+            .filter(|other| other.egress.is_some() && other.subject.pods.matches(&pod))
+            .collect();
+        let rules = || isolating.iter().flat_map(|policy| policy.egress.iter().flatten());
+        if rules().all(is_single_address) || rules().any(names_dns) {
+            continue;
+        }
+        if !told.insert(isolating.iter().map(|policy| &policy.name).collect()) {
+            continue;
+        }
+        let message =
+            "the pods of this policy may go out, but cannot look up names: no rule allows DNS";
+        let path = FieldPath::keys("spec.egress");
+        found.push(
+            Finding::new("PW201", policy, path, message.to_owned())
+                .severity(Severity::Note)
+                .proof(format!(
+                    "isolated for egress by {}, of which no rule allows UDP 53, to whomever",
+                    list(isolating.iter().map(|p| &*p.name.name))
+                ))
+                .help(HELP)
+                .fix(Some(fix("kube-system", "k8s-app: kube-dns", (53, 53), false))),
+        );
+    }
+}
+
+/// Where the resolver mostly is.
+const HELP: &str = "allow UDP and TCP 53 to the cluster's resolver, mostly pods k8s-app=kube-dns in \
+                    namespace kube-system";
 
 /// What is missing to reach a resolver: `Some(true)` for everything, `Some(false)` for TCP alone.
 fn cut_off(view: &View<'_>, class: usize, resolvers: &[Resolver]) -> Option<bool> {
@@ -162,10 +208,7 @@ fn finding(
         return Some(
             finding
                 .proof("no rule of theirs allows UDP 53, to whomever")
-                .help(
-                    "allow UDP and TCP 53 to the cluster's resolver, mostly pods \
-                     k8s-app=kube-dns in namespace kube-system",
-                )
+                .help(HELP)
                 .fix(Some(fix("kube-system", "k8s-app: kube-dns", (udp, tcp), false))),
         );
     };
@@ -181,8 +224,9 @@ fn finding(
         };
         Some((
             format!(
-                "pod {} to resolver {} is denied on {protocol} {port}, by {refused}",
-                pod.name, dns.name
+                "{} to resolver {} is denied on {protocol} {port}, by {refused}",
+                party(Party::Pod(pod)),
+                who(dns)
             ),
             refused,
         ))

@@ -93,9 +93,22 @@ pub struct Finding {
     pub help: Option<String>,
     /// An edit that mends it.
     pub fix: Option<Fix>,
+    /// The edit in terms of the text, where that is at hand; whoever has it fills it in.
+    pub replacements: Vec<Replacement>,
     /// What the finding is about in words that stay the same when lines move and rules change
     /// their places; with rule and object it is the finding's identity in a baseline.
     pub about: String,
+}
+
+/// A stretch of a file's text that becomes another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replacement {
+    /// Where it starts.
+    pub start: Source,
+    /// The line and column behind its last character, from 1, in characters.
+    pub end: (u32, u32),
+    /// What it becomes.
+    pub text: String,
 }
 
 /// An edit of the policy's own text.
@@ -122,6 +135,8 @@ pub enum Change {
     Append(FieldPath, Vec<String>),
     /// Adds `key: value` before a field of the same mapping.
     Insert(FieldPath, String),
+    /// Takes an item out of a list.
+    Remove(FieldPath),
 }
 
 impl Finding {

@@ -9,6 +9,7 @@ use podwall_policy::policy::Direction;
 use podwall_policy::port::{PortSet, Protocol};
 
 use super::View;
+use super::words::{party, who};
 
 /// An address that is nobody's (RFC 5737, RFC 3849).
 pub(super) fn outside(family: Family) -> IpAddr {
@@ -50,7 +51,8 @@ pub(super) fn sentence(
         None if side.allowed.is_empty() => "denied".to_owned(),
         None => format!("allowed on {}", side.allowed),
     };
-    Some(format!("{direction} of {}: {src} to {dst} is {verdict}", view.classes[class].pod.name))
+    let of = who(view.classes[class].pod);
+    Some(format!("{direction} of {of}: {} to {} is {verdict}", party(src), party(dst)))
 }
 
 /// A port of a set to ask about: the lowest of TCP, else of what there is.

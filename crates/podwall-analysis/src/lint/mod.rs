@@ -16,6 +16,7 @@ mod coverage;
 mod dns;
 mod finding;
 mod flows;
+mod overlap;
 mod ports;
 mod redundancy;
 mod report;
@@ -34,7 +35,7 @@ use podwall_policy::object::Name;
 use serde_json::Value as Json;
 
 pub use self::catalog::{RULES, Rule, rule};
-pub use self::finding::{At, Change, Finding, Fix, Severity, Snippet};
+pub use self::finding::{At, Change, Finding, Fix, Replacement, Severity, Snippet};
 pub use self::report::{ANNOTATION, Baseline, Report, Suppressed, Suppression};
 use self::view::View;
 

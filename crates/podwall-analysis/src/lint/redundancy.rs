@@ -5,7 +5,7 @@
 //!                         ──▶ the evaluator, with the rule and without: all verdicts the same?
 //! ```
 //!
-//! PW301 to PW304. What is found may be removed all at once: what covers a rule is never itself
+//! PW301 to PW303, and PW304 in `overlap`. What is found may be removed all at once: what covers a rule is never itself
 //! reported. Policies that only deny are left alone unless two say the very same, since a default
 //! deny beside rules that isolate anyhow is good style.
 
@@ -22,7 +22,8 @@ use podwall_policy::port::{PortSet, PortSpec};
 use podwall_policy::source::FieldPath;
 
 use super::View;
-use super::finding::Finding;
+use super::finding::{Change, Finding, Fix};
+use super::overlap;
 use super::trust::labels;
 use super::within;
 use super::words::{list, rule_path};
@@ -31,7 +32,7 @@ use super::words::{list, rule_path};
 const FLOWS: usize = 400;
 
 /// A rule by policy, direction and index.
-type Id = (usize, Direction, usize);
+pub(super) type Id = (usize, Direction, usize);
 
 pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
     let mut by_namespace: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
@@ -80,10 +81,10 @@ fn namespace(view: &View<'_>, policies: &[usize], found: &mut Vec<Finding>) {
     for id in ids {
         found.extend(useless(view, *id, &gone[id]));
     }
-    overlapping(view, &policies, &gone, found);
+    overlap::check(view, &policies, &gone, found);
 }
 
-fn rule_of<'a>(view: &View<'a>, (own, direction, i): Id) -> Option<&'a Rule> {
+pub(super) fn rule_of<'a>(view: &View<'a>, (own, direction, i): Id) -> Option<&'a Rule> {
     view.policies[own].rules(direction)?.get(i)
 }
 
@@ -114,7 +115,7 @@ fn covered(
 ) -> Option<Vec<Id>> {
     let rule = rule_of(view, id)?;
     let direction = id.1;
-    let candidates: Vec<(Id, &Rule, PortSet, Vec<&PortSpec>)> = wider
+    let candidates: Vec<(Id, &Rule)> = wider
         .iter()
         .flat_map(|other| {
             let rules = view.policies[*other].rules(direction).unwrap_or_default();
@@ -122,9 +123,21 @@ fn covered(
         })
         .filter(|(_, wide)| concerns(view, rule, wide))
         .filter(|(other, _)| *other != id && !gone.contains_key(other))
+        .collect();
+    covering(view, rule, &candidates)
+}
+
+/// Which of the candidates together allow all that a rule does; `None` if they do not.
+pub(super) fn covering(
+    view: &View<'_>,
+    rule: &Rule,
+    candidates: &[(Id, &Rule)],
+) -> Option<Vec<Id>> {
+    let candidates: Vec<(Id, &Rule, PortSet, Vec<&PortSpec>)> = candidates
+        .iter()
         .map(|(other, rule)| {
             let (set, named) = within::ports(rule);
-            (other, rule, set, named)
+            (*other, *rule, set, named)
         })
         .collect();
     let mut by: Vec<Id> = Vec::new();
@@ -178,11 +191,7 @@ fn useless(view: &View<'_>, id: Id, by: &[Id]) -> Option<Finding> {
     let policy = view.policies[own];
     let tried = unchanged(view, own, |policies| {
         for policy in policies.iter_mut().filter(|p| p.name == view.policies[own].name) {
-            let rules = match direction {
-                Direction::Ingress => &mut policy.ingress,
-                Direction::Egress => &mut policy.egress,
-            };
-            if let Some(rules) = rules {
+            if let Some(rules) = policy.rules_mut(direction) {
                 rules.remove(i);
             }
         }
@@ -198,12 +207,17 @@ fn useless(view: &View<'_>, id: Id, by: &[Id]) -> Option<Finding> {
             .proof(format!(
                 "without it the engine gives the same verdicts for all {tried} flows that were tried"
             ))
-            .help("remove it; or, if it was meant to restrict, narrow the other rule"),
+            .help("remove it; or, if it was meant to restrict, narrow the other rule")
+            .fix(Some(Fix {
+                what: "remove the rule".to_owned(),
+                changes: vec![Change::Remove(rule_path(direction, i))],
+                sure: false,
+            })),
     )
 }
 
 /// "rule 2 of policy web (shop/web.yaml:12:5)"
-fn named(view: &View<'_>, (own, direction, i): Id, from: usize) -> String {
+pub(super) fn named(view: &View<'_>, (own, direction, i): Id, from: usize) -> String {
     let policy = view.policies[own];
     let place = policy
         .rules(direction)
@@ -316,7 +330,7 @@ fn content(policy: &Policy) -> String {
     )
 }
 
-fn canonical(rule: &Rule) -> (Vec<Peer>, Vec<PortSpec>) {
+pub(super) fn canonical(rule: &Rule) -> (Vec<Peer>, Vec<PortSpec>) {
     let (mut peers, mut ports) = (rule.peers.clone(), rule.ports.clone());
     for peer in &mut peers {
         if let Peer::Pods(scope) = peer {
@@ -331,52 +345,14 @@ fn canonical(rule: &Rule) -> (Vec<Peer>, Vec<PortSpec>) {
     (peers, ports)
 }
 
-/// PW304: two rules for the same pods and peers, with ports in common.
-fn overlapping(
-    view: &View<'_>,
-    policies: &[usize],
-    gone: &HashMap<Id, Vec<Id>>,
-    found: &mut Vec<Finding>,
-) {
-    let mut alike: HashMap<(String, Direction, Vec<Peer>), Vec<Id>> = HashMap::new();
-    for own in policies {
-        let policy = view.policies[*own];
-        for direction in Direction::BOTH {
-            for (i, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
-                let id = (*own, direction, i);
-                if gone.contains_key(&id) || rule.ports.is_empty() {
-                    continue;
-                }
-                let key = (format!("{:?}", policy.subject), direction, canonical(rule).0);
-                let others = alike.entry(key).or_default();
-                let (ports, _) = within::ports(rule);
-                let common = others.iter().find_map(|other| {
-                    let (set, _) = within::ports(rule_of(view, *other)?);
-                    let common = ports.intersection(&set);
-                    (!common.is_empty()).then_some((*other, common))
-                });
-                others.push(id);
-                let Some((other, common)) = common else { continue };
-                let message = format!("this rule overlaps with another one on {common}");
-                let field = rule_path(direction, i).key("ports");
-                found.push(
-                    Finding::of_rule("PW304", policy, (direction, i), field, message)
-                        .about(format!("{direction} {common}"))
-                        .proof(format!(
-                            "the same pods, the same peers: {}",
-                            named(view, other, *own)
-                        ))
-                        .help("say each port in one place, or make one rule of the two"),
-                );
-            }
-        }
-    }
-}
-
 /// Puts flows to the evaluator before and after a change to the policies that select the pods of
 /// one. How many, if no verdict changed; pods and peers that the selectors ask for are tried even
 /// where there are none.
-fn unchanged(view: &View<'_>, own: usize, change: impl FnOnce(&mut Vec<Policy>)) -> Option<usize> {
+pub(super) fn unchanged(
+    view: &View<'_>,
+    own: usize,
+    change: impl FnOnce(&mut Vec<Policy>),
+) -> Option<usize> {
     let policy = view.policies[own];
     let subject =
         Pod::new(policy.name.namespace.clone(), "any-pod-it-selects", labels(&policy.subject.pods));

@@ -259,6 +259,7 @@ mod tests {
             proof: Vec::new(),
             help: None,
             fix: None,
+            replacements: Vec::new(),
             about: "app=ngnix".into(),
         }
     }

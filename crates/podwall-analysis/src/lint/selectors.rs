@@ -20,7 +20,7 @@ use super::View;
 use super::finding::{Change, Finding, Fix, Severity};
 use super::shape::and_or;
 use super::words::{count, list, peer_path, requirement_path};
-use crate::suggest::nearest;
+use crate::suggest::{is_one_slip, is_typo, nearest};
 
 /// Keys under which people look for a namespace's name.
 const NAME_KEYS: [&str; 5] =
@@ -52,6 +52,12 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
 fn subject(view: &View<'_>, policy: &Policy, found: &mut Vec<Finding>) {
     let namespace = &*policy.name.namespace;
     let selector = &policy.subject.pods;
+    let path = FieldPath::keys("spec.podSelector");
+    let new = |id, field, message| Finding::new(id, policy, field, message);
+    if let Some(finding) = contradiction(selector, &path, ("PW101", "policy"), &new) {
+        found.push(finding);
+        return;
+    }
     if !view.is_populated(namespace) {
         return;
     }
@@ -59,7 +65,6 @@ fn subject(view: &View<'_>, policy: &Policy, found: &mut Vec<Finding>) {
     if selector.is_everything() || !selected.classes.is_empty() || selected.templates {
         return;
     }
-    let path = FieldPath::keys("spec.podSelector");
     let guess = guess(view, namespace, selector);
     let field = guess.path(&path, selector);
     let message =
@@ -77,8 +82,15 @@ fn peer(
     scope: &PodScope,
 ) -> Option<Finding> {
     let new = |id, field, message| Finding::of_rule(id, policy, rule, field, message);
+    let pods = path.key("podSelector");
+    if let Some(finding) = contradiction(&scope.pods, &pods, ("PW102", "peer"), &new) {
+        return Some(finding);
+    }
     if let NamespaceScope::Matching(selector) = &scope.namespaces {
         let path = path.key("namespaceSelector");
+        if let Some(finding) = contradiction(selector, &path, ("PW102", "peer"), &new) {
+            return Some(finding);
+        }
         for (i, wants) in selector.requirements.iter().enumerate() {
             let field = requirement_path(&path, selector, i);
             if let Some(finding) = not_automatic(view, wants, field.clone(), &new) {
@@ -102,7 +114,7 @@ fn peer(
     if scope.pods.is_everything() {
         return None;
     }
-    let path = path.key("podSelector");
+    let path = pods;
     let (namespaces, place) = match &scope.namespaces {
         NamespaceScope::Own(own) => (vec![own.clone()], format!("namespace {own}")),
         NamespaceScope::Matching(selector) => {
@@ -119,6 +131,47 @@ fn peer(
     Some(complete(view, finding, namespace, &scope.pods, &path, &guess))
 }
 
+/// PW101 and PW102: a selector that no labels can meet, whatever there is.
+fn contradiction(
+    selector: &Selector,
+    path: &FieldPath,
+    (id, what): (&'static str, &str),
+    new: &dyn Fn(&'static str, FieldPath, String) -> Finding,
+) -> Option<Finding> {
+    let wants = &selector.requirements;
+    let (index, other) = (1..wants.len()).find_map(|index| {
+        let other = wants[..index].iter().find(|other| never_both(&wants[index], other))?;
+        Some((index, other))
+    })?;
+    let message = format!("this {what} can select nothing: {selector} contradicts itself");
+    Some(
+        new(id, requirement_path(path, selector, index), message)
+            .severity(Severity::Error)
+            .about(selector.to_string())
+            .proof(format!("no labels meet both {other} and {}", wants[index]))
+            .help("remove one of the two"),
+    )
+}
+
+/// Whether no value of one key meets both.
+fn never_both(a: &Requirement, b: &Requirement) -> bool {
+    use Operator::{DoesNotExist, Equals, Exists, In, NotIn};
+    if a.key != b.key {
+        return false;
+    }
+    match (&a.operator, &b.operator) {
+        (Equals(x), Equals(y)) => x != y,
+        (Equals(x), In(set)) | (In(set), Equals(x)) => !set.contains(x),
+        (Equals(x), NotIn(set)) | (NotIn(set), Equals(x)) => set.contains(x),
+        (In(x), In(y)) => x.is_disjoint(y),
+        (In(x), NotIn(y)) | (NotIn(y), In(x)) => x.is_subset(y),
+        (DoesNotExist, Equals(_) | In(_) | Exists) | (Equals(_) | In(_) | Exists, DoesNotExist) => {
+            true
+        }
+        _ => false,
+    }
+}
+
 /// What was probably meant by a selector that selects no pod of a namespace.
 struct Guess {
     /// The requirement that nobody meets, if it is one alone.
@@ -131,6 +184,7 @@ struct Guess {
 enum Meant {
     Value(String),
     Key(String),
+    Item { wrong: String, value: String },
 }
 
 impl Guess {
@@ -174,7 +228,18 @@ fn guess(view: &View<'_>, namespace: &str, selector: &Selector) -> Guess {
             }
         }
     }
-    let Operator::Equals(value) = &wants.operator else { return guess };
+    let value = match &wants.operator {
+        Operator::Equals(value) => value,
+        // One of several values that is near one that there is.
+        Operator::In(wanted) => {
+            let near = |wrong: &str| nearest(wrong, guess.values.keys().map(String::as_str));
+            guess.meant = wanted.iter().find_map(|wrong| {
+                Some(Meant::Item { wrong: wrong.to_string(), value: near(wrong)?.to_owned() })
+            });
+            return guess;
+        }
+        _ => return guess,
+    };
     guess.meant = nearest(value, guess.values.keys().map(String::as_str))
         .map(|value| Meant::Value(value.to_owned()))
         .or_else(|| {
@@ -236,6 +301,19 @@ fn complete(
             };
             finding.help(format!("did you mean {}={value}?", wants.key)).fix(Some(fix))
         }
+        (Some(Meant::Item { wrong, value }), Operator::In(all)) => {
+            let help = format!("did you mean {}={value} where {wrong} is?", wants.key);
+            let values = field.key("values");
+            let place = view.written_at(&finding.at.name, &values).and_then(|list| {
+                list.as_array()?.iter().position(|item| item.as_str() == Some(wrong))
+            });
+            let fix = place.map(|index| Fix {
+                what: format!("write {value} instead of {wrong}"),
+                changes: vec![Change::Value(values.item(index), value.clone())],
+                sure: all.len() == 1 && is_typed_wrong(wrong, value),
+            });
+            finding.help(help).fix(fix)
+        }
         (Some(Meant::Key(key)), Operator::Equals(value)) => {
             let fix = Fix {
                 what: format!("write {key}: {value}"),
@@ -250,9 +328,15 @@ fn complete(
 
 /// One letter, or two that changed places, in a word that is long enough.
 fn is_slip(wants: &Requirement, meant: &str) -> bool {
-    let Operator::Equals(value) = &wants.operator else { return false };
-    value.chars().count() >= 4 && crate::suggest::is_one_slip(value, meant)
+    matches!(&wants.operator, Operator::Equals(value) if is_typed_wrong(value, meant))
 }
+
+fn is_typed_wrong(word: &str, meant: &str) -> bool {
+    word.chars().count() >= 4 && is_one_slip(word, meant)
+}
+
+/// Namespaces that every cluster has.
+const ALWAYS: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
 /// Whether other namespaces have such pods.
 fn elsewhere(view: &View<'_>, finding: Finding, namespace: &str, selector: &Selector) -> Finding {
@@ -351,10 +435,15 @@ fn no_namespace(
         .map(|(_, wants)| namespaces.values().filter_map(|ns| ns.labels.get(&wants.key)).collect())
         .unwrap_or_default();
     let meant = unmet.and_then(|(_, wants)| match &wants.operator {
-        Operator::Equals(value) => nearest(value, values.iter().copied()),
+        Operator::Equals(value) => {
+            let always = ALWAYS.into_iter().filter(|_| *wants.key == *METADATA_NAME);
+            let near = nearest(value, values.iter().copied().chain(always))?;
+            // Files do not state every namespace: team-b may well be beside team-a, and only a slip
+            // of the fingers is wrong.
+            (view.complete || is_typo(value, near)).then_some(near)
+        }
         _ => None,
     });
-    // Files do not state every namespace: without a slip nothing is wrong.
     if !view.complete && meant.is_none() {
         return None;
     }

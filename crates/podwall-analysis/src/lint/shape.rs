@@ -54,11 +54,17 @@ pub(super) fn and_or(
         let there = view.select(namespaces);
         let both = view.select(&together);
         let own = view.select(pods);
-        let severity = match (there.classes.is_empty(), own.classes.is_empty() && !own.templates) {
+        let nobody_here = own.classes.is_empty() && !own.templates;
+        let here = view.is_populated(&policy.name.namespace);
+        let severity = match (there.classes.is_empty(), nobody_here) {
+            // The other item is a part of this one, so it says nothing: it was meant otherwise.
+            _ if anywhere(namespaces) => Severity::Warning,
             (false, _) if both.classes.is_empty() => continue,
             (false, _) if both.classes.len() == there.classes.len() => continue,
             (false, true) => Severity::Warning,
             (false, false) => Severity::Note,
+            // Nothing is known of those namespaces, but that there are no such pods here is.
+            (true, true) if peers.len() == 2 && here => Severity::Warning,
             (true, true) if peers.len() == 2 => Severity::Note,
             (true, _) => continue,
         };
@@ -93,6 +99,9 @@ pub(super) fn and_or(
             count(view.count(&own.classes), "pod"),
             count(view.count(&both.classes), "pod")
         ));
+        if anywhere(namespaces) {
+            finding = finding.proof(format!("{pods} are among all pods in all namespaces"));
+        }
         finding = finding.help(format!(
             "if {together} are meant, make one item of the two: remove the `- ` of the second; if \
              both are meant, keep them apart in two rules"
@@ -100,7 +109,7 @@ pub(super) fn and_or(
         let fix = Fix {
             what: "make one item of the two".to_owned(),
             changes: vec![Change::Join(field)],
-            sure: severity == Severity::Warning && !both.classes.is_empty(),
+            sure: severity == Severity::Warning && nobody_here && !both.classes.is_empty(),
         };
         return Some((pods_at, finding.fix(Some(fix))));
     }
@@ -109,8 +118,13 @@ pub(super) fn and_or(
 
 /// A peer that takes whole namespaces.
 fn spaces(scope: &PodScope) -> Option<&PodScope> {
-    let whole = matches!(&scope.namespaces, NamespaceScope::Matching(s) if !s.is_everything());
+    let whole = matches!(&scope.namespaces, NamespaceScope::Matching(_));
     (whole && scope.pods.is_everything()).then_some(scope)
+}
+
+/// A peer that takes all pods there are.
+fn anywhere(scope: &PodScope) -> bool {
+    matches!(&scope.namespaces, NamespaceScope::Matching(s) if s.is_everything())
 }
 
 /// A peer that takes some pods of the policy's own namespace.

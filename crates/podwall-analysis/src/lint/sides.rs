@@ -5,20 +5,24 @@
 //! broad rule meets some closed doors is as it should be.
 
 use podwall_policy::evaluate::Evaluation;
-use podwall_policy::policy::{Direction, Peer, Policy, Rule};
+use podwall_policy::flow::Party;
+use podwall_policy::policy::{Direction, NamespaceScope, Peer, PodScope, Policy, Rule};
 use podwall_policy::port::{PortMatch, PortSet};
 
 use super::View;
 use super::finding::Finding;
 use super::flows::example;
-use super::words::peer_path;
+use super::trust::is_open;
+use super::words::{list, party, peer_path, who};
 
 pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
     for policy in &view.policies {
         for direction in Direction::BOTH {
             for (i, rule) in policy.rules(direction).unwrap_or_default().iter().enumerate() {
                 for (p, peer) in rule.peers.iter().enumerate() {
-                    if let Peer::Pods(scope) = peer {
+                    if let Peer::Pods(scope) = peer
+                        && (view.complete || !anywhere(scope))
+                    {
                         let peers = &view.select(scope).classes;
                         let at = (direction, i, p);
                         found.extend(refused(view, policy, rule, at, peers));
@@ -27,6 +31,11 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
             }
         }
     }
+}
+
+/// Whether pods of namespaces that no file states may be meant.
+fn anywhere(scope: &PodScope) -> bool {
+    matches!(&scope.namespaces, NamespaceScope::Matching(selector) if is_open(selector))
 }
 
 /// Whether the other end refuses every pair, with the ports of the rule.
@@ -62,8 +71,8 @@ fn refused(
             }
             for (_, way) in view.between(src, dst) {
                 let flow = podwall_policy::flow::Flow {
-                    src: podwall_policy::flow::Party::Pod(view.classes[src].pod),
-                    dst: podwall_policy::flow::Party::Pod(view.classes[dst].pod),
+                    src: Party::Pod(view.classes[src].pod),
+                    dst: Party::Pod(view.classes[dst].pod),
                     family: podwall_policy::address::Family::V4,
                 };
                 let (ports, _) = podwall_policy::matching::rule_ports(rule, &flow);
@@ -100,7 +109,8 @@ fn refused(
         Direction::Ingress => &way.egress,
     };
     let by: Vec<String> = other.isolated_by.iter().map(ToString::to_string).collect();
-    let pods = |class: usize| &view.classes[class].pod.name;
+    let pods = |class: usize| who(view.classes[class].pod);
+    let [from, to] = [src, dst].map(|class| party(Party::Pod(view.classes[class].pod)));
     let field = peer_path(direction, i, p);
     let (what, where_) = match direction {
         Direction::Egress => ("ingress", pods(dst)),
@@ -110,11 +120,8 @@ fn refused(
         Finding::of_rule(id, policy, (direction, i), field, message)
             .about(format!("{direction} {scope}"))
             .proof(format!(
-                "pod {} to pod {} is denied on {protocol} {port}: {where_} is isolated for {what} \
-                 by {}",
-                pods(src),
-                pods(dst),
-                super::words::list(&by)
+                "{from} to {to} is denied on {protocol} {port}: {where_} is isolated for {what} by {}",
+                list(&by)
             ))
             .proof(format!(
                 "the same for {}",

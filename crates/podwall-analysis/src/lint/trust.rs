@@ -12,7 +12,7 @@ use podwall_policy::selector::{Operator, Selector};
 
 use super::View;
 use super::finding::Finding;
-use super::words::{list, peer_path};
+use super::words::{list, party, peer_path};
 
 /// A namespace that nobody has.
 const TENANT: &str = "any-tenant";
@@ -35,7 +35,7 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
 }
 
 /// Whether a namespace that nobody has labelled is selected.
-fn is_open(namespaces: &Selector) -> bool {
+pub(super) fn is_open(namespaces: &Selector) -> bool {
     let open = |o: &Operator| matches!(o, Operator::NotIn(_) | Operator::DoesNotExist);
     namespaces.requirements.iter().all(|wants| open(&wants.operator))
 }
@@ -56,7 +56,10 @@ fn impersonable(view: &View<'_>, policy: &Policy, i: usize, p: usize, scope: &Po
             let side = side(&cluster, flow, Direction::Ingress);
             finding = finding.proof(format!(
                 "a new pod {} with the labels {} reaches {} on {}",
-                impostor.name, impostor.labels, pod.name, side.allowed
+                impostor.name,
+                impostor.labels,
+                party(Party::Pod(pod)),
+                side.allowed
             ));
         }
     }

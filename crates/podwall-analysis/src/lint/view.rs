@@ -21,9 +21,11 @@ use podwall_policy::matching::{Match, selects};
 use podwall_policy::object::{Name, Pod, Service};
 use podwall_policy::policy::{Direction, NamespaceScope, Peer, PodScope, Policy, Tier};
 use podwall_policy::selector::Selector;
+use podwall_policy::source::FieldPath;
 use serde_json::Value as Json;
 
 use super::Input;
+use super::words::{json_at, who};
 use crate::blocks::Blocks;
 use crate::outside;
 use crate::podclass::{Key, Keys};
@@ -35,6 +37,8 @@ pub(super) struct Class<'a> {
     pub(super) pod: &'a Pod,
     /// How many.
     pub(super) count: usize,
+    /// One of each workload, and those that are nobody's.
+    pub(super) makers: Vec<&'a Pod>,
 }
 
 /// What a scope selects.
@@ -94,10 +98,16 @@ impl<'a> View<'a> {
             let next = classes.len();
             let class = *known.entry(keys.key(pod, false)).or_insert(next);
             if class == next {
-                classes.push(Class { pod, count: 0 });
+                classes.push(Class { pod, count: 0, makers: Vec::new() });
                 in_namespace.entry(&pod.name.namespace).or_default().push(class);
             }
-            classes[class].count += 1;
+            let class = &mut classes[class];
+            class.count += 1;
+            // Pods come by name, so those of one workload mostly one after the other.
+            if class.makers.last().is_none_or(|last| pod.owner.is_none() || last.owner != pod.owner)
+            {
+                class.makers.push(pod);
+            }
         }
         let mut templates: HashMap<&str, Vec<&Labels>> = HashMap::new();
         for workload in cluster.workloads.values() {
@@ -186,6 +196,11 @@ impl<'a> View<'a> {
         self.written.get(&policy.name).copied()
     }
 
+    /// A field of a policy as it is written.
+    pub(super) fn written_at(&self, policy: &Name, path: &FieldPath) -> Option<&'a Json> {
+        json_at(self.written.get(policy)?, path)
+    }
+
     /// The namespaces that a selector selects.
     pub(super) fn namespaces(&self, selector: &Selector) -> Rc<Namespaces<'a>> {
         if let Some(known) = self.namespaces.borrow().get(selector) {
@@ -242,14 +257,18 @@ impl<'a> View<'a> {
         classes.iter().map(|class| self.classes[*class].count).sum()
     }
 
-    /// Some pods of classes by name, and how many more.
+    /// Some pods of classes by the names of their workloads, and how many more there are of these.
     pub(super) fn name(&self, classes: &[usize]) -> String {
         const SHOWN: usize = 3;
-        let names: Vec<String> =
-            classes.iter().take(SHOWN).map(|c| self.classes[*c].pod.name.to_string()).collect();
-        let all = self.count(classes);
-        let list = names.join(", ");
-        if all > names.len() { format!("{list} and {} more", all - names.len()) } else { list }
+        let makers = classes.iter().flat_map(|class| &self.classes[*class].makers);
+        let mut names: Vec<String> = makers.map(|pod| who(pod)).collect();
+        names.sort();
+        names.dedup();
+        let list = names[..names.len().min(SHOWN)].join(", ");
+        match names.len().saturating_sub(SHOWN) {
+            0 => list,
+            more => format!("{list} and {more} more"),
+        }
     }
 
     /// The policies that select a class.

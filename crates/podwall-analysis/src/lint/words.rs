@@ -1,6 +1,7 @@
 //! How do rules build their findings and paths?
 
-use podwall_policy::object::Name;
+use podwall_policy::flow::Party;
+use podwall_policy::object::{Name, Pod};
 use podwall_policy::policy::{Direction, Policy};
 use podwall_policy::selector::{Operator, Requirement, Selector};
 use podwall_policy::source::{FieldPath, Source, Step};
@@ -33,6 +34,7 @@ impl Finding {
             proof: Vec::new(),
             help: None,
             fix: None,
+            replacements: Vec::new(),
             about: String::new(),
         }
     }
@@ -132,6 +134,23 @@ pub(super) fn requirement_path(path: &FieldPath, selector: &Selector, index: usi
 
 fn is_label(wants: &Requirement) -> bool {
     matches!(wants.operator, Operator::Equals(_))
+}
+
+/// A pod as people know it: by its workload where it has one, whose pods' names come and go and are
+/// made up where only files are looked at.
+pub(super) fn who(pod: &Pod) -> String {
+    match &pod.owner {
+        Some(owner) => format!("{}/{}/{}", pod.name.namespace, owner.kind, owner.name),
+        None => pod.name.to_string(),
+    }
+}
+
+/// "pod shop/web", "a pod of shop/Deployment/web", "203.0.113.1".
+pub(super) fn party(party: Party<'_>) -> String {
+    match party {
+        Party::Pod(pod) if pod.owner.is_some() => format!("a pod of {}", who(pod)),
+        other => other.to_string(),
+    }
 }
 
 /// "1 pod", "3 pods".

@@ -10,6 +10,7 @@
 mod lines;
 mod list;
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use podwall_policy::source::FieldPath;
@@ -57,24 +58,46 @@ pub struct Splice {
 /// The splice for each edit of the object that starts at that line and column; `None` where the
 /// field is not there, or not written in a way that can be edited.
 pub fn splices(content: &str, object: (u32, u32), edits: &[Edit]) -> Vec<Option<Splice>> {
+    splices_of(content, &[(object, edits)]).pop().unwrap_or_default()
+}
+
+/// The splices for edits of many objects of one text, which is read once.
+pub fn splices_of(content: &str, wanted: &[((u32, u32), &[Edit])]) -> Vec<Vec<Option<Splice>>> {
+    let none = || wanted.iter().map(|(_, edits)| vec![None; edits.len()]).collect();
     if json::looks_like_json(content) {
-        return vec![None; edits.len()];
+        return none();
     }
     let text = Text::new("".into(), content);
     let documents = documents(&text);
-    let starts = |node: &Node<'_>| (node.at.line, node.at.column) == object;
     let items = documents.iter().filter_map(|document| match &document.value {
         Value::Map(map) => match &map.get("items")?.value.value {
-            Value::List(items) => items.iter().find(|item| starts(item)),
+            Value::List(items) => Some(items),
             _ => None,
         },
         _ => None,
     });
-    let Some(root) = documents.iter().filter(|d| starts(d)).chain(items).next() else {
-        return vec![None; edits.len()];
-    };
+    // A document starts where its first item may; the document is meant.
+    let nodes = items.flatten().chain(&documents);
+    let at: HashMap<(u32, u32), &Node<'_>> =
+        nodes.map(|node| ((node.at.line, node.at.column), node)).collect();
     let lines = Lines::new(content);
-    edits.iter().map(|edit| splice(&lines, root, edit)).collect()
+    let of = |(object, edits): &((u32, u32), &[Edit])| match at.get(object) {
+        Some(root) => edits.iter().map(|edit| splice(&lines, root, edit)).collect(),
+        None => vec![None; edits.len()],
+    };
+    wanted.iter().map(of).collect()
+}
+
+/// Where bytes of a text stand: line and column, from 1, in characters.
+pub fn line_columns(content: &str, bytes: &[usize]) -> Vec<(u32, u32)> {
+    let starts = crate::text::line_starts(content);
+    let of = |byte: &usize| {
+        let line = starts.partition_point(|start| start <= byte).max(1);
+        let before = content.get(starts.get(line - 1).copied().unwrap_or(0)..*byte);
+        let column = before.map_or(0, |text| text.chars().count());
+        (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column + 1).unwrap_or(u32::MAX))
+    };
+    bytes.iter().map(of).collect()
 }
 
 /// The text with all splices; `None` if two of them touch the same bytes.

@@ -1,6 +1,6 @@
 //! The JSON of `podwall lint`.
 
-use podwall_analysis::lint::{Finding, Report, Severity};
+use podwall_analysis::lint::{Finding, Replacement, Report, Severity};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -80,6 +80,26 @@ pub struct FixJson {
     pub what: String,
     /// Whether `--fix` applies it.
     pub sure: bool,
+    /// What it makes of the file's text; empty where that is not at hand or cannot be edited.
+    pub edits: Vec<EditJson>,
+}
+
+/// A stretch of a file's text that becomes another. Lines and columns from 1, columns in characters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EditJson {
+    /// The file.
+    pub file: String,
+    /// Its first line.
+    pub start_line: u32,
+    /// Its first column.
+    pub start_column: u32,
+    /// The line of the first character behind it.
+    pub end_line: u32,
+    /// The column of the first character behind it.
+    pub end_column: u32,
+    /// What it becomes.
+    pub text: String,
 }
 
 /// A finding that is suppressed.
@@ -111,9 +131,26 @@ impl From<&Finding> for FindingJson {
             source: source.map(ToString::to_string),
             proof: finding.proof.clone(),
             help: finding.help.clone(),
-            fix: finding.fix.as_ref().map(|fix| FixJson { what: fix.what.clone(), sure: fix.sure }),
+            fix: finding.fix.as_ref().map(|fix| FixJson {
+                what: fix.what.clone(),
+                sure: fix.sure,
+                edits: finding.replacements.iter().map(EditJson::from).collect(),
+            }),
             identity: finding.identity(),
             docs: crate::lint::docs(finding.rule),
+        }
+    }
+}
+
+impl From<&Replacement> for EditJson {
+    fn from(one: &Replacement) -> Self {
+        Self {
+            file: one.start.file.to_string(),
+            start_line: one.start.line,
+            start_column: one.start.column,
+            end_line: one.end.0,
+            end_column: one.end.1,
+            text: one.text.clone(),
         }
     }
 }

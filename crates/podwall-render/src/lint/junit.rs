@@ -3,71 +3,44 @@
 use podwall_analysis::lint::{RULES, Report};
 
 use super::{long_message, place};
+use crate::checks::{self, Check, CheckResult, Suite};
 
 /// The whole document.
 pub fn junit(report: &Report) -> String {
-    let mut cases = String::new();
-    let mut tests = 0;
+    let mut suite = Suite { name: "podwall lint".to_owned(), checks: Vec::new() };
     for rule in &RULES {
-        let class = format!("{} {}", rule.id, rule.name);
-        let own = |id: &str| id == rule.id;
-        let findings: Vec<_> = report.findings.iter().filter(|f| own(f.rule.id)).collect();
-        let suppressed: Vec<_> =
-            report.suppressed.iter().filter(|s| own(s.finding.rule.id)).collect();
-        for finding in &findings {
-            let at = place(finding).map_or_else(|| finding.at.object_name(), ToString::to_string);
-            cases.push_str(&format!(
-                "    <testcase classname=\"{}\" name=\"{}\">\n      \
-                 <failure type=\"{}\" message=\"{}\">{}</failure>\n    </testcase>\n",
-                escape(&class),
-                escape(&format!("{} ({at})", finding.at.object_name())),
-                finding.severity,
-                escape(&finding.message),
-                escape(&long_message(finding)),
-            ));
+        let before = suite.checks.len();
+        let mut add = |name: String, place, result| {
+            let class = format!("{} {}", rule.id, rule.name);
+            suite.checks.push(Check { name, class, place, result });
+        };
+        for finding in report.findings.iter().filter(|finding| finding.rule.id == rule.id) {
+            let place = place(finding);
+            let at = place.map_or_else(|| finding.at.object_name(), ToString::to_string);
+            add(
+                format!("{} ({at})", finding.at.object_name()),
+                place.filter(|at| at.line > 0).map(|at| (at.file.to_string(), at.line)),
+                CheckResult::Failed {
+                    kind: finding.severity.as_str(),
+                    message: finding.message.clone(),
+                    detail: long_message(finding),
+                },
+            );
         }
-        for one in &suppressed {
-            cases.push_str(&format!(
-                "    <testcase classname=\"{}\" name=\"{}\">\n      \
-                 <skipped message=\"{}\"/>\n    </testcase>\n",
-                escape(&class),
-                escape(&one.finding.at.object_name()),
-                escape(&one.reason),
-            ));
+        for one in report.suppressed.iter().filter(|one| one.finding.rule.id == rule.id) {
+            let result = CheckResult::Skipped { message: one.reason.clone() };
+            add(one.finding.at.object_name(), None, result);
         }
-        if findings.is_empty() && suppressed.is_empty() {
-            cases.push_str(&format!(
-                "    <testcase classname=\"{}\" name=\"{}\"/>\n",
-                escape(&class),
-                escape(rule.what)
-            ));
-        }
-        tests += (findings.len() + suppressed.len()).max(1);
-    }
-    let (failures, skipped) = (report.findings.len(), report.suppressed.len());
-    let counts = format!("tests=\"{tests}\" failures=\"{failures}\" errors=\"0\"");
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"podwall lint\" {counts}>\n  \
-         <testsuite name=\"podwall lint\" {counts} skipped=\"{skipped}\">\n{cases}  \
-         </testsuite>\n</testsuites>\n"
-    )
-}
-
-/// Text for elements and attributes. XML 1.0 has no place for most control characters.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\n' => out.push_str("&#10;"),
-            c if c.is_control() || ('\u{fffe}'..='\u{ffff}').contains(&c) => out.push('\u{fffd}'),
-            c => out.push(c),
+        if suite.checks.len() == before {
+            suite.checks.push(Check {
+                name: rule.what.to_owned(),
+                class: format!("{} {}", rule.id, rule.name),
+                place: None,
+                result: CheckResult::Passed,
+            });
         }
     }
-    out
+    checks::junit(&[suite])
 }
 
 #[cfg(test)]
@@ -75,7 +48,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signs_of_xml_are_escaped() {
-        assert_eq!(escape("a<b & \"c\"\u{1}"), "a&lt;b &amp; &quot;c&quot;\u{fffd}");
+    fn a_rule_that_finds_nothing_has_passed() {
+        let text = junit(&Report::default());
+        let all = format!("tests=\"{}\" failures=\"0\" errors=\"0\" skipped=\"0\"", RULES.len());
+        assert!(text.contains(&all), "{text}");
+        for rule in &RULES {
+            let case = format!("<testcase classname=\"{} {}\" name=", rule.id, rule.name);
+            assert_eq!(text.matches(&case).count(), 1, "{}", rule.id);
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Findings as SARIF 2.1.0 (OASIS standard), for code scanning.
 
-use podwall_analysis::lint::{Finding, RULES, Report};
+use std::collections::BTreeMap;
+
+use podwall_analysis::lint::{Finding, Fix, RULES, Replacement, Report};
 use serde_json::{Value as Json, json};
 
 use super::{docs, long_message, place};
@@ -44,14 +46,46 @@ fn result(finding: &Finding) -> Json {
             "region": region,
         });
     }
-    json!({
+    let mut result = json!({
         "ruleId": finding.rule.id,
         "ruleIndex": index,
         "level": finding.severity.as_str(),
         "message": { "text": long_message(finding) },
         "locations": [location],
         "partialFingerprints": { "podwall/v1": finding.identity() },
-    })
+    });
+    if let Some(fix) = finding.fix.as_ref().filter(|_| !finding.replacements.is_empty()) {
+        result["fixes"] = json!([self::fix(fix, &finding.replacements)]);
+    }
+    result
+}
+
+/// A proposed fix (§3.55): what is taken out and put in, file by file.
+fn fix(fix: &Fix, replacements: &[Replacement]) -> Json {
+    let mut by_file: BTreeMap<&str, Vec<Json>> = BTreeMap::new();
+    for one in replacements {
+        let (line, column) = one.end;
+        by_file.entry(&one.start.file).or_default().push(json!({
+            "deletedRegion": {
+                "startLine": one.start.line,
+                "startColumn": one.start.column,
+                "endLine": line,
+                "endColumn": column,
+            },
+            "insertedContent": { "text": one.text },
+        }));
+    }
+    let changes: Vec<Json> = by_file
+        .into_iter()
+        .map(|(file, replacements)| {
+            json!({ "artifactLocation": { "uri": uri(file) }, "replacements": replacements })
+        })
+        .collect();
+    let text = match fix.sure {
+        true => fix.what.clone(),
+        false => format!("{}, if that is what was meant", fix.what),
+    };
+    json!({ "description": { "text": text }, "artifactChanges": changes })
 }
 
 /// A path as a URI reference (RFC 3986).

@@ -80,7 +80,7 @@ pub fn suite(found: &Mutation, titles: &[String]) -> Suite {
             place: place.map(|source| (source.file.to_string(), source.line)),
             result: match mutant.noticed_by.first() {
                 Some(_) => CheckResult::Passed,
-                None => CheckResult::Failed { message, detail: titles.join("\n") },
+                None => CheckResult::Failed { kind: "failed", message, detail: titles.join("\n") },
             },
         }
     };

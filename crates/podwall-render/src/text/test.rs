@@ -145,7 +145,7 @@ pub fn suite(cluster: &Cluster, outcomes: &[Outcome<'_>], packets: Option<&[Pack
         let message = format!("{}: {first}", claims::claim(outcome.assertion));
         let result = match with_packets(outcome.status, note) {
             Status::Holds => CheckResult::Passed,
-            Status::Fails => CheckResult::Failed { message, detail },
+            Status::Fails => CheckResult::Failed { kind: "failed", message, detail },
             Status::Unknown => CheckResult::Error { kind: "unknown", message, detail },
             Status::Broken => CheckResult::Error { kind: "broken", message, detail },
         };

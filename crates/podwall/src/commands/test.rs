@@ -4,10 +4,11 @@ pub(crate) mod args;
 mod packets;
 
 use std::fs::OpenOptions;
-use std::io::{Read, Write as _};
+use std::io::{IsTerminal as _, Read, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use podwall_analysis::assertions::{Status, check, mutate, write};
 use podwall_manifest::assertions::{AssertionFile, MOST_BYTES, read_assertions};
 use podwall_manifest::render_all;
@@ -88,10 +89,38 @@ fn read(path: &Path) -> Result<AssertionFile, Failure> {
     })
 }
 
+/// How far a long answer has come, for a person at a terminal; nobody else hears of it.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new(what: &'static str) -> Self {
+        let bar = match std::io::stderr().is_terminal() {
+            true => ProgressBar::no_length(),
+            false => ProgressBar::hidden(),
+        };
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}, {eta} left");
+        Self(match style {
+            Ok(style) => bar.with_style(style).with_message(what),
+            Err(_) => bar,
+        })
+    }
+
+    fn at(&self, done: usize, all: usize) {
+        self.0.set_length(all as u64);
+        self.0.set_position(done as u64);
+    }
+
+    fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// `--write`
 fn first_file(command: &Test) -> Result<ExitCode, Failure> {
     let objects = load(&command.source)?;
-    let written = write::write(&objects.cluster);
+    let bar = Bar::new("workloads");
+    let written = write::write(&objects.cluster, &mut |done, all| bar.at(done, all));
+    bar.end();
     let path = match &command.file {
         Some(path) if path.as_os_str() != "-" => path,
         _ => {
@@ -126,7 +155,10 @@ fn mutations(command: &Test, objects: &Objects, file: &AssertionFile) -> Result<
         return Err(Failure::new("only assertions that hold can notice a change")
             .hint("mend the file first; without --mutate it is only asked"));
     }
-    let found = mutate::mutate(&objects.cluster, file, &objects.namespace);
+    let bar = Bar::new("changes");
+    let progress = &mut |done, all| bar.at(done, all);
+    let found = mutate::mutate(&objects.cluster, file, &objects.namespace, progress);
+    bar.end();
     let titles: Vec<String> = file.assertions.iter().map(podwall_render::claims::title).collect();
     print(&match command.output {
         TestFormat::Text => text::mutate::mutate(&found, &titles),

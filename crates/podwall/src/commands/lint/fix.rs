@@ -16,8 +16,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use podwall_analysis::lint::{Baseline, Change, Finding, Report, Severity, Suppression};
-use podwall_manifest::{Edit, Input, Options, Reading, Splice, apply, read, splices};
+use podwall_analysis::lint::{
+    Baseline, Change, Finding, Replacement, Report, Severity, Suppression,
+};
+use podwall_manifest::{
+    Edit, Input, Options, Reading, Splice, apply, line_columns, read, splices_of,
+};
+use podwall_policy::source::Source;
 
 use super::{found, place};
 use crate::output::{Failure, remark};
@@ -46,12 +51,12 @@ pub(super) fn fix(
     let mut refused: BTreeSet<String> = BTreeSet::new();
     loop {
         let (report, _) = Report::new(findings.clone(), suppressions, baseline);
-        let steps: Vec<Step> = report
+        let left: Vec<&Finding> = report
             .findings
             .iter()
             .filter(|finding| !refused.contains(&finding.identity()))
-            .filter_map(|finding| step(finding, &objects.texts))
             .collect();
+        let steps = steps(&left, &objects.texts);
         if steps.is_empty() {
             break;
         }
@@ -92,20 +97,69 @@ pub(super) fn fix(
     Ok(findings)
 }
 
-fn step(finding: &Finding, texts: &Texts) -> Option<Step> {
-    let fix = finding.fix.as_ref().filter(|fix| fix.sure)?;
-    let object = finding.at.object.as_ref()?;
-    if &*object.file == "<stdin>" {
-        return None;
+/// The fixes of findings as splices of their files, each file read once; `None` for what has no fix,
+/// stands in no file, or is not written in a way that can be edited.
+fn splices_for(findings: &[&Finding], texts: &Texts) -> Vec<Option<Vec<Splice>>> {
+    let mut found = vec![None; findings.len()];
+    let mut by_file: BTreeMap<&Arc<str>, Vec<(usize, (u32, u32), Vec<Edit>)>> = BTreeMap::new();
+    for (index, finding) in findings.iter().enumerate() {
+        if let (Some(fix), Some(object)) = (&finding.fix, &finding.at.object) {
+            let edits = fix.changes.iter().map(edit).collect();
+            let wanted = (index, (object.line, object.column), edits);
+            by_file.entry(&object.file).or_default().push(wanted);
+        }
     }
-    let edits: Vec<Edit> = fix.changes.iter().map(edit).collect();
-    let found = splices(texts.get(&object.file)?, (object.line, object.column), &edits);
-    Some(Step {
-        file: object.file.clone(),
-        splices: found.into_iter().collect::<Option<Vec<Splice>>>()?,
-        identity: finding.identity(),
-        what: format!("{}: {}", finding.rule.id, fix.what),
-    })
+    for (file, wanted) in by_file {
+        let Some(text) = texts.get(file) else { continue };
+        let asked: Vec<_> = wanted.iter().map(|(_, at, edits)| (*at, &edits[..])).collect();
+        for ((index, ..), splices) in wanted.iter().zip(splices_of(text, &asked)) {
+            found[*index] = splices.into_iter().collect();
+        }
+    }
+    found
+}
+
+/// Says what fixes make of the text, for formats that show it.
+pub(super) fn spell_out(findings: &mut [Finding], texts: &Texts) {
+    let fixes = splices_for(&findings.iter().collect::<Vec<_>>(), texts);
+    let mut ends: BTreeMap<Arc<str>, Vec<(usize, Splice)>> = BTreeMap::new();
+    for (index, splices) in fixes.into_iter().enumerate() {
+        let file = findings[index].at.object.as_ref().map(|object| object.file.clone());
+        let (Some(splices), Some(file)) = (splices, file) else { continue };
+        ends.entry(file).or_default().extend(splices.into_iter().map(|splice| (index, splice)));
+    }
+    for (file, splices) in ends {
+        let Some(text) = texts.get(&file) else { continue };
+        let bytes: Vec<usize> =
+            splices.iter().flat_map(|(_, splice)| [splice.range.start, splice.range.end]).collect();
+        for ((index, splice), at) in splices.iter().zip(line_columns(text, &bytes).chunks(2)) {
+            let [(line, column), end] = at else { continue };
+            findings[*index].replacements.push(Replacement {
+                start: Source::new(file.clone(), *line, *column),
+                end: *end,
+                text: splice.text.clone(),
+            });
+        }
+    }
+}
+
+/// The fixes that are applied: those that are clear, in files.
+fn steps(findings: &[&Finding], texts: &Texts) -> Vec<Step> {
+    let sure = |finding: &&&Finding| {
+        finding.fix.as_ref().is_some_and(|fix| fix.sure)
+            && finding.at.object.as_ref().is_some_and(|object| &*object.file != "<stdin>")
+    };
+    let findings: Vec<&Finding> = findings.iter().filter(sure).copied().collect();
+    let splices = splices_for(&findings, texts);
+    let step = |(finding, splices): (&&Finding, Option<Vec<Splice>>)| {
+        Some(Step {
+            file: finding.at.object.as_ref()?.file.clone(),
+            splices: splices?,
+            identity: finding.identity(),
+            what: format!("{}: {}", finding.rule.id, finding.fix.as_ref()?.what),
+        })
+    };
+    findings.iter().zip(splices).filter_map(step).collect()
 }
 
 fn edit(change: &Change) -> Edit {
@@ -115,6 +169,7 @@ fn edit(change: &Change) -> Edit {
         Change::Join(path) => Edit::Join(path.clone()),
         Change::Append(path, lines) => Edit::Append(path.clone(), lines.clone()),
         Change::Insert(path, line) => Edit::Insert(path.clone(), line.clone()),
+        Change::Remove(path) => Edit::Remove(path.clone()),
     }
 }
 

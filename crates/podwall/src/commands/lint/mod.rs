@@ -51,6 +51,9 @@ pub(crate) fn run(command: &Lint) -> Result<ExitCode, Failure> {
         Level::Error => Severity::Error,
     };
     findings.retain(|finding| finding.severity >= least);
+    if matches!(command.output, LintFormat::Json | LintFormat::Sarif) {
+        fix::spell_out(&mut findings, &objects.texts);
+    }
     let (report, gone) = Report::new(findings, &suppressions, &baseline);
     if let (Some(file), true) = (&command.baseline, command.write_baseline) {
         fs::write(file, Baseline::write(&report.findings)).map_err(|error| {
