@@ -101,7 +101,9 @@ pub(super) fn fix(
 /// stands in no file, or is not written in a way that can be edited.
 fn splices_for(findings: &[&Finding], texts: &Texts) -> Vec<Option<Vec<Splice>>> {
     let mut found = vec![None; findings.len()];
-    let mut by_file: BTreeMap<&Arc<str>, Vec<(usize, (u32, u32), Vec<Edit>)>> = BTreeMap::new();
+    // By file: which finding, where its object starts, and the edits.
+    type Wanted = (usize, (u32, u32), Vec<Edit>);
+    let mut by_file: BTreeMap<&Arc<str>, Vec<Wanted>> = BTreeMap::new();
     for (index, finding) in findings.iter().enumerate() {
         if let (Some(fix), Some(object)) = (&finding.fix, &finding.at.object) {
             let edits = fix.changes.iter().map(edit).collect();
