@@ -97,9 +97,8 @@ pub fn identity(cluster: &Cluster, pods: &[&Pod]) -> Identity {
     common.sort_by_key(|(key, _)| (naming(key), key.len(), key.to_string()));
     let namespace = &first.name.namespace;
     let others: Vec<&Pod> = cluster
-        .pods
-        .values()
-        .filter(|pod| pod.name.namespace == *namespace && pod.is_subject())
+        .pods_of(namespace)
+        .filter(|pod| pod.is_subject())
         .filter(|pod| !pods.iter().any(|own| own.name == pod.name))
         .collect();
     let has = |pod: &Pod, labels: &[(&str, &str)]| {

@@ -85,9 +85,8 @@ impl std::fmt::Display for Peer<'_> {
 pub fn backends<'a>(cluster: &'a Cluster, service: &Service) -> Vec<&'a Pod> {
     let Some(selector) = &service.selector else { return Vec::new() };
     cluster
-        .pods
-        .values()
-        .filter(|pod| pod.name.namespace == service.name.namespace && pod.phase == Phase::Alive)
+        .pods_of(&service.name.namespace)
+        .filter(|pod| pod.phase == Phase::Alive)
         .filter(|pod| selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value)))
         .collect()
 }
@@ -301,9 +300,8 @@ fn workload<'a>(
 ) -> Result<Peer<'a>, AskError> {
     let key = Name::new(namespace, name);
     let pods: Vec<&Pod> = cluster
-        .pods
-        .values()
-        .filter(|pod| pod.name.namespace == key.namespace && pod.phase == Phase::Alive)
+        .pods_of(&key.namespace)
+        .filter(|pod| pod.phase == Phase::Alive)
         .filter(|pod| pod.owner.as_ref().is_some_and(|o| *o.kind == *kind && o.name == key.name))
         .collect();
     let stated = cluster.workloads.get(&(Arc::from(kind), key.clone()));

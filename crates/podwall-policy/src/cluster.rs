@@ -54,6 +54,14 @@ impl Cluster {
         self.nodes.insert(node.name.clone(), node);
     }
 
+    /// The pods of a namespace, by name; in time that goes with these alone.
+    pub fn pods_of(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Pod> {
+        // No name is empty, so this is before the first.
+        let from = self.pods.range(Name::new(namespace.clone(), "")..);
+        let within = from.take_while(move |(name, _)| name.namespace == *namespace);
+        within.map(|(_, pod)| pod)
+    }
+
     /// Adds or replaces a pod, and implies its namespace.
     pub fn put_pod(&mut self, pod: Pod) {
         self.imply(&pod.name.namespace.clone());

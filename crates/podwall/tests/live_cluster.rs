@@ -128,8 +128,8 @@ fn dump(cluster: &Cluster) -> String {
     file.to_str().unwrap().to_owned()
 }
 
-/// Without what differs: the places of rules and objects, and how sure lint is, since a cluster is
-/// all there is and a file may not be.
+/// Without what differs: places of rules and objects, edits of files, and how sure lint is, since a
+/// cluster is all there is and a file may not be.
 fn without_places(mut answer: Value) -> Value {
     fn strip(value: &mut Value) {
         match value {
@@ -137,7 +137,7 @@ fn without_places(mut answer: Value) -> Value {
                 let place = |it: &Value| it.as_str().is_some_and(|it| it.contains(['(', ':']));
                 fields.retain(|key, value| match key.as_str() {
                     "source" => !place(value),
-                    "severity" | "counts" => false,
+                    "edits" | "severity" | "counts" => false,
                     _ => true,
                 });
                 fields.values_mut().for_each(strip);
