@@ -53,12 +53,11 @@ pub fn can(cluster: &Cluster, answer: &Answer<'_>, paths: &[Path], fixes: bool) 
             one_side(&mut page, case, side, why);
         }
     }
-    if !paths.is_empty() {
-        page.heading("Paths from outside, on which policies see another address");
-        for path in paths {
-            page.item(2, &super::paths::line(path));
-        }
-    }
+    super::paths::section(
+        &mut page,
+        "Paths from outside, on which policies see another address",
+        paths,
+    );
     if let Some(case) = answer.decisive() {
         policies(&mut page, &contributions(cluster, case), case.verdict);
     }

@@ -124,12 +124,7 @@ pub fn pod(of: &PodExplanation<'_>, paths: &[Path]) -> String {
     for direction in of.directions.iter().rev() {
         pod_direction(&mut page, of, direction);
     }
-    if !paths.is_empty() {
-        page.heading("Paths from outside");
-        for path in paths {
-            page.item(2, &super::paths::line(path));
-        }
-    }
+    super::paths::section(&mut page, "Paths from outside", paths);
     if !of.passed_over.is_empty() {
         page.heading("Policies of its namespace that do not select it");
         for (policy, reasons) in of.passed_over.iter().take(NAMED) {

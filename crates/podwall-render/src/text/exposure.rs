@@ -51,12 +51,7 @@ pub fn exposure(exposure: &Exposure<'_>, directions: &[Direction]) -> String {
         page.heading(&words::some(&names, NAMED));
         page.raw(format_args!("{body}"));
     }
-    if !exposure.loose.is_empty() {
-        page.heading("Paths from outside that lead to no pod");
-        for path in &exposure.loose {
-            page.item(2, &paths::line(path));
-        }
-    }
+    paths::section(&mut page, "Paths from outside that lead to no pod", &exposure.loose);
     page.into_text()
 }
 

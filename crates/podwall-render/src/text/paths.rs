@@ -9,7 +9,7 @@ use podwall_analysis::exposure::{Outcome, Path};
 use podwall_analysis::outside;
 use podwall_policy::object::Name;
 
-use crate::page::{BAD, GOOD, UNSURE};
+use crate::page::{BAD, GOOD, Page, UNSURE};
 use crate::text::exposure::paint_words;
 use crate::words;
 
@@ -92,6 +92,17 @@ pub fn works(path: &Path) -> bool {
 /// "ingress-nginx/controller-x and 2 more".
 fn controller(pods: &[Name]) -> String {
     words::some(pods, 1)
+}
+
+/// Paths under a heading; nothing where there are none.
+pub(super) fn section(page: &mut Page, heading: &str, paths: &[Path]) {
+    if paths.is_empty() {
+        return;
+    }
+    page.heading(heading);
+    for path in paths {
+        page.item(2, &line(path));
+    }
 }
 
 /// A path as a line of text.
