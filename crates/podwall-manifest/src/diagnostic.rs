@@ -269,6 +269,19 @@ impl Findings {
         &mut self.overflow
     }
 
+    /// Takes in those of a part of the run.
+    pub(crate) fn absorb(&mut self, part: Self) {
+        let room = self.limit.saturating_sub(self.list.len());
+        self.errors += part.errors;
+        self.dropped += part.dropped + part.list.len().saturating_sub(room);
+        self.list.extend(part.list.into_iter().take(room));
+    }
+
+    /// Checks go by meaning; a reader goes by lines.
+    pub(crate) fn sort_by_place(&mut self) {
+        self.list.sort_by_key(|d| d.place.as_ref().map(|p| (p.source.line, p.source.column)));
+    }
+
     /// Errors so far, those beyond the limit included.
     pub(crate) fn errors(&self) -> usize {
         self.errors

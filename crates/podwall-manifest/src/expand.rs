@@ -146,19 +146,19 @@ impl<'w> Owners<'w> {
 /// The pods that a workload makes.
 fn expand(workload: &Workload, object: &Object, top: &Owner, cluster: &Cluster) -> Vec<Pod> {
     let name = &*workload.name.name;
-    let hash = template_hash(object);
+    let hash = object.template_hash.as_deref().unwrap_or_default();
     let pod = |ordinal: u32, node: Option<Arc<str>>| {
         let mut pod = workload.template.clone();
         let tail = suffix(&[name.as_bytes(), hash.as_bytes(), &ordinal.to_le_bytes()], 5);
         let pod_name = match &*workload.kind {
             "StatefulSet" => format!("{name}-{ordinal}"),
             "Deployment" => format!("{}-{tail}", cut(&format!("{name}-{hash}"), 57)),
-            "CronJob" => format!("{}-{}-{tail}", cut(name, 48), schedule(&hash)),
+            "CronJob" => format!("{}-{}-{tail}", cut(name, 48), schedule(hash)),
             _ => format!("{}-{tail}", cut(name, 57)),
         };
         pod.name = Name::new(workload.name.namespace.clone(), pod_name);
         if &*workload.kind == "Deployment" {
-            pod.labels = pod.labels.with("pod-template-hash", &hash);
+            pod.labels = pod.labels.with("pod-template-hash", hash);
         }
         pod.node = pod.node.or(node);
         pod.owner = Some(top.clone());
@@ -172,12 +172,6 @@ fn expand(workload: &Workload, object: &Object, top: &Owner, cluster: &Cluster) 
             nodes.map(|(node, i)| pod(i, Some(node.clone()))).collect()
         }
     }
-}
-
-/// Ten characters that stand for the template, as in `pod-template-hash`.
-fn template_hash(object: &Object) -> String {
-    let template = object.raw.pointer("/spec/template").unwrap_or(&object.raw);
-    suffix(&[template.to_string().as_bytes()], 10)
 }
 
 /// Eight digits in the place of a CronJob's scheduled minute.

@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 use rustc_hash::FxHashSet;
 
 use crate::diagnostic::Code;
-use crate::reading::{Input, Options, Reader};
+use crate::reader::Reader;
+use crate::reading::{Input, Options};
 
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 
@@ -40,7 +41,7 @@ pub(crate) fn visit(inputs: &[Input], options: &Options, reader: &mut Reader<'_>
     };
     for input in inputs {
         match input {
-            Input::Text { name, text } => visitor.reader.bytes(name, text.as_bytes()),
+            Input::Text { name, text } => visitor.reader.bytes(name, text.clone().into_bytes()),
             Input::Stdin => visitor.stdin(),
             Input::Path(path) if path.as_os_str() == "-" => visitor.stdin(),
             Input::Path(path) => visitor.path(path),
@@ -159,7 +160,7 @@ impl Visitor<'_, '_> {
         let length = bytes.len() as u64;
         if length <= limit {
             self.bytes_left -= length;
-            return self.reader.bytes(name, &bytes);
+            return self.reader.bytes(name, bytes);
         }
         let (what, limit) = if limit == self.options.max_file_bytes {
             ("this file is", limit)

@@ -313,7 +313,7 @@ mod tests {
         if let Some(broken) = broken {
             return format!("{}:{} {}", broken.at.line, broken.at.column, broken.message);
         }
-        let all: Vec<_> = nodes.iter().map(|n| n.to_json(&mut |_| ()).to_string()).collect();
+        let all: Vec<_> = nodes.iter().map(|n| n.to_json().to_string()).collect();
         all.join(" ")
     }
 

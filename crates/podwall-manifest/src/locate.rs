@@ -83,7 +83,7 @@ pub fn document(name: &str, content: &str) -> Result<serde_json::Value, String> 
             if !found.is_null() {
                 return Err(format!("{name}:{}: one document is enough", node.at.line));
             }
-            found = node.to_json(&mut |_| {});
+            found = node.to_json();
         }
     }
     Ok(found)

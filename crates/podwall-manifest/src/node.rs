@@ -152,18 +152,29 @@ impl<'t> Node<'t> {
         }
     }
 
-    /// The value as JSON. `twice` hears of every key that stands twice.
-    pub(crate) fn to_json(&self, twice: &mut dyn FnMut(&Twice)) -> Json {
+    /// Names every key that stands twice.
+    pub(crate) fn each_twice(&self, found: &mut dyn FnMut(&Twice)) {
+        match &self.value {
+            Value::List(items) => items.iter().for_each(|item| item.each_twice(found)),
+            Value::Map(map) => {
+                map.twice.iter().flat_map(|list| list.iter()).for_each(&mut *found);
+                map.entries.iter().for_each(|entry| entry.value.each_twice(found));
+            }
+            _ => {}
+        }
+    }
+
+    /// The value as JSON; of keys that stand twice the first counts.
+    pub(crate) fn to_json(&self) -> Json {
         match &self.value {
             Value::Null => Json::Null,
             Value::Bool(bool) => Json::Bool(*bool),
             Value::Int(int) => Json::from(*int),
             Value::Float(float) => Json::from(*float),
             Value::Text(text) => Json::String(text.to_string()),
-            Value::List(items) => items.iter().map(|item| item.to_json(twice)).collect(),
+            Value::List(items) => items.iter().map(Node::to_json).collect(),
             Value::Map(map) => {
-                map.twice.iter().flat_map(|list| list.iter()).for_each(&mut *twice);
-                let pairs = map.entries.iter().map(|e| (e.key.to_string(), e.value.to_json(twice)));
+                let pairs = map.entries.iter().map(|e| (e.key.to_string(), e.value.to_json()));
                 Json::Object(pairs.collect())
             }
         }

@@ -24,7 +24,7 @@ use crate::node::{Map, Node, Value};
 use crate::reading::Options;
 use crate::text::{At, Text};
 use crate::walk::{Path, Unknown, Walk};
-use crate::{entrance, kind, node_object, pod, policy, service, suggest, workload};
+use crate::{entrance, kind, node_object, pod, policy, service, suggest, workload, written};
 
 /// What makes an object unique.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,8 +57,10 @@ pub struct Object {
     pub typed: Typed,
     /// All that was written, with `apiVersion`, `kind`, `metadata.name` and, for namespaced kinds,
     /// `metadata.namespace` filled in, and without `metadata.managedFields`, as kubectl prints it.
-    /// Reads again as the same object.
+    /// Reads again as the same object. Less, if [`Options::written`] says so.
     pub raw: Json,
+    /// Ten characters that stand for a workload's template, as in `pod-template-hash`.
+    pub template_hash: Option<Arc<str>>,
     /// Where it starts.
     pub source: Source,
 }
@@ -116,8 +118,13 @@ impl fmt::Display for LeftOut {
 /// What came out of a document, handed to the reader one by one.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// An object, and where its name stands.
-    Object(Box<Object>, Place),
+    Object {
+        object: Box<Object>,
+        /// Where its name stands.
+        place: Place,
+        /// How much room it takes, in values.
+        values: usize,
+    },
     LeftOut(LeftOut),
     Skipped(String),
 }
@@ -129,19 +136,21 @@ struct Lent<'l> {
     kind: &'l str,
 }
 
+/// What came out of one document.
+#[derive(Debug)]
+pub(crate) struct Document {
+    /// In the order of the document.
+    pub(crate) outcomes: Vec<Outcome>,
+    /// In the order of the checks.
+    pub(crate) findings: Findings,
+}
+
 /// Reads the objects of one document.
-pub(crate) fn read_document(
-    text: &Text<'_>,
-    node: &Node<'_>,
-    options: &Options,
-    findings: &mut Findings,
-    out: &mut dyn FnMut(Outcome, &mut Findings),
-) {
-    let first = findings.list.len();
-    read_any(text, node, None, options, findings, out);
-    // Checks go by meaning; a reader goes by lines.
-    let by_place = |d: &Diagnostic| d.place.as_ref().map(|p| (p.source.line, p.source.column));
-    findings.list.get_mut(first..).unwrap_or_default().sort_by_key(by_place);
+pub(crate) fn read_document(text: &Text<'_>, node: &Node<'_>, options: &Options) -> Document {
+    let mut document =
+        Document { outcomes: Vec::new(), findings: Findings::new(options.max_findings) };
+    read_any(text, node, None, options, &mut document);
+    document
 }
 
 fn read_any(
@@ -149,9 +158,9 @@ fn read_any(
     node: &Node<'_>,
     lent: Option<Lent<'_>>,
     options: &Options,
-    findings: &mut Findings,
-    out: &mut dyn FnMut(Outcome, &mut Findings),
+    document: &mut Document,
 ) {
+    let Document { outcomes, findings } = &mut *document;
     let mut walk = Walk { text, findings, object: None };
     let mut left_out =
         LeftOut { kind: None, namespace: None, name: None, source: text.source(node.at) };
@@ -166,7 +175,7 @@ fn read_any(
             let message = format!("a Kubernetes object is a mapping, this is {}", node.describe());
             walk.error(Code::NotAnObject, node.at, &Path::root(""), message)
                 .help("an object starts with `apiVersion:` and `kind:`");
-            return out(Outcome::LeftOut(left_out), walk.findings);
+            return outcomes.push(Outcome::LeftOut(left_out));
         }
     };
     let Some((api_version, kind_name)) = identity(&mut walk, map, node, lent) else {
@@ -174,7 +183,7 @@ fn read_any(
             Some(Value::Text(kind)) => Some(Arc::from(&**kind)),
             _ => None,
         };
-        return out(Outcome::LeftOut(left_out), walk.findings);
+        return outcomes.push(Outcome::LeftOut(left_out));
     };
     if let Some(items) = map.get("items")
         && let Some(item_kind) = kind_name.strip_suffix("List")
@@ -185,10 +194,10 @@ fn read_any(
         let list = walk.list(&items.value, &path).unwrap_or_default();
         if walk.findings.errors() > errors {
             left_out.kind = Some(kind_name.into());
-            out(Outcome::LeftOut(left_out), walk.findings);
+            outcomes.push(Outcome::LeftOut(left_out));
         }
         for item in list {
-            read_any(text, item, lent, options, findings, out);
+            read_any(text, item, lent, options, document);
         }
         return;
     }
@@ -196,16 +205,16 @@ fn read_any(
     let known = match entrance {
         Some(Ok(kind)) => {
             let outcome = read_known(&mut walk, kind, map, node, options, left_out);
-            return out(outcome, walk.findings);
+            return outcomes.push(outcome);
         }
         Some(Err(known)) => known,
         None => kind::find(api_version, kind_name),
     };
     match known {
-        Known::Skip(name) => out(Outcome::Skipped(name), walk.findings),
+        Known::Skip(name) => outcomes.push(Outcome::Skipped(name)),
         Known::Read(index) => {
             let outcome = read_known(&mut walk, &KINDS[index], map, node, options, left_out);
-            out(outcome, walk.findings);
+            outcomes.push(outcome);
         }
         Known::WrongVersion { use_instead, former } => {
             let at = map.get("apiVersion").map_or(node.at, |e| e.value.at);
@@ -217,7 +226,7 @@ fn read_any(
             walk.error(Code::WrongApiVersion, at, &Path::root("apiVersion"), message)
                 .help(format!("write `apiVersion: {use_instead}`"));
             left_out.kind = Some(kind_name.into());
-            out(Outcome::LeftOut(left_out), walk.findings);
+            outcomes.push(Outcome::LeftOut(left_out));
         }
         Known::Typo(meant) => {
             let at = map.get("kind").map_or(node.at, |e| e.value.at);
@@ -226,7 +235,7 @@ fn read_any(
             walk.error(Code::UnknownKind, at, &Path::root("kind"), message)
                 .help(format!("did you mean `{meant}`?"));
             left_out.kind = Some(kind_name.into());
-            out(Outcome::LeftOut(left_out), walk.findings);
+            outcomes.push(Outcome::LeftOut(left_out));
         }
     }
 }
@@ -303,7 +312,7 @@ fn read_known(
         _ => None,
     });
     let typed = read_typed(walk, kind, &key, &metadata, map, node.at);
-    let mut raw = node.to_json(&mut |twice| {
+    node.each_twice(&mut |twice| {
         let place = walk.place(twice.first);
         let message = format!("key `{}` stands there twice", short(&twice.key));
         walk.error(Code::DuplicateKey, twice.again, &Path::root(""), message)
@@ -316,9 +325,13 @@ fn read_known(
     let place = walk.place(metadata.name_at);
     match typed {
         Some(typed) if walk.findings.errors() == errors => {
-            complete(&mut raw, kind, &key);
             let source = left_out.source;
-            Outcome::Object(Box::new(Object { key, typed, raw, source }), place)
+            let is_workload = kind.class == Class::Workload;
+            let template_hash =
+                is_workload.then(|| written::template_hash(node, map, kind, &key).into());
+            let (raw, values) = written::keep(options.written, node, map, kind, &key);
+            let object = Object { key, typed, raw, source, template_hash };
+            Outcome::Object { object: Box::new(object), place, values }
         }
         _ => Outcome::LeftOut(left_out),
     }
@@ -405,22 +418,6 @@ fn read_typed(
     })
 }
 
-/// Fills in what lists and defaults have lent.
-fn complete(raw: &mut Json, kind: &Kind, key: &ObjectKey) {
-    let Json::Object(map) = raw else { return };
-    map.insert("apiVersion".into(), kind.api_version.into());
-    map.insert("kind".into(), kind.name.into());
-    if let Some(Json::Object(metadata)) = map.get_mut("metadata") {
-        metadata.remove("managedFields");
-        metadata.insert("name".into(), (&*key.name).into());
-        if kind.is_namespaced() {
-            metadata.insert("namespace".into(), (&*key.namespace).into());
-        } else {
-            metadata.remove("namespace");
-        }
-    }
-}
-
 /// Reads one object that is JSON already: made by a program, or kept in a file of state.
 ///
 /// # Errors
@@ -432,15 +429,18 @@ pub fn object_from_json(
     options: &Options,
 ) -> Result<Object, Vec<Diagnostic>> {
     let text = Text::new(origin.into(), "");
-    let mut findings = Findings::new(options.max_findings);
     let mut objects = Vec::new();
     let mut skipped = None;
-    let node = Node::from_json(value);
-    read_document(&text, &node, options, &mut findings, &mut |outcome, _| match outcome {
-        Outcome::Object(object, _) => objects.push(*object),
-        Outcome::Skipped(kind) => skipped = Some(kind),
-        Outcome::LeftOut(_) => {}
-    });
+    let Document { outcomes, mut findings } =
+        read_document(&text, &Node::from_json(value), options);
+    findings.sort_by_place();
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Object { object, .. } => objects.push(*object),
+            Outcome::Skipped(kind) => skipped = Some(kind),
+            Outcome::LeftOut(_) => {}
+        }
+    }
     let object = objects.pop();
     let failed = findings.errors() > 0;
     let mut diagnostics = findings.finish();

@@ -110,7 +110,7 @@ mod tests {
 
     fn json(text: &str) -> String {
         let node = crate::node::Node { at: Default::default(), value: resolve(text.into()) };
-        node.to_json(&mut |_| ()).to_string()
+        node.to_json().to_string()
     }
 
     #[test]

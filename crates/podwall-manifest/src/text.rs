@@ -10,8 +10,7 @@
 //!                            └─────────┘
 //! ```
 
-use std::cell::OnceCell;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use podwall_policy::source::Source;
 
@@ -37,7 +36,7 @@ pub(crate) struct Text<'t> {
     pub(crate) name: Arc<str>,
     pub(crate) text: &'t str,
     /// The byte offset of each line's start; made when the first finding needs it.
-    starts: OnceCell<Vec<usize>>,
+    starts: OnceLock<Vec<usize>>,
 }
 
 /// A document's part of a text.
@@ -50,7 +49,7 @@ pub(crate) struct Part<'t> {
 
 impl<'t> Text<'t> {
     pub(crate) fn new(name: Arc<str>, text: &'t str) -> Self {
-        Self { name, text, starts: OnceCell::new() }
+        Self { name, text, starts: OnceLock::new() }
     }
 
     pub(crate) fn source(&self, at: At) -> Source {

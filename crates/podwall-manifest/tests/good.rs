@@ -10,7 +10,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use podwall_manifest::{Input, Options, Reading, Typed, object_from_json, read, render_all};
+use podwall_manifest::{
+    Input, LAST_APPLIED, Options, Reading, Typed, Written, object_from_json, read, render_all,
+};
 
 fn files(directory: &str) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(directory)
@@ -72,6 +74,40 @@ fn the_founding_documents_manifests_read_without_a_finding() {
         objects += read_well(&path).objects.len();
     }
     assert!(objects >= 20, "{objects}");
+}
+
+#[test]
+fn where_little_is_kept_policies_see_the_same() {
+    let little = Options { written: Written::Little, entrances: true, ..Options::default() };
+    let all = Options { entrances: true, ..Options::default() };
+    let (mut smaller, mut policies, mut selectors, mut annotations) = (0, 0, 0, 0);
+    for path in files("tests/good").into_iter().chain(files("tests/seeds")) {
+        let [little, all] =
+            [&little, &all].map(|options| read(&[Input::Path(path.clone())], options));
+        assert_eq!(little.cluster(), all.cluster(), "{}", path.display());
+        assert_eq!(little.objects.len(), all.objects.len());
+        for (little, all) in little.objects.iter().zip(&all.objects) {
+            assert_eq!(little.typed, all.typed);
+            if matches!(all.typed, Typed::Policy(_)) {
+                policies += 1;
+                assert_eq!(little.raw, all.raw);
+                continue;
+            }
+            smaller += usize::from(little.raw.to_string().len() < all.raw.to_string().len());
+            let mut own = all.raw.pointer("/metadata/annotations").cloned();
+            if let Some(own) = own.as_mut().and_then(|own| own.as_object_mut()) {
+                own.remove(LAST_APPLIED);
+            }
+            let own = own.filter(|own| own.as_object().is_some_and(|own| !own.is_empty()));
+            annotations += usize::from(own.is_some());
+            assert_eq!(little.raw.pointer("/metadata/annotations"), own.as_ref());
+            if matches!(all.typed, Typed::Workload(_)) {
+                selectors += 1;
+                assert_eq!(little.raw.pointer("/spec/selector"), all.raw.pointer("/spec/selector"));
+            }
+        }
+    }
+    assert!(smaller > 50 && policies > 20 && selectors > 20 && annotations > 5);
 }
 
 #[test]

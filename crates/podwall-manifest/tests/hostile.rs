@@ -111,9 +111,9 @@ fn all_files_together_are_limited() {
 
 #[test]
 fn values_are_limited() {
-    let reading = text(format!("a: [{}]", "0,".repeat(3_100_000)));
+    let reading = text(format!("a: [{}]", "0,".repeat(5_100_000)));
     assert_eq!(codes(&reading), [Code::Limit]);
-    let reading = text(format!("{{\"a\": [{}0]}}", "0,".repeat(3_100_000)));
+    let reading = text(format!("{{\"a\": [{}0]}}", "0,".repeat(5_100_000)));
     assert_eq!(codes(&reading), [Code::Limit]);
     let document =
         |i: usize| format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: n{i}}}\n");

@@ -181,7 +181,7 @@ fn document(walk: &mut Walk<'_>, node: &Node<'_>, out: &mut Vec<Assertion>) {
         }
     };
     // Keys that stand twice, wherever they are.
-    node.to_json(&mut |twice| {
+    node.each_twice(&mut |twice| {
         let place = walk.place(twice.first);
         let message = format!("key `{}` stands there twice", short(&twice.key));
         walk.error(Code::DuplicateKey, twice.again, &root, message)

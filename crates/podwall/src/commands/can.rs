@@ -14,7 +14,7 @@ use podwall_render::{json, text};
 
 use crate::cli::{Can, CanFormat};
 use crate::output::{Failure, code, print};
-use crate::source::{Objects, Options, load_as};
+use crate::source::{Objects, Options, for_answers, load_as};
 
 pub(crate) fn run(command: &Can) -> Result<ExitCode, Failure> {
     let ask = Ask {
@@ -30,7 +30,7 @@ pub(crate) fn run(command: &Can) -> Result<ExitCode, Failure> {
     // Only who comes from outside takes a path that an Ingress or a Gateway opens.
     let entrances = peer::is_outside(&command.src);
     let objects =
-        load_as(&command.source, &Options { keep_texts: fix, entrances, ..Options::default() })?;
+        load_as(&command.source, &Options { keep_texts: fix, entrances, ..for_answers() })?;
     let cluster = &objects.cluster;
     let namespace = &objects.namespace;
     let src = resolve(cluster, &command.src, namespace)?;

@@ -21,7 +21,7 @@ use kube::{Client, Config};
 use podwall_manifest::{Code, Diagnostic, Object, Options, cluster, object_from_json, render_all};
 use serde_json::Value;
 
-use super::Objects;
+use super::{Objects, for_answers};
 use crate::cli::Source;
 use crate::output::{Failure, remark};
 
@@ -404,13 +404,9 @@ fn take(kind: &Listed, mut item: Value, found: &mut Found) {
         fields.insert("apiVersion".into(), kind.api_version.into());
         fields.insert("kind".into(), kind.kind.into());
     }
-    let options = Options { entrances: true, ..Options::default() };
+    let options = Options { entrances: true, ..for_answers() };
     match object_from_json(&item, &origin, &options) {
-        Ok(mut object) => {
-            // All that matters is in the types; a pod's JSON is ten times as large.
-            object.raw = Value::Null;
-            found.objects.push(object);
-        }
+        Ok(object) => found.objects.push(object),
         Err(wrong) => {
             let skipped = |it: &Diagnostic| it.code == Code::NotAnObject;
             let why = if wrong.iter().any(skipped) { " (this kind is not read)" } else { "" };

@@ -13,7 +13,7 @@ mod live;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use podwall_manifest::{Code, Object, read, render_all};
+use podwall_manifest::{Code, Object, Written, read, render_all};
 pub(crate) use podwall_manifest::{Input, Options};
 use podwall_policy::cluster::Cluster;
 
@@ -37,22 +37,27 @@ pub(crate) struct Objects {
     pub(crate) namespace: String,
 }
 
+/// Of objects that are only asked about little has to stay in memory.
+pub(crate) fn for_answers() -> Options {
+    Options { written: Written::Little, ..Options::default() }
+}
+
 /// Reads the objects that the command line names.
 ///
 /// # Errors
 /// If they cannot be read; with `--keep-going` only if nothing can.
 pub(crate) fn load(source: &Source) -> Result<Objects, Failure> {
-    load_as(source, &Options::default())
+    load_as(source, &for_answers())
 }
 
 /// As [`load`], and keeps the files' texts.
 pub(crate) fn load_with_texts(source: &Source) -> Result<Objects, Failure> {
-    load_as(source, &Options { keep_texts: true, ..Options::default() })
+    load_as(source, &Options { keep_texts: true, ..for_answers() })
 }
 
 /// As [`load`], and reads Ingresses, Gateways and their routes, too.
 pub(crate) fn load_with_entrances(source: &Source) -> Result<Objects, Failure> {
-    load_as(source, &Options { entrances: true, ..Options::default() })
+    load_as(source, &Options { entrances: true, ..for_answers() })
 }
 
 /// Reads them as these options say.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use podwall_analysis::rewrite::rewrite;
-use podwall_manifest::{Object, Typed};
+use podwall_manifest::{LAST_APPLIED, Object, Typed};
 use podwall_policy::object::Name;
 use podwall_policy::policy::Policy;
 use podwall_render::{json, manifest, text};
@@ -26,9 +26,6 @@ const OF_THE_SERVER: [&str; 8] = [
     "selfLink",
     "uid",
 ];
-
-/// The annotation in which `kubectl apply` keeps a whole object.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 pub(super) fn run(command: &Generate) -> Result<ExitCode, Failure> {
     let objects = load(&command.source)?;

@@ -19,14 +19,12 @@ use std::sync::Arc;
 use podwall_analysis::lint::{
     Baseline, Change, Finding, Replacement, Report, Severity, Suppression,
 };
-use podwall_manifest::{
-    Edit, Input, Options, Reading, Splice, apply, line_columns, read, splices_of,
-};
+use podwall_manifest::{Edit, Input, Reading, Splice, apply, line_columns, read, splices_of};
 use podwall_policy::source::Source;
 
 use super::{found, place};
 use crate::output::{Failure, remark};
-use crate::source::Objects;
+use crate::source::{Objects, for_answers};
 
 /// Texts by the name of their file.
 type Texts = BTreeMap<Arc<str>, Arc<str>>;
@@ -195,7 +193,7 @@ fn attempt(
         .iter()
         .map(|(name, text)| Input::Text { name: name.to_string(), text: text.to_string() })
         .collect();
-    let reading = read(&inputs, &Options::default());
+    let reading = read(&inputs, &for_answers());
     if reading.has_errors() || reading.objects.len() != objects.objects.len() {
         return None;
     }
