@@ -176,6 +176,12 @@ pub struct Translation<'a> {
     pub without: Vec<&'a Pod>,
 }
 
+/// How many rules that do not match all cases together tell of, about.
+const MISSES: usize = 100_000;
+
+/// Of so many each case tells, if it has them.
+const FEWEST_MISSES: usize = 20;
+
 /// What of an end the evaluator can tell apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum EndClass<'a> {
@@ -229,6 +235,8 @@ pub fn can<'a>(
     };
     let source_classes: Vec<_> = sources.iter().map(class).collect();
     let target_classes: Vec<_> = targets.iter().map(|target| class(&target.end)).collect();
+    let misses = (MISSES / (sources.len() * targets.len()).max(1)).max(FEWEST_MISSES);
+    let mut untold = false;
     let mut cases: Vec<Case<'a>> = Vec::new();
     let mut known: HashMap<_, Range<usize>> = HashMap::new();
     // For each target the cases that answer for it.
@@ -248,6 +256,7 @@ pub fn can<'a>(
             }
             let first = cases.len();
             ask_pair(cluster, source, target, ask, &mut cases);
+            cases[first..].iter_mut().for_each(|case| untold |= case.tell_nearest(misses));
             answers[t].push(first..cases.len());
             known.insert(like, first..cases.len());
         }
@@ -267,6 +276,12 @@ pub fn can<'a>(
         }
     }
     let cases = merge(cases);
+    let mut notes = notes(src, dst);
+    if untold {
+        notes.push(format!(
+            "of the rules that do not match, each case tells of the {misses} that lack least"
+        ));
+    }
     let deciding = cases.iter().position(|case| case.verdict == verdict).unwrap_or(0);
     Ok(Answer {
         src: src.clone(),
@@ -277,7 +292,7 @@ pub fn can<'a>(
         cases,
         deciding,
         translations,
-        notes: notes(src, dst),
+        notes,
     })
 }
 

@@ -4,11 +4,13 @@
 //!   cases ──pair of pods──▶ worst; with an end outside: best ──port──▶ worst of pairs ──▶ best
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::discriminant;
 
 use podwall_policy::address::{AddressSet, Family};
-use podwall_policy::evaluate::Verdict;
-use podwall_policy::explain::{Question, SideExplanation};
+use podwall_policy::evaluate::{Evaluation, Verdict};
+use podwall_policy::explain::{NearMiss, Question, SideExplanation};
+use podwall_policy::matching::Match;
 use podwall_policy::port::{PortRange, PortSet};
 
 use super::{Answer, Case, End};
@@ -172,6 +174,31 @@ pub(super) fn merge(cases: Vec<Case<'_>>) -> Vec<Case<'_>> {
 }
 
 impl Case<'_> {
+    /// Forgets rules that do not match but for so many of those that lack least. A policy of
+    /// thousands of rules tells as many kinds of addresses apart, and none of each matches most.
+    /// Whether there was something to forget.
+    pub(super) fn tell_nearest(&mut self, misses: usize) -> bool {
+        let mut forgot = false;
+        let Evaluation { egress, ingress } = &mut self.evaluation;
+        for (side, why) in [(egress, &mut self.egress), (ingress, &mut self.ingress)] {
+            if why.near_misses.len() <= misses {
+                continue;
+            }
+            forgot = true;
+            why.near_misses.truncate(misses);
+            why.near_misses.shrink_to_fit();
+            // Of each policy one rule stays, which says that it was asked.
+            let mut asked = BTreeSet::new();
+            side.rules.retain(|outcome| {
+                let rule = &outcome.rule;
+                let first = asked.insert((rule.tier, rule.policy.clone(), outcome.dry_run));
+                first || !matches!(outcome.peers, Match::No(_))
+            });
+            side.rules.shrink_to_fit();
+        }
+        forgot
+    }
+
     /// What passes, within what was asked.
     pub fn passes(&self) -> PortSet {
         self.evaluation.allowed().intersection(&asked(self.question))
@@ -193,21 +220,22 @@ impl Case<'_> {
             && self.evaluation.allowed() == other.evaluation.allowed()
             && self.evaluation.egress.exempt == other.evaluation.egress.exempt
             && self.evaluation.ingress.exempt == other.evaluation.ingress.exempt
-            && shape(&self.egress) == shape(&other.egress)
-            && shape(&self.ingress) == shape(&other.ingress)
+            && look_alike(&self.egress, &other.egress)
+            && look_alike(&self.ingress, &other.ingress)
     }
 }
 
-/// What a reader sees of one side, but for the names in reasons.
-fn shape(side: &SideExplanation) -> impl PartialEq + '_ {
-    let misses: Vec<_> = side
-        .near_misses
-        .iter()
-        .map(|miss| {
-            let kinds: Vec<_> = miss.reasons.iter().map(std::mem::discriminant).collect();
-            (&miss.rule, kinds)
+/// Whether a reader sees the same of one side, but for the names in reasons. What differs soonest is
+/// asked first: cases are held against each other in pairs.
+fn look_alike(one: &SideExplanation, other: &SideExplanation) -> bool {
+    one.verdict == other.verdict
+        && one.allowed_by == other.allowed_by
+        && one.denied_by == other.denied_by
+        && one.near_misses.len() == other.near_misses.len()
+        && one.undecided.len() == other.undecided.len()
+        && one.undecided.iter().zip(&other.undecided).all(|((a, _), (b, _))| a == b)
+        && one.near_misses.iter().zip(&other.near_misses).all(|(a, b)| {
+            let kinds = |miss: &NearMiss| miss.reasons.iter().map(discriminant).collect::<Vec<_>>();
+            a.rule == b.rule && kinds(a) == kinds(b)
         })
-        .collect();
-    let undecided: Vec<_> = side.undecided.iter().map(|(rule, _)| rule).collect();
-    (side.verdict, &side.allowed_by, &side.denied_by, undecided, misses)
 }

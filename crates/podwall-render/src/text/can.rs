@@ -27,6 +27,8 @@ use crate::{next, words};
 
 /// How many rules that do not match are shown; JSON has them all.
 const MISSES: usize = 3;
+/// How many groups of like cases are shown.
+const GROUPS: usize = 12;
 /// How many peers of a group are named.
 const NAMED: usize = 3;
 
@@ -42,7 +44,7 @@ pub fn can(cluster: &Cluster, answer: &Answer<'_>, paths: &[Path], fixes: bool) 
     addresses(&mut page, answer);
     families(&mut page, answer);
     let groups = answer.groups();
-    for group in &groups {
+    for group in groups.iter().take(GROUPS) {
         if groups.len() > 1 {
             page.heading(&group_name(group));
         }
@@ -52,6 +54,10 @@ pub fn can(cluster: &Cluster, answer: &Answer<'_>, paths: &[Path], fixes: bool) 
         {
             one_side(&mut page, case, side, why);
         }
+    }
+    if groups.len() > GROUPS {
+        page.gap();
+        page.para("", 2, &paint_words(FAINT, &more_groups(&groups[GROUPS..])));
     }
     super::paths::section(
         &mut page,
@@ -239,6 +245,18 @@ fn families(page: &mut Page, answer: &Answer<'_>) {
             ),
         );
     }
+}
+
+/// "8 more kinds of cases, by other rules: 7 allowed, 1 denied; -o json has all".
+fn more_groups(groups: &[Vec<&Case<'_>>]) -> String {
+    let verdicts = [Verdict::Allowed, Verdict::Denied, Verdict::Unknown];
+    let counts = verdicts.into_iter().filter_map(|verdict| {
+        let count = groups.iter().filter(|group| group[0].verdict == verdict).count();
+        (count > 0).then(|| format!("{count} {}", words::verdict(verdict)))
+    });
+    let counts: Vec<String> = counts.collect();
+    let kinds = words::count(groups.len(), "more kind");
+    format!("{kinds} of cases, by other rules: {}; -o json has all", counts.join(", "))
 }
 
 /// "default/web-pod to default/app-1 over IPv6, and 3 like it: denied".
