@@ -7,6 +7,7 @@
 //! Asking is cheap and explaining is not, so only the first pair of each kind is explained.
 
 use std::collections::HashMap;
+use std::mem::discriminant;
 
 use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
@@ -19,7 +20,7 @@ use rustc_hash::FxHashSet;
 
 use super::ask::EndKey;
 use super::group::{Wanted, every_port};
-use super::{Finding, Pair};
+use super::{Finding, Pair, Status};
 use crate::can::{Case, End};
 
 /// One thing that an assertion asks of two ends.
@@ -64,6 +65,8 @@ pub(super) struct Walk<'a> {
     /// The kinds of pairs, where somebody wants them; a pod of which only is asked whether it is
     /// isolated stands beside nobody.
     pub(super) pairs: Option<FxHashSet<(EndKey, EndKey)>>,
+    /// Only the status is wanted: one thing of each kind will do.
+    pub(super) brief: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -96,7 +99,45 @@ impl<'a> Walk<'a> {
         family: Family,
         ports: PortSet,
     ) {
-        self.raw.push(Raw::Pair { kind, src: src.clone(), dst: dst.clone(), family, ports });
+        let known = |raw: &Raw<'_>| match raw {
+            Raw::Pair { kind: known, .. } => discriminant(known) == discriminant(&kind),
+            Raw::Finding(_) => false,
+        };
+        if !(self.brief && self.raw.iter().any(known)) {
+            self.raw.push(Raw::Pair { kind, src: src.clone(), dst: dst.clone(), family, ports });
+        }
+    }
+
+    /// Whether nothing that comes could change the status.
+    pub(super) fn is_decided(&self) -> bool {
+        self.brief && self.raw.iter().any(|raw| raw.status() == Status::Fails)
+    }
+
+    /// As this one, with nothing in it yet.
+    pub(super) fn alike(&self) -> Self {
+        let pairs = self.pairs.as_ref().map(|_| FxHashSet::default());
+        Self { pairs, brief: self.brief, ..Self::default() }
+    }
+
+    /// Takes in what came of one of so many that are alike.
+    pub(super) fn absorb(&mut self, one: Self, many: usize) {
+        self.asked += one.asked * many;
+        self.flows += one.flows * many;
+        self.raw.extend(one.raw);
+        if let (Some(pairs), Some(more)) = (&mut self.pairs, one.pairs) {
+            pairs.extend(more);
+        }
+    }
+}
+
+impl Raw<'_> {
+    /// What it makes of its assertion.
+    pub(super) fn status(&self) -> Status {
+        match self {
+            Self::Pair { kind: Kind::Missing(_), .. } => Status::Unknown,
+            Self::Pair { .. } => Status::Fails,
+            Self::Finding(finding) => finding.status(),
+        }
     }
 }
 

@@ -142,11 +142,12 @@ impl Group<'_> {
     /// the internet no pod.
     pub(super) fn has(&self, end: &End<'_>) -> bool {
         let within = |all: &[IpAddr]| all.iter().any(|ip| self.addresses.contains(*ip));
-        let named = || name(end).is_some_and(|name| self.names.contains(&name));
         match end {
             End::Outside(class) => class.addresses.is_within(&self.addresses),
-            End::Pod(pod) => named() || (!self.public && within(&pod.ips)),
-            End::Node(node) => named() || within(&node.addresses),
+            End::Pod(pod) => self.names.contains(&pod.name) || (!self.public && within(&pod.ips)),
+            End::Node(node) => {
+                name(end).is_some_and(|name| self.names.contains(&name)) || within(&node.addresses)
+            }
         }
     }
 }

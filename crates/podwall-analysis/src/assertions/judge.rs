@@ -50,17 +50,12 @@ impl<'a> Judge<'a> {
     }
 
     pub(super) fn status(&mut self, assertion: &'a Assertion) -> Status {
-        self.status_of(assertion, &mut Walk::default())
+        self.status_of(assertion, &mut Walk { brief: true, ..Walk::default() })
     }
 
     fn status_of(&mut self, assertion: &'a Assertion, walk: &mut Walk<'a>) -> Status {
         self.walk(assertion, walk);
-        let status = |raw: &Raw<'_>| match raw {
-            Raw::Pair { kind: Kind::Missing(_), .. } => Status::Unknown,
-            Raw::Pair { .. } => Status::Fails,
-            Raw::Finding(finding) => finding.status(),
-        };
-        walk.raw.iter().map(status).max().unwrap_or(Status::Holds)
+        walk.raw.iter().map(Raw::status).max().unwrap_or(Status::Holds)
     }
 
     /// What comes of an assertion, and the kinds of pairs that decide it.
@@ -68,7 +63,7 @@ impl<'a> Judge<'a> {
         &mut self,
         assertion: &'a Assertion,
     ) -> (Status, FxHashSet<(EndKey, EndKey)>) {
-        let mut walk = Walk { pairs: Some(FxHashSet::default()), ..Walk::default() };
+        let mut walk = Walk { pairs: Some(FxHashSet::default()), brief: true, ..Walk::default() };
         let status = self.status_of(assertion, &mut walk);
         (status, walk.pairs.unwrap_or_default())
     }
@@ -98,9 +93,10 @@ impl<'a> Judge<'a> {
             }
             Claim::NowhereElse { direction, pods } => {
                 let permits = self.permits();
+                let others = self.others(*direction, &permits);
                 for pods in self.groups(pods, &namespace, walk) {
                     let universe = Ports::All;
-                    self.closed(&pods, *direction, &permits, &universe, &assertion.families, walk);
+                    self.closed(&pods, &others, &permits, &universe, &assertion.families, walk);
                 }
             }
         }
@@ -184,6 +180,9 @@ impl<'a> Judge<'a> {
                 }
             };
             for from in &sources {
+                if walk.is_decided() {
+                    return;
+                }
                 if is_one(from, to) || both_outside(from, to) {
                     continue;
                 }
@@ -242,7 +241,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn must_not(
+    pub(super) fn must_not(
         &mut self,
         src: &End<'a>,
         dst: &End<'a>,
@@ -316,52 +315,9 @@ impl<'a> Judge<'a> {
         if walk.raw[before..].iter().any(unclear) {
             return;
         }
+        let others = self.others(only.direction, &permits);
         for subject in &subjects {
-            self.closed(subject, only.direction, &permits, &only.ports, families, walk);
-        }
-    }
-
-    /// Nobody but the permitted may pass.
-    fn closed(
-        &mut self,
-        subject: &Group<'a>,
-        direction: Direction,
-        permits: &[Permit<'a>],
-        universe: &Ports,
-        families: &[Family],
-        walk: &mut Walk<'a>,
-    ) {
-        let others = self.everybody(direction, permits);
-        for own in &subject.ends {
-            for other in &others {
-                if is_one(own, other) || both_outside(own, other) {
-                    continue;
-                }
-                let (src, dst) = match direction {
-                    Direction::Ingress => (other, own),
-                    Direction::Egress => (own, other),
-                };
-                if !self.asker.is_looked_at(src, dst) {
-                    walk.asked += 1;
-                    continue;
-                }
-                // A Service's ports are those of the pods behind it; it stands at the destination.
-                let service = subject.service.filter(|_| direction == Direction::Ingress);
-                let all = match universe {
-                    Ports::Any => &Ports::All,
-                    these => these,
-                };
-                // A name that this destination does not have is none of its ports.
-                let Ok(Wanted { ports: of_all, .. }) = wanted(&self.asker, all, dst, service)
-                else {
-                    continue;
-                };
-                let permitted = self.permitted(permits, src, dst);
-                let rest = of_all.difference(&permitted);
-                if !rest.is_empty() {
-                    self.must_not(src, dst, &rest, families, true, walk);
-                }
-            }
+            self.closed(subject, &others, &permits, &only.ports, families, walk);
         }
     }
 
@@ -403,11 +359,11 @@ fn no_group<'a>(wrong: NoGroup, spec: &PeerSpec) -> Finding<'a> {
     }
 }
 
-fn is_one(a: &End<'_>, b: &End<'_>) -> bool {
+pub(super) fn is_one(a: &End<'_>, b: &End<'_>) -> bool {
     a.party() == b.party()
 }
 
-fn both_outside(a: &End<'_>, b: &End<'_>) -> bool {
+pub(super) fn both_outside(a: &End<'_>, b: &End<'_>) -> bool {
     !matches!(a, End::Pod(_)) && !matches!(b, End::Pod(_))
 }
 

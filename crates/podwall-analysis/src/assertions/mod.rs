@@ -12,6 +12,7 @@
 //! passes nor does not: such an assertion does not hold, it is unknown.
 
 mod ask;
+mod closed;
 #[cfg(test)]
 mod engine_tests;
 mod gathered;

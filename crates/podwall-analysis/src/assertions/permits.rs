@@ -8,10 +8,9 @@
 use podwall_manifest::assertions::{Claim, Ports};
 use podwall_policy::address::{AddressSet, Family};
 use podwall_policy::policy::Direction;
-use podwall_policy::port::PortSet;
 
 use super::gathered::Walk;
-use super::group::{Group, every_port, wanted};
+use super::group::Group;
 use super::judge::Judge;
 use crate::can::End;
 
@@ -26,26 +25,6 @@ pub(super) struct Permit<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// What the permits let pass.
-    pub(super) fn permitted(
-        &self,
-        permits: &[Permit<'a>],
-        src: &End<'a>,
-        dst: &End<'a>,
-    ) -> PortSet {
-        let mut all = PortSet::empty();
-        for permit in permits.iter().filter(|it| it.src.has(src) && it.dst.has(dst)) {
-            let ports = match &permit.ports {
-                Ports::Any => Ok(every_port()),
-                ports => wanted(&self.asker, ports, dst, permit.dst.service).map(|it| it.ports),
-            };
-            if let Ok(ports) = ports {
-                all = all.union(&ports);
-            }
-        }
-        all
-    }
-
     /// Everybody: pods, nodes, and addresses, cut so that each lies in a permit or outside of it.
     pub(super) fn everybody(&self, direction: Direction, permits: &[Permit<'a>]) -> Vec<End<'a>> {
         let mut pieces = vec![AddressSet::everything()];

@@ -15,6 +15,7 @@ use std::fmt::Write as _;
 use podwall_manifest::read_assertions;
 use podwall_policy::address::{AddressRange, AddressSet, Family};
 use podwall_policy::cluster::Cluster;
+use podwall_policy::flow::Party;
 use podwall_policy::label::Labels;
 use podwall_policy::object::Pod;
 use podwall_policy::policy::Direction;
@@ -22,10 +23,13 @@ use podwall_policy::port::{PortRange, PortSet, Protocol};
 
 use super::ask::{Asker, FlowAnswer};
 use super::group::every_port;
-use super::{Status, check};
+use super::{Status, statuses};
 use crate::can::End;
-use crate::outside::cidrs;
+use crate::outside::{Class, cidrs};
 use crate::peer::resolve;
+use crate::reachability::Reachability;
+use crate::reachability::factored::Factored;
+use crate::reachability::reached::Reached;
 
 /// A first file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +48,6 @@ pub struct Written {
 struct Workload<'a> {
     /// As the file writes it.
     peer: String,
-    namespace: String,
     /// All of one class, never empty.
     pods: Vec<&'a Pod>,
     /// On its node's network: no selection has it.
@@ -172,10 +175,9 @@ fn holding(cluster: &Cluster, drafts: Vec<Draft>) -> (Vec<Draft>, Vec<String>) {
         let why = drafts.iter().map(|draft| format!("{} (cannot be written)", draft.about));
         return (Vec::new(), why.collect());
     };
-    let outcomes = check(cluster, &read, "default");
     let mut kept = Vec::new();
-    for (draft, outcome) in drafts.into_iter().zip(&outcomes) {
-        match outcome.status {
+    for (draft, status) in drafts.into_iter().zip(statuses(cluster, &read, "default")) {
+        match status {
             Status::Holds => kept.push(draft),
             Status::Unknown => left_out.push(format!("{} (facts are missing)", draft.about)),
             _ => left_out.push(format!("{} (differs by family or pod)", draft.about)),
@@ -204,8 +206,13 @@ fn strangers(cluster: &Cluster) -> Vec<Pod> {
 struct Writer<'a> {
     asker: Asker<'a>,
     workloads: Vec<Workload<'a>>,
+    /// By namespace: those that selections have.
+    members: BTreeMap<&'a str, Vec<usize>>,
     strangers: &'a [Pod],
     outside: Vec<End<'a>>,
+    /// By workload, for egress and ingress: with whom anything may pass at all. Numbers from
+    /// `workloads.len()` on are addresses outside.
+    near: [Vec<Vec<usize>>; 2],
 }
 
 impl<'a> Writer<'a> {
@@ -229,34 +236,50 @@ impl<'a> Writer<'a> {
             };
             workloads.extend(parts.into_iter().map(|(peer, pods)| Workload {
                 peer,
-                namespace: pods[0].name.namespace.to_string(),
                 host: pods[0].host_network,
                 pods,
             }));
         }
         let outside = asker.outside(&AddressSet::everything());
-        Self { asker, workloads, strangers, outside }
+        let near = near(cluster, &workloads, &outside);
+        let mut members: BTreeMap<&'a str, Vec<usize>> = BTreeMap::new();
+        for (at, workload) in workloads.iter().enumerate().filter(|(_, it)| !it.host) {
+            members.entry(&*workload.pods[0].name.namespace).or_default().push(at);
+        }
+        Self { asker, workloads, members, strangers, outside, near }
+    }
+
+    /// With which addresses outside anything may pass.
+    fn near_outside(&self, own: usize, direction: Direction) -> Vec<usize> {
+        let near = &self.near[usize::from(direction == Direction::Ingress)][own];
+        let first = near.partition_point(|other| *other < self.workloads.len());
+        near[first..].iter().map(|other| other - self.workloads.len()).collect()
     }
 
     /// Who passes into a workload, or whom it reaches: items of a list, as YAML.
     fn entries(&mut self, own: usize, direction: Direction) -> Vec<String> {
         let subject = self.workloads[own].pods[0];
-        // Each other workload, with what passes.
+        // Each other workload with which something passes, and what.
         let mut found: Vec<(usize, PortSet)> = Vec::new();
-        for other in 0..self.workloads.len() {
+        let near = self.near[usize::from(direction == Direction::Ingress)][own].clone();
+        let many = self.workloads.len();
+        for other in near.into_iter().filter(|other| *other < many) {
             let pods = &self.workloads[other].pods;
             let Some(peer) = (if other == own { pods.get(1) } else { pods.first() }).copied()
             else {
                 continue;
             };
-            found.push((other, self.passing(subject, &End::Pod(peer), direction)));
+            let ports = self.passing(subject, &End::Pod(peer), direction);
+            if !ports.is_empty() {
+                found.push((other, ports));
+            }
         }
         let mut out = Vec::new();
         self.stars(own, direction, &mut found, &mut out);
-        for (other, ports) in found.into_iter().filter(|(_, ports)| !ports.is_empty()) {
+        for (other, ports) in found {
             out.push(entry(&self.workloads[other].peer, &ports));
         }
-        let outside = self.addresses(subject, direction, &mut out);
+        let outside = self.addresses(own, direction, &mut out);
         for node in self.asker.cluster.nodes.values() {
             let Some(address) = node.addresses.first() else { continue };
             // A node is its own pods' and another to the others.
@@ -299,60 +322,66 @@ impl<'a> Writer<'a> {
         out: &mut Vec<String>,
     ) {
         let subject = self.workloads[own].pods[0];
-        let mut next: BTreeMap<&str, PortSet> = BTreeMap::new();
-        for stranger in self.strangers {
-            let ports = self.passing(subject, &End::Pod(stranger), direction);
-            next.insert(&stranger.name.namespace, ports);
-        }
-        let host = |at: &usize| self.workloads[*at].host;
-        let same = |all: &[&(usize, PortSet)]| match all {
-            [(_, first), rest @ ..] if !first.is_empty() => {
+        // Of a lone pod nobody else is there to speak with.
+        let lone = self.workloads[own].pods.len() < 2;
+        let others = |all: &[usize]| all.iter().filter(|at| !(lone && **at == own)).count();
+        let same = |all: &[&(usize, PortSet)], of: usize| match all {
+            [(_, first), rest @ ..] if all.len() == of => {
                 rest.iter().all(|(_, ports)| ports == first).then(|| first.clone())
             }
             _ => None,
         };
-        let pods: Vec<&(usize, PortSet)> = found.iter().filter(|(at, _)| !host(at)).collect();
-        if pods.len() > 1
-            && let Some(ports) = same(&pods)
-            && next.values().all(|of| *of == ports)
+        let mut by_namespace: BTreeMap<&str, Vec<&(usize, PortSet)>> = BTreeMap::new();
+        let mut pods: Vec<&(usize, PortSet)> = Vec::new();
+        for one in found.iter().filter(|(at, _)| !self.workloads[*at].host) {
+            let namespace = &*self.workloads[one.0].pods[0].name.namespace;
+            by_namespace.entry(namespace).or_default().push(one);
+            pods.push(one);
+        }
+        let all: usize = self.members.values().map(|members| others(members)).sum();
+        let everybody = same(&pods, all).filter(|_| pods.len() > 1);
+        let mut candidates: Vec<(&str, PortSet)> = Vec::new();
+        for (namespace, pods) in by_namespace {
+            let of = self.members.get(namespace).map_or(0, |members| others(members));
+            candidates.extend(same(&pods, of).map(|ports| (namespace, ports)));
+        }
+        let strangers = self.strangers;
+        if let Some(ports) = everybody
+            && strangers
+                .iter()
+                .all(|next| self.passing(subject, &End::Pod(next), direction) == ports)
         {
             out.push(entry("'*'", &ports));
-            found.retain(|(at, _)| host(at));
+            found.retain(|(at, _)| self.workloads[*at].host);
             return;
         }
-        let namespaces: BTreeSet<&str> =
-            self.workloads.iter().map(|it| it.namespace.as_str()).collect();
-        for namespace in namespaces {
-            let within = |at: &usize| self.workloads[*at].namespace == namespace && !host(at);
-            let pods: Vec<&(usize, PortSet)> = found.iter().filter(|(at, _)| within(at)).collect();
-            if let Some(ports) = same(&pods)
-                && next.get(namespace) == Some(&ports)
-            {
+        let mut said: BTreeSet<&str> = BTreeSet::new();
+        for (namespace, ports) in candidates {
+            let next = strangers.iter().find(|next| *next.name.namespace == *namespace);
+            if next.is_some_and(|next| self.passing(subject, &End::Pod(next), direction) == ports) {
                 out.push(entry(&quoted(&format!("{namespace}/*")), &ports));
-                found.retain(|(at, _)| !within(at));
+                said.insert(namespace);
             }
         }
+        let workloads = &self.workloads;
+        found.retain(|(at, _)| {
+            let it = &workloads[*at];
+            it.host || !said.contains(&*it.pods[0].name.namespace)
+        });
     }
 
     /// The addresses outside, by what passes.
     fn addresses(
         &mut self,
-        subject: &'a Pod,
+        own: usize,
         direction: Direction,
         out: &mut Vec<String>,
     ) -> Vec<(PortSet, AddressSet)> {
+        let subject = self.workloads[own].pods[0];
         let mut by_ports: Vec<(PortSet, AddressSet)> = Vec::new();
-        let mut spoken = AddressSet::empty();
-        for end in self.outside.clone() {
+        for at in self.near_outside(own, direction) {
+            let end = self.outside[at].clone();
             let End::Outside(class) = &end else { continue };
-            let flows = match direction {
-                Direction::Ingress => self.asker.flows(&end, &End::Pod(subject)),
-                Direction::Egress => self.asker.flows(&End::Pod(subject), &end),
-            };
-            if flows.is_empty() {
-                continue;
-            }
-            spoken = spoken.union(&class.addresses);
             let ports = self.passing(subject, &end, direction);
             if ports.is_empty() {
                 continue;
@@ -362,8 +391,17 @@ impl<'a> Writer<'a> {
                 None => by_ports.push((ports, class.addresses.clone())),
             }
         }
+        let speaks = Family::BOTH.map(|family| Party::Pod(subject).speaks(family));
+        let spoken = |class: &Class| speaks[usize::from(class.family == Family::V6)];
+        let everywhere = |addresses: &AddressSet| {
+            let mut classes = self.outside.iter().filter_map(|end| match end {
+                End::Outside(class) => Some(class),
+                _ => None,
+            });
+            classes.all(|class| !spoken(class) || class.addresses.is_within(addresses))
+        };
         for (ports, addresses) in &by_ports {
-            if *addresses == spoken {
+            if everywhere(addresses) {
                 out.push(entry("internet", ports));
                 continue;
             }
@@ -374,6 +412,30 @@ impl<'a> Writer<'a> {
         }
         by_ports
     }
+}
+
+/// With whom anything may pass, by workload: whom each may reach, and who may reach it.
+fn near(
+    cluster: &Cluster,
+    workloads: &[Workload<'_>],
+    outside: &[End<'_>],
+) -> [Vec<Vec<usize>>; 2] {
+    let engine = Reachability::of(cluster);
+    let mut factored = Factored::new(&engine);
+    let mut ends: Vec<_> = workloads.iter().map(|it| factored.pod(it.pods[0])).collect();
+    ends.extend(outside.iter().filter_map(|end| match end {
+        End::Outside(class) => Some(factored.outside(class.example)),
+        _ => None,
+    }));
+    let reached = Reached::of(&factored, &ends);
+    let mut near = [vec![Vec::new(); ends.len()], vec![Vec::new(); ends.len()]];
+    for src in 0..ends.len() {
+        for dst in reached.from(src) {
+            near[0][src].push(dst);
+            near[1][dst].push(src);
+        }
+    }
+    near
 }
 
 /// Addresses as one block with exceptions, or as several blocks, whichever is shorter.
