@@ -5,6 +5,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use podwall_policy::address::{AddressRange, AddressSet};
 use podwall_policy::cluster::Cluster;
@@ -14,7 +15,7 @@ use podwall_policy::policy::Direction;
 use podwall_policy::port::PortSet;
 
 use super::places::Places;
-use super::{Because, Beyond, End, Failing, Link, Options, Report};
+use super::{Because, Beyond, End, Failing, Link, Options, Report, UnitInfo};
 use crate::matrix::{By, Connection, Row, matrix};
 use crate::outside::describe;
 use crate::reachability::Reachability;
@@ -103,6 +104,7 @@ fn beyond(places: &Places<'_>, after: &Cluster, report: &mut Report, options: &O
         Row::Pods { pods, .. } => places.unit_of(&pods[0].name),
         Row::Outside(_) => None,
     };
+    let vague = vague(report);
     let ours = |unit: usize| report.namespaces.contains(&report.units[unit].namespace);
     let mut between: BTreeMap<(usize, usize), PortSet> = BTreeMap::new();
     let mut out: BTreeMap<(String, String, PortSet), Because> = BTreeMap::new();
@@ -122,7 +124,8 @@ fn beyond(places: &Places<'_>, after: &Cluster, report: &mut Report, options: &O
                     if direction == Direction::Egress { connection.dst } else { connection.src };
                 let Row::Outside(class) = &found.rows[row] else { continue };
                 for (addresses, ports) in seen.outside(own, direction, &class.addresses, &ports) {
-                    let because = why_outside(report, own, direction, &addresses, options);
+                    let because =
+                        why_outside(report, vague[own], own, direction, &addresses, options);
                     let (own, other) = (report.units[own].label.clone(), describe(&addresses));
                     let (src, dst) = match direction {
                         Direction::Egress => (own, other),
@@ -148,7 +151,7 @@ fn beyond(places: &Places<'_>, after: &Cluster, report: &mut Report, options: &O
             Because::Dns
         } else if !report.units[src].isolated[0] && !report.units[dst].isolated[1] {
             Because::Open
-        } else if is_vague(report, src) || is_vague(report, dst) {
+        } else if vague[src] || vague[dst] {
             Because::Labels
         } else if report.staying.is_empty() {
             Because::Open
@@ -165,19 +168,23 @@ fn beyond(places: &Places<'_>, after: &Cluster, report: &mut Report, options: &O
     report.beyond.sort_by(|a, b| (b.because, &a.src, &a.dst).cmp(&(a.because, &b.src, &b.dst)));
 }
 
-/// Whether another unit's labels take pods of this one, or the reverse.
-fn is_vague(report: &Report, unit: usize) -> bool {
-    let own = &report.units[unit];
-    !own.besides.is_empty()
-        || report.units.iter().any(|other| {
-            other.namespace == own.namespace
-                && !other.besides.is_empty()
-                && super::places::has(&own.identity, &other.identity)
-        })
+/// By unit: whether another unit's labels take pods of this one, or the reverse.
+fn vague(report: &Report) -> Vec<bool> {
+    let mut taking: BTreeMap<&Arc<str>, Vec<&UnitInfo>> = BTreeMap::new();
+    for unit in report.units.iter().filter(|unit| !unit.besides.is_empty()) {
+        taking.entry(&unit.namespace).or_default().push(unit);
+    }
+    let is_vague = |own: &UnitInfo| {
+        let mut others = taking.get(&own.namespace).into_iter().flatten();
+        !own.besides.is_empty()
+            || others.any(|other| super::places::has(&own.identity, &other.identity))
+    };
+    report.units.iter().map(is_vague).collect()
 }
 
 fn why_outside(
     report: &Report,
+    is_vague: bool,
     own: usize,
     direction: Direction,
     addresses: &AddressSet,
@@ -194,7 +201,7 @@ fn why_outside(
     });
     match options.aggregate {
         _ if of_dns => Because::Dns,
-        [None, None] if is_vague(report, own) => Because::Labels,
+        [None, None] if is_vague => Because::Labels,
         [None, None] => Because::Existing,
         _ => Because::Aggregated,
     }

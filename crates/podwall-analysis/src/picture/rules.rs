@@ -6,16 +6,17 @@
 //!
 //! Asked with the evaluator's own functions, pod by pod; of pods with equal labels one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
-use podwall_policy::address::{AddressSet, Family};
+use podwall_policy::address::{AddressRange, AddressSet, Family, IpBlock};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::flow::{Flow, Party};
 use podwall_policy::matching::{Match, match_peers, rule_ports, selects};
 use podwall_policy::object::Pod;
-use podwall_policy::policy::{Action, Direction, NamespaceScope, Peer, Policy, Rule, Tier};
+use podwall_policy::policy::{
+    Action, Direction, NamespaceScope, Peer, PodScope, Policy, Rule, Tier,
+};
 use podwall_policy::port::PortSet;
 use podwall_policy::reason::MissingFact;
 use podwall_policy::source::Source;
@@ -99,9 +100,9 @@ pub(super) fn fill(picture: &mut Picture, now: &Cluster, before: Option<&Cluster
     let gone = before.map(|before| (before, true));
     for (cluster, old) in gone.into_iter().chain([(now, false)]) {
         let rows = picture.rows.clone();
-        let reps = reps(&rows, cluster, by);
+        let all = All::new(reps(&rows, cluster, by));
         for policy in cluster.policies.values() {
-            add(picture, cluster, &reps, policy, old);
+            add(picture, cluster, &all, policy, old);
         }
     }
     if before.is_some() {
@@ -140,19 +141,95 @@ fn reps<'a>(picture: &'a [Row], cluster: &'a Cluster, by: By) -> Vec<Reps<'a>> {
     out
 }
 
-fn add(picture: &mut Picture, cluster: &Cluster, reps: &[Reps<'_>], policy: &Policy, old: bool) {
-    let own: Option<&Arc<str>> = match &policy.subject.namespaces {
-        NamespaceScope::Own(name) => Some(name),
-        NamespaceScope::Matching(_) => None,
+/// All rows, and where to look for whom a rule names: most rules name one namespace of many.
+struct All<'a> {
+    rows: Vec<Reps<'a>>,
+    by_namespace: BTreeMap<&'a str, Vec<usize>>,
+    by_address: Vec<(IpAddr, usize)>,
+    /// Rows with a pod that states no address: any block may be around it.
+    without_address: Vec<usize>,
+    outside: Vec<usize>,
+}
+
+impl<'a> All<'a> {
+    fn new(rows: Vec<Reps<'a>>) -> Self {
+        let mut all = Self {
+            by_namespace: BTreeMap::new(),
+            by_address: Vec::new(),
+            without_address: Vec::new(),
+            outside: Vec::new(),
+            rows,
+        };
+        for (at, row) in all.rows.iter().enumerate() {
+            if let Some(pod) = row.all.first() {
+                all.by_namespace.entry(&pod.name.namespace).or_default().push(at);
+            }
+            all.by_address.extend(row.all.iter().flat_map(|pod| &pod.ips).map(|ip| (*ip, at)));
+            all.without_address.extend(row.all.iter().any(|pod| pod.ips.is_empty()).then_some(at));
+            all.outside.extend(row.addresses.is_some().then_some(at));
+        }
+        all.by_address.sort_unstable();
+        all
+    }
+
+    /// Rows of the namespaces that a scope names, or may.
+    fn within(&self, cluster: &Cluster, scope: &PodScope) -> impl Iterator<Item = usize> {
+        let named = self.by_namespace.iter().filter(|(name, _)| may_name(cluster, scope, name));
+        named.flat_map(|(_, rows)| rows.iter().copied())
+    }
+
+    /// Rows with an address in a block, or perhaps.
+    fn inside(&self, block: &IpBlock) -> impl Iterator<Item = usize> {
+        let ranges = block.ranges();
+        let of_range = |range: &AddressRange| {
+            let first = self.by_address.partition_point(|(ip, _)| *ip < range.first());
+            let rest = self.by_address.get(first..).unwrap_or_default();
+            let last = range.last();
+            rest.iter().take_while(move |(ip, _)| *ip <= last).map(|(_, row)| *row)
+        };
+        let found: Vec<usize> = ranges.ranges().iter().flat_map(of_range).collect();
+        found.into_iter().chain(self.without_address.iter().copied())
+    }
+
+    /// By row: whether a rule's peers match some pod of it, or some address, or may.
+    fn matched_by(&self, cluster: &Cluster, rule: &Rule) -> Vec<bool> {
+        if rule.peers.is_empty() {
+            return self.rows.iter().map(|row| matches(cluster, rule, row)).collect();
+        }
+        let mut found = vec![false; self.rows.len()];
+        let mut look =
+            |row: usize| found[row] = found[row] || matches(cluster, rule, &self.rows[row]);
+        for peer in &rule.peers {
+            match peer {
+                Peer::Pods(scope) => self.within(cluster, scope).for_each(&mut look),
+                Peer::Block(block) => {
+                    self.inside(block).for_each(&mut look);
+                    self.outside.iter().copied().for_each(&mut look);
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Whether a scope's selector of namespaces may be met by this one.
+fn may_name(cluster: &Cluster, scope: &PodScope, name: &str) -> bool {
+    let selector = match &scope.namespaces {
+        NamespaceScope::Own(own) => return **own == *name,
+        NamespaceScope::Matching(selector) => selector,
     };
-    let subject: Vec<bool> = reps
-        .iter()
-        .map(|reps| {
-            let pods = reps.by_labels.iter();
-            let mut pods = pods.filter(|pod| own.is_none_or(|own| pod.name.namespace == *own));
-            pods.any(|pod| may(&selects(cluster, &policy.subject, pod)))
-        })
-        .collect();
+    match cluster.namespaces.get(name) {
+        Some(namespace) if namespace.labels_known => selector.matches(&namespace.labels),
+        _ => true,
+    }
+}
+
+fn add(picture: &mut Picture, cluster: &Cluster, all: &All<'_>, policy: &Policy, old: bool) {
+    let mut subject = vec![false; all.rows.len()];
+    for row in all.within(cluster, &policy.subject) {
+        let mut pods = all.rows[row].by_labels.iter();
+        subject[row] = pods.any(|pod| may(&selects(cluster, &policy.subject, pod)));
+    }
     let index = picture.policies.len();
     let name = if policy.name.namespace.is_empty() {
         policy.name.name.to_string()
@@ -179,7 +256,7 @@ fn add(picture: &mut Picture, cluster: &Cluster, reps: &[Reps<'_>], policy: &Pol
                 source: rule.source.clone(),
                 peers: rule.peers.iter().map(ToString::to_string).collect(),
                 ports: rule.ports.iter().map(ToString::to_string).collect(),
-                matches: reps.iter().map(|reps| matches(cluster, rule, reps)).collect(),
+                matches: all.matched_by(cluster, rule),
                 set: ports(rule),
             });
         }

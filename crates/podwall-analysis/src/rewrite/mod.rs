@@ -208,6 +208,16 @@ struct Subject<'p> {
     cube: Cube,
     /// Egress and ingress; `None` where nothing isolates.
     rules: [Option<Rules>; 2],
+    /// What these allow, as boxes.
+    cubes: [Vec<Cube>; 2],
+}
+
+impl Subject<'_> {
+    /// Gives it other rules.
+    fn put(&mut self, space: &Space, direction: Direction, rules: Rules) {
+        self.cubes[side(direction)] = cubes(space, &self.cube, &rules, direction);
+        self.rules[side(direction)] = Some(rules);
+    }
 }
 
 enum Failed {
@@ -271,7 +281,12 @@ fn gather<'p>(space: &Space, policies: &[&'p Policy], gone: &mut Vec<Removed>) -
         }
         let at = subjects.iter().position(|subject| subject.cube == cube);
         let at = at.unwrap_or_else(|| {
-            subjects.push(Subject { first: policy, cube, rules: [None, None] });
+            subjects.push(Subject {
+                first: policy,
+                cube,
+                rules: [None, None],
+                cubes: Default::default(),
+            });
             subjects.len() - 1
         });
         let subject = &mut subjects[at];
@@ -290,6 +305,13 @@ fn gather<'p>(space: &Space, policies: &[&'p Policy], gone: &mut Vec<Removed>) -
             if let Some(rules) = policy.rules(direction) {
                 let own = subject.rules[side(direction)].get_or_insert_default();
                 own.add(space, rules);
+            }
+        }
+    }
+    for subject in &mut subjects {
+        for direction in Direction::BOTH {
+            if let Some(rules) = subject.rules[side(direction)].take() {
+                subject.put(space, direction, rules);
             }
         }
     }
@@ -337,7 +359,7 @@ fn drop_grants(
                         },
                         whole: false,
                     });
-                    subjects[own].rules[d] = Some(rest);
+                    subjects[own].put(space, direction, rest);
                     any = true;
                     continue 'again;
                 }
@@ -428,13 +450,12 @@ fn said(
     direction: Direction,
     wanted: &[Cube],
 ) -> Result<Option<BTreeSet<usize>>, TooHard> {
-    let mut others: Vec<(usize, Cube)> = Vec::new();
+    let rest = cubes(space, &subjects[own].cube, rest, direction);
+    let mut others: Vec<(usize, &Cube)> = Vec::new();
     for (at, subject) in subjects.iter().enumerate() {
-        let rules = if at == own { Some(rest) } else { subject.rules[side(direction)].as_ref() };
-        let all = rules.map(|rules| cubes(space, &subject.cube, rules, direction));
-        others.extend(all.into_iter().flatten().map(|cube| (at, cube)));
+        let all = if at == own { &rest } else { &subject.cubes[side(direction)] };
+        others.extend(all.iter().map(|cube| (at, cube)));
     }
-    let others: Vec<(usize, &Cube)> = others.iter().map(|(at, cube)| (*at, cube)).collect();
     let mut by = BTreeSet::new();
     for cube in wanted {
         match space.cover(cube, &others)? {

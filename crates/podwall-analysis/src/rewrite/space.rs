@@ -83,11 +83,13 @@ impl Cube {
     }
 
     fn meets(&self, other: &Self) -> bool {
-        self.0.iter().all(|(key, a)| other.0.get(key).is_none_or(|b| !is_empty(&both(a, b))))
+        let meet = |a: &Bits, b: &Bits| a.iter().zip(b).any(|(a, b)| a & b != 0);
+        self.0.iter().all(|(key, a)| other.0.get(key).is_none_or(|b| meet(a, b)))
     }
 
     fn is_within(&self, other: &Self) -> bool {
-        other.0.iter().all(|(key, b)| self.0.get(key).is_some_and(|a| is_empty(&without(a, b))))
+        let within = |a: &Bits, b: &Bits| a.iter().zip(b).all(|(a, b)| a & !b == 0);
+        other.0.iter().all(|(key, b)| self.0.get(key).is_some_and(|a| within(a, b)))
     }
 
     /// In both; a dimension that only one has is that one's.
@@ -226,8 +228,14 @@ impl Space {
 
     /// Whom addresses take.
     pub(super) fn addresses(&self, set: &AddressSet) -> Cube {
-        let inside = self.addresses.iter().enumerate().filter(|(_, first)| set.contains(**first));
-        let some = bits(inside.map(|(at, _)| at), self.addresses.len());
+        let place = |address: IpAddr| self.addresses.partition_point(|first| *first < address);
+        let inside = set.ranges().iter().flat_map(|range| {
+            let last = range.last();
+            let from = place(range.first());
+            let rest = self.addresses.get(from..).unwrap_or_default();
+            from..from + rest.partition_point(|first| *first <= last)
+        });
+        let some = bits(inside, self.addresses.len());
         Cube([(Key::Address, some), (Key::Kind, bits([ADDRESS, TAKEN], 3))].into())
     }
 
