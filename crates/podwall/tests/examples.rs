@@ -16,8 +16,14 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use support::{Lab, podwall, root};
+
+/// How many labs packets are tried in at a time.
+const LABS: usize = 3;
 
 /// What one line of an `expect.txt` says.
 enum Line {
@@ -174,53 +180,66 @@ fn packets_do_what_examples_say() {
     if !root() {
         return;
     }
+    let folders = folders();
+    let next = AtomicUsize::new(0);
+    let told = Mutex::new((Vec::new(), 0));
+    // A lab mostly waits for what must not come.
+    thread::scope(|scope| {
+        for _ in 0..LABS {
+            scope.spawn(|| {
+                while let Some((name, folder)) = folders.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (failures, tried) = in_lab(name, folder);
+                    let mut told = told.lock().unwrap();
+                    told.0.extend(failures);
+                    told.1 += tried;
+                }
+            });
+        }
+    });
+    let (failures, tried) = told.into_inner().unwrap();
+    report(&failures, tried);
+}
+
+/// What an example's expectations come to in labs of their own: what failed, and how many were tried.
+fn in_lab(name: &str, folder: &Path) -> (Vec<String>, usize) {
     let (mut failures, mut tried) = (Vec::new(), 0);
-    for (name, folder) in folders() {
-        let mut lab = Lab::up("examples", &[]);
-        let mut paths: Vec<String> = Vec::new();
-        for Expectation { at, text, line } in expectations(&name, &folder) {
-            tried += 1;
-            match line {
-                Line::State(new) => {
-                    // What stays is left alone: pods live on while policies come and go.
-                    let gone: Vec<String> =
-                        paths.iter().filter(|path| !new.contains(path)).cloned().collect();
-                    if !gone.is_empty() {
-                        lab.delete(&with_f(&gone));
-                    }
-                    lab.run("apply", &with_f(&new), None).ok();
-                    paths = new;
+    let mut lab = Lab::up("examples", &[]);
+    let mut paths: Vec<String> = Vec::new();
+    for Expectation { at, text, line } in expectations(name, folder) {
+        tried += 1;
+        match line {
+            Line::State(new) => {
+                // What stays is left alone: pods live on while policies come and go.
+                let gone: Vec<String> =
+                    paths.iter().filter(|path| !new.contains(path)).cloned().collect();
+                if !gone.is_empty() {
+                    lab.delete(&with_f(&gone));
                 }
-                Line::Lab => {
-                    lab = Lab::up("examples", &[]);
-                    paths.clear();
+                lab.run("apply", &with_f(&new), None).ok();
+                paths = new;
+            }
+            Line::Lab => {
+                lab = Lab::up("examples", &[]);
+                paths.clear();
+            }
+            Line::Reach(reach) => {
+                let args =
+                    [&reach.src, &reach.dst, "--port", &reach.port, "--protocol", &reach.protocol];
+                let packets = lab.probe_json(&args);
+                let right = packets.iter().filter(|p| p.agrees && p.engine == reach.in_lab).count();
+                if packets.is_empty() || right < packets.len() {
+                    let told: Vec<String> = packets.iter().map(ToString::to_string).collect();
+                    failures.push(format!("{at}: {text}\n  {}", told.join("\n  ")));
                 }
-                Line::Reach(reach) => {
-                    let args = [
-                        &reach.src,
-                        &reach.dst,
-                        "--port",
-                        &reach.port,
-                        "--protocol",
-                        &reach.protocol,
-                    ];
-                    let packets = lab.probe_json(&args);
-                    let right =
-                        packets.iter().filter(|p| p.agrees && p.engine == reach.in_lab).count();
-                    if packets.is_empty() || right < packets.len() {
-                        let told: Vec<String> = packets.iter().map(ToString::to_string).collect();
-                        failures.push(format!("{at}: {text}\n  {}", told.join("\n  ")));
-                    }
-                }
-                Line::Exec { pod, code, command } => {
-                    let command: Vec<&str> = command.iter().map(String::as_str).collect();
-                    let ran = lab.exec(&pod, &command);
-                    if ran.code != Some(code) {
-                        failures.push(format!("{at}: {text}\n  {ran}"));
-                    }
+            }
+            Line::Exec { pod, code, command } => {
+                let command: Vec<&str> = command.iter().map(String::as_str).collect();
+                let ran = lab.exec(&pod, &command);
+                if ran.code != Some(code) {
+                    failures.push(format!("{at}: {text}\n  {ran}"));
                 }
             }
         }
     }
-    report(&failures, tried);
+    (failures, tried)
 }
