@@ -23,6 +23,7 @@ use crate::object::{Document, LeftOut, ObjectKey, Outcome, read_document};
 use crate::reading::{Options, Reading};
 use crate::text::{At, Part, Text};
 use crate::walk::Walk;
+use crate::written::Written;
 use crate::yaml::Broken;
 use crate::{json, yaml};
 
@@ -56,6 +57,8 @@ pub(crate) struct Reader<'o> {
     /// Files by name that are not read yet, and their length together.
     queue: Vec<(String, String)>,
     queued: usize,
+    /// 0: as many as are good. Who keeps everything hands it on to a lab, enters namespaces and
+    /// forks, which a process may do that has one thread; and one that has ended is not gone at once.
     threads: usize,
 }
 
@@ -86,7 +89,7 @@ impl<'o> Reader<'o> {
             values: options.max_values,
             queue: Vec::new(),
             queued: 0,
-            threads: 0,
+            threads: usize::from(options.written == Written::All),
         }
     }
 

