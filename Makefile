@@ -2,6 +2,8 @@
 # Both install the Debian packages that they need (scripts/deps says which) and build.
 
 CARGO ?= cargo
+# Where cargo builds, as cargo itself asks.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help demo test bench build lint fmt fuzz docs clean
 
@@ -11,7 +13,7 @@ help: ## this list
 demo: ## real packets through real policies, before and after, beside what the engine said
 	@scripts/deps demo
 	@$(CARGO) build --quiet --release -p podwall
-	@exec ./target/release/podwall demo
+	@exec $(TARGET)/release/podwall demo
 
 test: ## everything that can be tested
 	@scripts/deps test
@@ -38,8 +40,8 @@ fuzz: ## ten minutes of random input for each reader of input and the evaluator
 docs: ## man pages and completions, in target/docs
 	$(CARGO) build --release -p podwall
 	mkdir -p target/docs
-	./target/release/podwall man target/docs
-	for shell in bash zsh fish; do ./target/release/podwall completions $$shell > target/docs/podwall.$$shell; done
+	$(TARGET)/release/podwall man target/docs
+	for shell in bash zsh fish; do $(TARGET)/release/podwall completions $$shell > target/docs/podwall.$$shell; done
 
 clean: ## what was built
 	$(CARGO) clean
