@@ -18,10 +18,9 @@ mod filter;
 mod outcome;
 mod packet;
 mod tcp;
+mod token;
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -160,6 +159,7 @@ fn run_here(
     options: &ProbeOptions,
     progress: &mut impl FnMut(usize),
 ) -> Result<Vec<ProbeResult>, ProbeError> {
+    let first_token = token::first(tasks.len());
     let tasks: Rc<[ProbeTask]> = tasks.into();
     let (places, watched) = places_of(&tasks);
     let place_refs: Vec<&Place> = places.iter().map(|place| &**place).collect();
@@ -172,8 +172,7 @@ fn run_here(
         identities: places.iter().map(|place| place.identity.clone()).collect(),
         evidence: evidence.clone(),
         options: *options,
-        // Two runs at a time do not take each other's probes for their own.
-        first_token: RandomState::new().hash_one(0) as u32,
+        first_token,
     });
     let results = local.block_on(&runtime, async {
         evidence.follow().map_err(ProbeError::Start)?;
