@@ -86,8 +86,17 @@ impl Connection {
 
 /// All pairs of a cluster; with `only`, of these ports.
 pub fn matrix<'a>(cluster: &'a Cluster, by: By, only: Option<&PortSet>) -> Matrix<'a> {
-    let engine = Reachability::of(cluster);
-    let mut factored = Factored::new(&engine);
+    matrix_of(cluster, &Reachability::of(cluster), by, only)
+}
+
+/// The same, with the cluster's engine at hand.
+pub(crate) fn matrix_of<'a>(
+    cluster: &'a Cluster,
+    engine: &Reachability<'a>,
+    by: By,
+    only: Option<&PortSet>,
+) -> Matrix<'a> {
+    let mut factored = Factored::new(engine);
     let blocks = outside::blocks(cluster);
     let outside = outside::classes(&blocks, &outside::taken(cluster));
     let mut rows = pod_rows(cluster, by);

@@ -54,7 +54,8 @@ pub fn locate(name: &str, content: &str, wanted: &[Wanted]) -> Vec<Option<Found>
             found[*index] = Some(follow(&text, node, &wanted[*index].field));
         }
     };
-    for document in documents(&text) {
+    let lines: Vec<u32> = wanted.iter().map(|one| one.object.0).collect();
+    for document in documents(&text, &lines) {
         look(&document);
         if let Value::Map(map) = &document.value
             && let Some(items) = map.get("items")
@@ -89,8 +90,9 @@ pub fn document(name: &str, content: &str) -> Result<serde_json::Value, String> 
     Ok(found)
 }
 
-/// The trees of a text, as the reader sees them.
-pub(crate) fn documents<'t>(text: &Text<'t>) -> Vec<Node<'t>> {
+/// The trees of a text, as the reader sees them; of YAML only the documents that have one of these
+/// lines.
+pub(crate) fn documents<'t>(text: &Text<'t>, lines: &[u32]) -> Vec<Node<'t>> {
     if json::looks_like_json(text.text) {
         let (nodes, broken) = json::parse(text.text);
         if broken.is_none() {
@@ -98,7 +100,16 @@ pub(crate) fn documents<'t>(text: &Text<'t>) -> Vec<Node<'t>> {
         }
     }
     let mut budget = 2_000_000;
-    text.documents().into_iter().flat_map(|part| yaml::parse(part, &mut budget).0).collect()
+    let parts = text.documents();
+    let starts: Vec<u32> = parts.iter().map(|part| part.lines_before).collect();
+    let mut asked = vec![false; parts.len()];
+    for line in lines {
+        // The last that begins before it; what comes before the first is the first's.
+        let part = starts.partition_point(|before| before < line).max(1) - 1;
+        asked.iter_mut().skip(part).take(1).for_each(|it| *it = true);
+    }
+    let asked = parts.into_iter().zip(asked).filter_map(|(part, asked)| asked.then_some(part));
+    asked.flat_map(|part| yaml::parse(part, &mut budget).0).collect()
 }
 
 /// The node at the end of a path, as far as it is there, and the key that led to it.

@@ -16,9 +16,13 @@ pub fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
         9..=40 => 3,
         _ => return None,
     };
+    let lower = |word: &str| word.chars().flat_map(char::to_lowercase).collect::<Vec<char>>();
+    let word = lower(word);
     known
         .iter()
-        .map(|k| (distance(&word.to_lowercase(), &k.to_lowercase()), *k))
+        // A character more or less is a step; most words differ by more than is looked for.
+        .filter(|k| k.chars().count().abs_diff(word.len()) <= limit)
+        .map(|k| (distance(&word, &lower(k)), *k))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, k)| k)
@@ -31,8 +35,7 @@ pub(crate) fn nearest_key<'n>(map: &'n crate::node::Map<'_>, wanted: &str) -> Op
 
 /// Insertions, deletions, replacements, and swaps of neighbours that lead from one to the other
 /// (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+fn distance(a: &[char], b: &[char]) -> usize {
     let width = b.len() + 1;
     let mut rows = vec![0; (a.len() + 1) * width];
     for i in 0..=a.len() {

@@ -19,6 +19,7 @@ mod ends;
 pub mod patch;
 mod side;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use podwall_policy::cluster::Cluster;
@@ -154,15 +155,34 @@ struct Before<'q, 'a> {
     answer: &'q Answer<'a>,
     wanted: Verdict,
     besides: effect::Besides<'q, 'a>,
+    /// What was tried: the changes of one side come again beside the other's.
+    known: RefCell<Vec<Tried>>,
+}
+
+struct Tried {
+    changes: Vec<Change>,
+    /// What else they do; `None` if they do not turn the answer round.
+    effects: Option<Vec<Effect>>,
 }
 
 impl<'q, 'a> Before<'q, 'a> {
     fn of(cluster: &'a Cluster, answer: &'q Answer<'a>, wanted: Verdict) -> Self {
-        Self { cluster, answer, wanted, besides: effect::Besides::of(cluster, answer) }
+        let besides = effect::Besides::of(cluster, answer);
+        Self { cluster, answer, wanted, besides, known: RefCell::default() }
     }
 
     /// What else the changes do; `None` if they do not turn the answer round.
     fn tried(&self, changes: &[Change]) -> Option<Vec<Effect>> {
+        if let Some(known) = self.known.borrow().iter().find(|it| it.changes == changes) {
+            return known.effects.clone();
+        }
+        let effects = self.effects(changes);
+        let tried = Tried { changes: changes.to_vec(), effects: effects.clone() };
+        self.known.borrow_mut().push(tried);
+        effects
+    }
+
+    fn effects(&self, changes: &[Change]) -> Option<Vec<Effect>> {
         let after = put(self.cluster, changes)?;
         (asked_again(&after, self.answer)?.verdict == self.wanted)
             .then(|| self.besides.after(&after))

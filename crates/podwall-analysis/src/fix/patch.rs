@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use podwall_manifest::{Input, Options, Splice, apply, read, splices};
+use podwall_manifest::{Input, Options, Splice, Written, apply, read, splices};
 use podwall_policy::cluster::Cluster;
 
 use super::Change;
@@ -98,7 +98,7 @@ fn says(texts: &Texts, wanted: &Cluster) -> bool {
         .iter()
         .map(|(name, text)| Input::Text { name: name.to_string(), text: text.to_string() })
         .collect();
-    let reading = read(&inputs, &Options::default());
+    let reading = read(&inputs, &Options { written: Written::Little, ..Options::default() });
     if reading.has_errors() {
         return false;
     }

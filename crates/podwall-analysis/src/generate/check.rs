@@ -4,7 +4,7 @@
 //!   links ──the engine──▶ failing          matrix with the new policies − links ──▶ beyond
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use podwall_policy::address::{AddressRange, AddressSet};
@@ -16,7 +16,7 @@ use podwall_policy::port::PortSet;
 
 use super::places::Places;
 use super::{Because, Beyond, End, Failing, Link, Options, Report, UnitInfo};
-use crate::matrix::{By, Connection, Row, matrix};
+use crate::matrix::{By, Connection, Matrix, Row, matrix_of};
 use crate::outside::describe;
 use crate::reachability::Reachability;
 
@@ -29,7 +29,7 @@ pub(super) fn check(places: &Places<'_>, after: &Cluster, report: &mut Report, o
         info.isolated = Direction::BOTH
             .map(|direction| unit.kinds().iter().all(|pod| is_isolated(&engine, pod, direction)));
     }
-    beyond(places, after, report, options);
+    beyond(places, &matrix_of(after, &engine, By::Workload, None), report, options);
 }
 
 fn is_isolated(engine: &Reachability<'_>, pod: &Pod, direction: Direction) -> bool {
@@ -96,8 +96,7 @@ fn failing(
 }
 
 /// What passes in the namespaces with policies, and was not seen.
-fn beyond(places: &Places<'_>, after: &Cluster, report: &mut Report, options: &Options) {
-    let found = matrix(after, By::Workload, None);
+fn beyond(places: &Places<'_>, found: &Matrix<'_>, report: &mut Report, options: &Options) {
     let seen = Seen::new(report);
     // Rows of pods that are alike are one unit.
     let unit = |row: usize| match &found.rows[row] {
@@ -108,6 +107,8 @@ fn beyond(places: &Places<'_>, after: &Cluster, report: &mut Report, options: &O
     let ours = |unit: usize| report.namespaces.contains(&report.units[unit].namespace);
     let mut between: BTreeMap<(usize, usize), PortSet> = BTreeMap::new();
     let mut out: BTreeMap<(String, String, PortSet), Because> = BTreeMap::new();
+    // Most workloads leave the same addresses.
+    let mut words: HashMap<AddressSet, String> = HashMap::new();
     for connection in &found.connections {
         let ports = all_ports(connection);
         match (unit(connection.src), unit(connection.dst)) {
@@ -126,7 +127,8 @@ fn beyond(places: &Places<'_>, after: &Cluster, report: &mut Report, options: &O
                 for (addresses, ports) in seen.outside(own, direction, &class.addresses, &ports) {
                     let because =
                         why_outside(report, vague[own], own, direction, &addresses, options);
-                    let (own, other) = (report.units[own].label.clone(), describe(&addresses));
+                    let other = words.entry(addresses).or_insert_with_key(describe).clone();
+                    let own = report.units[own].label.clone();
                     let (src, dst) = match direction {
                         Direction::Egress => (own, other),
                         Direction::Ingress => (other, own),

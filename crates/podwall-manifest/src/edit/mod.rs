@@ -68,7 +68,8 @@ pub fn splices_of(content: &str, wanted: &[((u32, u32), &[Edit])]) -> Vec<Vec<Op
         return none();
     }
     let text = Text::new("".into(), content);
-    let documents = documents(&text);
+    let lines: Vec<u32> = wanted.iter().map(|((line, _), _)| *line).collect();
+    let documents = documents(&text, &lines);
     let items = documents.iter().filter_map(|document| match &document.value {
         Value::Map(map) => match &map.get("items")?.value.value {
             Value::List(items) => Some(items),

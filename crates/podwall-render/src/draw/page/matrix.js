@@ -13,7 +13,8 @@ const meanings = data.compared
 const legend = el("p", { id: "legend", hidden: true }, "A row reaches a column.", ...Object.entries(meanings)
   .filter(([name]) => data.contents.some((content) => (data.compared ? content.change : content.kind) === name))
   .map(([name, says]) => el("span", {}, el("i", { class: name }), says)));
-if (data.contents.some((content) => content.partly)) legend.append(el("span", {}, el("i", { class: "partly" }), "between some of them only"));
+// Only a filled cell can be cut in half: what differs, and what depends on a fact, is drawn whole.
+if (!data.compared && data.contents.some((content) => content.partly && content.kind !== "perhaps")) legend.append(el("span", {}, el("i", { class: "partly" }), "between some of them only"));
 if (many > 120) legend.append(el("span", {}, "smaller: fewer of a namespace's pairs"));
 
 const folded = new Set(many > 120 ? data.spaces.keys() : []);
