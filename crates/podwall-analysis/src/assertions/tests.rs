@@ -198,6 +198,36 @@ fn nowhere_else_takes_what_the_other_assertions_let_pass() {
     assert_eq!(last(&["nowhereElse: {outOf: sts/web}"]), Status::Fails);
 }
 
+/// Policies do not tell replicas apart, and assertions may.
+#[test]
+fn nowhere_else_tells_replicas_apart_of_which_one_is_permitted() {
+    // On one node, or their nodes would tell them apart.
+    let shop = cluster(&SHOP.replace("nodeName: n2", "nodeName: n1"));
+    let closed = "nowhereElse: {outOf: sts/web}";
+    for (permitted, wrong) in
+        [("web-1", &["shop/web-2"][..]), ("web-2", &["shop/web-1"]), ("sts/web", &[])]
+    {
+        let permit = format!("allow: {{from: {permitted}, to: db, ports: 5432}}");
+        let file = file(&[&permit, closed]);
+        let outcome = check(&shop, &file, "default").remove(1);
+        let found: Vec<(String, usize)> = outcome
+            .findings
+            .iter()
+            .map(|finding| match finding {
+                Finding::Passes(pair) => (pair.case.src.to_string(), pair.more),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let wrong: Vec<_> = wrong.iter().map(|pod| ((*pod).to_owned(), 0)).collect();
+        assert_eq!(found, wrong, "{permitted} is permitted");
+        assert_eq!(
+            statuses(&shop, &file, "default")[1],
+            outcome.status,
+            "{permitted} is permitted"
+        );
+    }
+}
+
 #[test]
 fn a_missing_fact_is_unknown_and_named() {
     // Nobody states the labels of namespace tools, nor the addresses of pods.
