@@ -3,6 +3,7 @@
 //! `PODWALL_ASSERTIONS` sets how many random clusters are asked.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use podwall_compile::testing::dice::Dice;
 use podwall_compile::testing::random;
@@ -11,6 +12,8 @@ use podwall_manifest::read_assertions;
 use podwall_policy::address::AddressSet;
 use podwall_policy::evaluate::{Exempt, evaluate};
 use podwall_policy::flow::Flow;
+use podwall_policy::label::Labels;
+use podwall_policy::object::{Namespace, Phase};
 use podwall_policy::policy::{Peer as RulePeer, Policy, Rule, Tier};
 use podwall_policy::reason::MissingFact;
 use podwall_policy::selector::Selector;
@@ -264,4 +267,46 @@ fn what_is_closed_by_kinds_is_closed_pair_by_pair() {
     }
     let of = |status| reached.get(&status).copied().unwrap_or_default();
     assert!(of(Status::Holds) > 50 && of(Status::Fails) > 50, "{reached:?}");
+}
+
+#[test]
+fn where_all_is_known_what_is_written_leaves_nothing_out_and_notices_every_opening() {
+    let (mut written, mut noticed) = (0, 0);
+    for seed in 0..times(150) {
+        let dice = &mut Dice::seeded(seed);
+        let mut cluster = random::cluster(dice);
+        random::workloads(dice, &mut cluster, 50, 40);
+        cluster.strangers.clear();
+        let namespaces: Vec<_> = cluster.pods.keys().map(|name| name.namespace.clone()).collect();
+        for namespace in namespaces {
+            if !cluster.namespaces.contains_key(&namespace) {
+                cluster.put_namespace(Namespace::new(namespace, &Labels::default()));
+            }
+        }
+        for namespace in cluster.namespaces.values_mut() {
+            namespace.labels_known = true;
+        }
+        cluster.policies.retain(|(tier, _), _| *tier == Tier::NetworkPolicy);
+        for (index, pod) in (1u8..).zip(cluster.pods.values_mut()) {
+            pod.ips = vec![IpAddr::from([10, 0, 80, index])];
+            pod.phase = Phase::Alive;
+        }
+        if dice.chance(50) {
+            cluster.nodes.clear();
+        }
+        let file = write(&cluster, &mut |_, _| {});
+        // Replicas may differ: a node comes in everywhere on it.
+        let differ = |line: &&String| line.contains("/Deployment/");
+        let lost: Vec<_> = file.left_out.iter().filter(|line| !differ(line)).collect();
+        assert!(lost.is_empty(), "seed {seed}: {lost:?}");
+        written += file.assertions;
+        let Ok(read) = read_assertions("written", file.text.as_bytes()) else { continue };
+        let found = mutate(&cluster, &read, "default", &mut |_, _| {});
+        for missed in found.unnoticed().filter(|_| file.left_out.is_empty()) {
+            let opened = &missed.difference.opened;
+            assert!(opened.is_empty(), "seed {seed}: {} {}", missed.policy, missed.change);
+        }
+        noticed += found.mutants.len();
+    }
+    assert!(written > 100 && noticed > 100, "{written} {noticed}");
 }
