@@ -11,7 +11,10 @@ use podwall_policy::cluster::Cluster;
 use podwall_policy::evaluate::evaluate;
 use podwall_policy::explain::Question;
 use podwall_policy::flow::{Flow, Party};
-use podwall_policy::object::Owner;
+use podwall_policy::label::Labels;
+use podwall_policy::object::{Namespace, Owner, Pod};
+use podwall_policy::policy::{Action, Policy, Rule, Tier};
+use podwall_policy::selector::Selector;
 
 fn cluster(seed: u64) -> Cluster {
     let dice = &mut Dice::seeded(seed);
@@ -165,4 +168,51 @@ fn a_cluster_and_itself_do_not_differ_and_two_differ_where_their_matrices_do() {
         }
     }
     assert_eq!(kinds.len(), 6, "{kinds:?}");
+}
+
+/// A cluster of pods a and b, each labelled with its name, and a policy.
+fn two_pods(policy: Policy) -> Cluster {
+    let mut cluster = Cluster::default();
+    cluster.put_namespace(Namespace::new("shop", &Labels::default()));
+    for name in ["a", "b"] {
+        cluster.put_pod(Pod::new("shop", name, Labels::from_iter([("app", name)])));
+    }
+    cluster.put_policy(policy);
+    cluster
+}
+
+#[test]
+fn a_policy_that_says_the_same_of_others_or_the_contrary_is_shown_as_before_and_as_now() {
+    let network = |app| {
+        let mut policy = Policy::network_policy("shop", "p", Selector::labels([("app", app)]));
+        policy.ingress = Some(vec![Rule::allow(Vec::new(), Vec::new())]);
+        policy
+    };
+    let admin = |action| {
+        let mut policy = Policy { tier: Tier::Admin, ..network("a") };
+        policy.ingress = Some(vec![Rule { action, ..Rule::allow(Vec::new(), Vec::new()) }]);
+        policy
+    };
+    for (before, now, subjects) in [
+        (network("a"), network("a"), vec![(false, vec!["shop/a"])]),
+        (network("a"), network("b"), vec![(true, vec!["shop/a"]), (false, vec!["shop/b"])]),
+        (
+            admin(Action::Allow),
+            admin(Action::Deny),
+            vec![(true, vec!["shop/a"]), (false, vec!["shop/a"])],
+        ),
+    ] {
+        let (before, now) = (two_pods(before), two_pods(now));
+        let both = picture(&now, Some(&before), By::Pod).unwrap();
+        let selected = |rows: &[bool]| -> Vec<&str> {
+            let rows = both.rows.iter().zip(rows).filter(|(_, is)| **is);
+            rows.map(|(row, _)| &*row.label).collect()
+        };
+        let found: Vec<_> =
+            both.policies.iter().map(|its| (its.old, selected(&its.subject))).collect();
+        assert_eq!(found, subjects);
+        // Each rule is its own policy's.
+        let own: Vec<usize> = both.rules.iter().map(|rule| rule.policy).collect();
+        assert_eq!(own, Vec::from_iter(0..subjects.len()));
+    }
 }

@@ -55,12 +55,7 @@ impl<'a> Judge<'a> {
         let mut kinds: Vec<Kind> = Vec::new();
         let mut kind_of = Vec::with_capacity(ends.len());
         for (at, end) in ends.iter().enumerate() {
-            let about = |permit: &Permit<'a>| match direction {
-                Direction::Ingress => permit.src.has(end),
-                Direction::Egress => permit.dst.has(end),
-            };
-            let own: Vec<usize> =
-                (0..permits.len()).filter(|permit| about(&permits[*permit])).collect();
+            let own = permits_of(permits, end, direction.other());
             let next = kinds.len();
             let kind = *known.entry((self.asker.key(end), own.clone())).or_insert(next);
             if kind == next {
@@ -82,17 +77,15 @@ impl<'a> Judge<'a> {
         families: &[Family],
         walk: &mut Walk<'a>,
     ) {
-        let mut known: FxHashMap<(EndKey, Vec<usize>), usize> = FxHashMap::default();
+        let mut known: FxHashMap<(EndKey, [Vec<usize>; 2]), usize> = FxHashMap::default();
         let mut kinds: Vec<(FxHashSet<usize>, Vec<&End<'a>>)> = Vec::new();
         for own in &subject.ends {
-            let about = |permit: &Permit<'a>| match others.direction {
-                Direction::Ingress => permit.dst.has(own),
-                Direction::Egress => permit.src.has(own),
-            };
-            let its: Vec<usize> =
-                (0..permits.len()).filter(|permit| about(&permits[*permit])).collect();
+            let its = permits_of(permits, own, others.direction);
+            // Each is left out among the others: of which kind these lack one is a part of its own.
+            let lacks = permits_of(permits, own, others.direction.other());
             let next = kinds.len();
-            let kind = *known.entry((self.asker.key(own), its.clone())).or_insert(next);
+            let key = (self.asker.key(own), [its.clone(), lacks]);
+            let kind = *known.entry(key).or_insert(next);
             if kind == next {
                 kinds.push((its.into_iter().collect(), Vec::new()));
             }
@@ -204,4 +197,13 @@ impl<'a> Judge<'a> {
         }
         all
     }
+}
+
+/// The permits that are about an end whose policies of a direction are asked.
+fn permits_of<'a>(permits: &[Permit<'a>], end: &End<'a>, direction: Direction) -> Vec<usize> {
+    let has = |permit: &Permit<'a>| match direction {
+        Direction::Ingress => permit.dst.has(end),
+        Direction::Egress => permit.src.has(end),
+    };
+    (0..permits.len()).filter(|at| has(&permits[*at])).collect()
 }

@@ -3,14 +3,20 @@
 //! `PODWALL_ASSERTIONS` sets how many random clusters are asked.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use podwall_compile::testing::dice::Dice;
 use podwall_compile::testing::random;
+use podwall_manifest::assertions::Claim;
 use podwall_manifest::read_assertions;
 use podwall_policy::address::AddressSet;
 use podwall_policy::evaluate::{Exempt, evaluate};
 use podwall_policy::flow::Flow;
-use podwall_policy::policy::Tier;
+use podwall_policy::label::Labels;
+use podwall_policy::object::{Namespace, Phase};
+use podwall_policy::policy::{Peer as RulePeer, Policy, Rule, Tier};
+use podwall_policy::reason::MissingFact;
+use podwall_policy::selector::Selector;
 
 use super::ask::Asker;
 use super::mutate::{changes, mutate};
@@ -158,4 +164,149 @@ fn differs(before: &Cluster, after: &Cluster) -> Option<String> {
         }
     }
     None
+}
+
+/// Claims of who alone may pass, and permits of single pods among replicas.
+fn closed_claims(dice: &mut Dice, cluster: &Cluster) -> String {
+    let names: Vec<String> = cluster.pods.keys().map(ToString::to_string).collect();
+    let group = |dice: &mut Dice| match dice.below(4) {
+        0 => format!("{}/*", dice.pick(&["a", "b", "c"])),
+        _ => dice.pick(&names).clone(),
+    };
+    let groups = |dice: &mut Dice| dice.some(1, 3, group).join(", ");
+    let other = |dice: &mut Dice| match dice.below(6) {
+        0 => "internet".to_owned(),
+        1 => (*dice.pick(&["10.0.0.0/16", "10.0.1.0/30", "192.0.2.7"])).to_owned(),
+        _ => group(dice),
+    };
+    let ports =
+        |dice: &mut Dice| *dice.pick(&["", ", ports: any", ", ports: 80", ", ports: [80, 443]"]);
+    let mut text = String::from("assertions:\n");
+    for _ in 0..dice.between(2, 5) {
+        let (own, other, ports) = (groups(dice), dice.some(1, 3, other).join(", "), ports(dice));
+        let (subject, peer) = *dice.pick(&[("into", "from"), ("outOf", "to")]);
+        let (from, to) = if subject == "into" { (&other, &own) } else { (&own, &other) };
+        text += &match dice.below(3) {
+            0 => format!("- only: {{{subject}: [{own}], {peer}: [{other}]{ports}}}\n"),
+            1 => format!("- nowhereElse: {{{subject}: [{own}]}}\n"),
+            _ => format!("- allow: {{from: [{from}], to: [{to}]{ports}}}\n"),
+        };
+    }
+    text
+}
+
+/// Lets nothing pass but within a namespace, so that there are claims that hold.
+fn isolate_namespaces(cluster: &mut Cluster) {
+    cluster.policies.clear();
+    for namespace in ["a", "b", "c", "d"] {
+        let mut policy = Policy::network_policy(namespace, "own", Selector::everything());
+        let own = Rule::allow(vec![RulePeer::Pods(policy.subject.clone())], Vec::new());
+        policy.ingress = Some(vec![own.clone()]);
+        policy.egress = Some(vec![own]);
+        cluster.put_policy(policy);
+    }
+}
+
+/// What the evaluator makes of one question of an assertion.
+fn said(cluster: &Cluster, packet: &Packet<'_>) -> Status {
+    let (src, dst) = (packet.src.party(), packet.dst.party());
+    let said = evaluate(cluster, &Flow { src, dst, family: packet.family });
+    let (allowed, denied) = (said.allowed(), said.denied());
+    let certain = if packet.passes { &allowed } else { &denied };
+    let against = packet.ports.intersection(if packet.passes { &denied } else { &allowed });
+    let rest = packet.ports.difference(certain);
+    let one_will_do = packet.any && rest != packet.ports;
+    let mut missing = said.egress.missing.iter().chain(&said.ingress.missing);
+    // Its own node may always come in.
+    let harmless =
+        !packet.passes && missing.all(|fact| matches!(fact, MissingFact::PodNode { .. }));
+    match () {
+        () if rest.is_empty() || one_will_do => Status::Holds,
+        () if !against.is_empty() && (!packet.any || against == packet.ports) => Status::Fails,
+        () if harmless => Status::Holds,
+        () => Status::Unknown,
+    }
+}
+
+#[test]
+fn what_is_closed_by_kinds_is_closed_pair_by_pair() {
+    let mut reached: BTreeMap<Status, usize> = BTreeMap::new();
+    for seed in 0..times(600) {
+        let dice = &mut Dice::seeded(seed);
+        let mut cluster = random::cluster(dice);
+        random::workloads(dice, &mut cluster, 30, 50);
+        cluster.strangers.clear();
+        if dice.chance(60) {
+            // Else replicas on two nodes are of two classes.
+            cluster.nodes.clear();
+        }
+        if dice.chance(50) {
+            isolate_namespaces(&mut cluster);
+        }
+        let text = closed_claims(dice, &cluster);
+        let file = read_assertions("closed", text.as_bytes()).unwrap();
+        let outcomes = check(&cluster, &file, "default");
+        let quick = statuses(&cluster, &file, "default");
+        let each = packets(&cluster, &file, "default");
+        for ((outcome, quick), packets) in outcomes.iter().zip(quick).zip(each) {
+            let why = format!("seed {seed}: {:?}\n{text}", outcome.assertion.claim);
+            assert_eq!(outcome.status, quick, "{why}");
+            assert_eq!(outcome.flows, packets.len(), "{why}");
+            let pairs = outcome.findings.iter().filter(|finding| {
+                matches!(
+                    finding,
+                    Finding::Passes(_) | Finding::Stopped(_) | Finding::Missing { .. }
+                )
+            });
+            let found = pairs.map(Finding::status).max().unwrap_or(Status::Holds);
+            let said = packets.iter().map(|packet| said(&cluster, packet)).max();
+            assert_eq!(Some(found), said.or(Some(Status::Holds)), "{why}");
+            let closed = !matches!(outcome.assertion.claim, Claim::Allow(_)) && !packets.is_empty();
+            *reached.entry(outcome.status).or_default() += usize::from(closed);
+        }
+    }
+    let of = |status| reached.get(&status).copied().unwrap_or_default();
+    assert!(of(Status::Holds) > 50 && of(Status::Fails) > 50, "{reached:?}");
+}
+
+#[test]
+fn where_all_is_known_what_is_written_leaves_nothing_out_and_notices_every_opening() {
+    let (mut written, mut noticed) = (0, 0);
+    for seed in 0..times(150) {
+        let dice = &mut Dice::seeded(seed);
+        let mut cluster = random::cluster(dice);
+        random::workloads(dice, &mut cluster, 50, 40);
+        cluster.strangers.clear();
+        let namespaces: Vec<_> = cluster.pods.keys().map(|name| name.namespace.clone()).collect();
+        for namespace in namespaces {
+            if !cluster.namespaces.contains_key(&namespace) {
+                cluster.put_namespace(Namespace::new(namespace, &Labels::default()));
+            }
+        }
+        for namespace in cluster.namespaces.values_mut() {
+            namespace.labels_known = true;
+        }
+        cluster.policies.retain(|(tier, _), _| *tier == Tier::NetworkPolicy);
+        for (index, pod) in (1u8..).zip(cluster.pods.values_mut()) {
+            pod.ips = vec![IpAddr::from([10, 0, 80, index])];
+            pod.phase = Phase::Alive;
+        }
+        if dice.chance(50) {
+            cluster.nodes.clear();
+        }
+        let file = write(&cluster, &mut |_, _| {});
+        // Replicas may differ: a node comes in everywhere on it.
+        let differ = |line: &&String| line.contains("/Deployment/");
+        let lost: Vec<_> = file.left_out.iter().filter(|line| !differ(line)).collect();
+        assert!(lost.is_empty(), "seed {seed}: {lost:?}");
+        written += file.assertions;
+        let Ok(read) = read_assertions("written", file.text.as_bytes()) else { continue };
+        let found = mutate(&cluster, &read, "default", &mut |_, _| {});
+        for missed in found.unnoticed().filter(|_| file.left_out.is_empty()) {
+            let opened = &missed.difference.opened;
+            assert!(opened.is_empty(), "seed {seed}: {} {}", missed.policy, missed.change);
+        }
+        noticed += found.mutants.len();
+    }
+    assert!(written > 100 && noticed > 100, "{written} {noticed}");
 }

@@ -146,6 +146,13 @@ fn each_claim_holds_where_it_is_so_and_fails_where_it_is_not() {
         ("only: {into: web-1, from: {cidr: 0.0.0.0/0, except: [10.0.0.0/7]}, ports: http}", Fails),
         ("only: {outOf: sts/web, to: [{peer: db, ports: 5432}]}", Holds),
         ("only: {outOf: sts/web, to: []}", Fails),
+        ("only: {into: db, from: [sts/web, tools/ops], ports: any}", Holds),
+        ("only: {into: db, from: sts/web, ports: any}", Fails),
+        ("only: {outOf: sts/web, to: db, ports: any}", Holds),
+        // A Service's port is another one on the pods behind it.
+        ("only: {into: svc/web, from: {cidr: 0.0.0.0/0, except: [10.0.0.0/8]}, ports: 80}", Holds),
+        ("only: {into: svc/web, from: {cidr: 0.0.0.0/0, except: [10.0.0.0/7]}, ports: 80}", Fails),
+        ("only: {into: svc/web, from: {cidr: 0.0.0.0/0, except: [10.0.0.0/9]}, ports: 80}", Fails),
         // isolated: by a policy, in the direction.
         ("isolated: {pods: [sts/web, db], direction: ingress}", Holds),
         ("isolated: {pods: sts/web}", Holds),
@@ -196,6 +203,68 @@ fn nowhere_else_takes_what_the_other_assertions_let_pass() {
     assert_eq!(last(&[web, deny, else_]), Status::Fails, "a deny lets nothing pass");
     assert_eq!(last(&[web, "nowhereElse: {outOf: sts/web}"]), Status::Holds);
     assert_eq!(last(&["nowhereElse: {outOf: sts/web}"]), Status::Fails);
+}
+
+/// Policies do not tell replicas apart, and assertions may.
+#[test]
+fn nowhere_else_tells_replicas_apart_of_which_one_is_permitted() {
+    // On one node, or their nodes would tell them apart.
+    let shop = cluster(&SHOP.replace("nodeName: n2", "nodeName: n1"));
+    let closed = "nowhereElse: {outOf: sts/web}";
+    for (permitted, wrong) in
+        [("web-1", &["shop/web-2"][..]), ("web-2", &["shop/web-1"]), ("sts/web", &[])]
+    {
+        let permit = format!("allow: {{from: {permitted}, to: db, ports: 5432}}");
+        let file = file(&[&permit, closed]);
+        let outcome = check(&shop, &file, "default").remove(1);
+        let found: Vec<(String, usize)> = outcome
+            .findings
+            .iter()
+            .map(|finding| match finding {
+                Finding::Passes(pair) => (pair.case.src.to_string(), pair.more),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let wrong: Vec<_> = wrong.iter().map(|pod| ((*pod).to_owned(), 0)).collect();
+        assert_eq!(found, wrong, "{permitted} is permitted");
+        assert_eq!(
+            statuses(&shop, &file, "default")[1],
+            outcome.status,
+            "{permitted} is permitted"
+        );
+    }
+}
+
+/// Two replicas are alike, but what the one finds when it looks around is the other.
+#[test]
+fn nowhere_else_asks_a_replica_that_alone_is_permitted_as_a_peer() {
+    let pod = |name: &str, ip: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{containers: [{{name: c, image: i}}]}}\nstatus: {{podIPs: [{{ip: {ip}}}]}}\n---\n"
+        )
+    };
+    let text = pod("a", "10.1.0.1")
+        + &pod("b", "10.1.0.2")
+        + "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: own, namespace: shop}\n\
+           spec: {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {}}]}], \
+           egress: [{to: [{podSelector: {}}]}]}\n";
+    let two = cluster(&text);
+    for (permit, closed) in [
+        ("allow: {from: shop/*, to: b}", "nowhereElse: {outOf: shop/*}"),
+        ("allow: {from: b, to: shop/*}", "nowhereElse: {into: shop/*}"),
+    ] {
+        let file = file(&[permit, closed]);
+        let outcome = check(&two, &file, "default").remove(1);
+        let [Finding::Passes(pair)] = &outcome.findings[..] else {
+            panic!("{closed}: {outcome:?}")
+        };
+        let ends = [pair.case.src.to_string(), pair.case.dst.to_string()];
+        let wrong =
+            if closed.contains("outOf") { ["shop/b", "shop/a"] } else { ["shop/a", "shop/b"] };
+        assert_eq!((ends, pair.more), (wrong.map(str::to_owned), 0), "{closed}");
+        assert_eq!(statuses(&two, &file, "default")[1], Status::Fails, "{closed}");
+    }
 }
 
 #[test]

@@ -105,8 +105,11 @@ pub(super) fn fill(picture: &mut Picture, now: &Cluster, before: Option<&Cluster
             add(picture, cluster, &all, policy, old);
         }
     }
-    if before.is_some() {
-        forget_twins(picture);
+    if let Some(before) = before {
+        // In the order in which they were added.
+        let both = before.policies.values().chain(now.policies.values());
+        let subjects: Vec<&PodScope> = both.map(|policy| &policy.subject).collect();
+        forget_twins(picture, &subjects);
     }
 }
 
@@ -296,13 +299,16 @@ fn ports(rule: &Rule) -> Option<PortSet> {
     Some(rule_ports(rule, &Flow { src: nobody, dst: nobody, family: Family::V4 }).0)
 }
 
-/// Takes away what both clusters say alike: it is shown once, as it stands now.
-fn forget_twins(picture: &mut Picture) {
-    let said =
-        |picture: &Picture, policy: usize| -> Vec<(Direction, u32, Vec<String>, Vec<String>)> {
-            let its = picture.rules.iter().filter(|rule| rule.policy == policy);
-            its.map(|r| (r.direction, r.number, r.peers.clone(), r.ports.clone())).collect()
-        };
+/// A rule in all that it says.
+type Said = (Direction, u32, Action, Vec<String>, Vec<String>);
+
+/// Takes away what both clusters say alike: it is shown once, as it stands now. Of each policy whom it
+/// is about.
+fn forget_twins(picture: &mut Picture, subjects: &[&PodScope]) {
+    let said = |picture: &Picture, policy: usize| -> Vec<Said> {
+        let its = picture.rules.iter().filter(|rule| rule.policy == policy);
+        its.map(|r| (r.direction, r.number, r.action, r.peers.clone(), r.ports.clone())).collect()
+    };
     let both: Vec<(usize, usize)> = (0..picture.policies.len())
         .filter(|old| picture.policies[*old].old)
         .filter_map(|old| {
@@ -313,6 +319,7 @@ fn forget_twins(picture: &mut Picture) {
             let is = &picture.policies[new];
             let same = is.egress == was.egress
                 && is.ingress == was.ingress
+                && subjects.get(old) == subjects.get(new)
                 && said(picture, old) == said(picture, new);
             same.then_some((old, new))
         })
