@@ -25,6 +25,15 @@ pub(crate) struct Cidr {
     pub(crate) oddities: Vec<String>,
 }
 
+/// What is odd about the writing of a CIDR that is accepted: what, and what to write instead.
+pub fn cidr_oddities(text: &str) -> Vec<(String, String)> {
+    let split = |it: String| match it.split_once(": ") {
+        Some((what, instead)) => (what.to_owned(), instead.to_owned()),
+        None => (it, String::new()),
+    };
+    parse(text).map(|cidr| cidr.oddities.into_iter().map(split).collect()).unwrap_or_default()
+}
+
 /// Reads a CIDR as the API server does; `Err` says what is wrong.
 pub(crate) fn parse(text: &str) -> Result<Cidr, String> {
     let Some((address, length)) = text.split_once('/') else {

@@ -85,6 +85,8 @@ pub enum Code {
     NoEffect,
     /// Accepted, but written in a way that can be misread (warning).
     Ambiguous,
+    /// A tool makes other objects of the files than those that they state (warning).
+    NotBuilt,
 }
 
 impl Code {
@@ -115,6 +117,7 @@ impl Code {
             Self::DuplicateObject => "duplicate-object",
             Self::NoEffect => "no-effect",
             Self::Ambiguous => "ambiguous",
+            Self::NotBuilt => "not-built",
         }
     }
 }
@@ -170,6 +173,19 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
+    /// Whether it is about the sense of a policy that can be read: rules that are ignored, blocks that
+    /// are taken otherwise than they are written.
+    pub(crate) fn is_for_linters(&self) -> bool {
+        let of_policy = self.object.as_ref().is_some_and(|it| it.starts_with("NetworkPolicy "));
+        let block = |field: &String| field.contains(".ipBlock.");
+        of_policy
+            && match self.code {
+                Code::NoEffect => true,
+                Code::Ambiguous => self.field.as_ref().is_some_and(block),
+                _ => false,
+            }
+    }
+
     /// An error that stands nowhere yet.
     pub fn error(code: Code, message: impl Into<String>) -> Self {
         Self {

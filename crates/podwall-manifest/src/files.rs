@@ -4,7 +4,7 @@
 //!   -f web.yaml -f policies/ -f -
 //!        │           ├─ a.yaml              *.yaml *.yml *.json, sorted by path,
 //!        │           ├─ sub/b.json          subdirectories included,
-//!        │           ├─ README.md           others are passed over,
+//!        │           ├─ README.md           others are passed over, and what is no object,
 //!        │           └─ .git/…              as are names that start with a dot
 //!        └─ read whatever it is called
 //! ```
@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use rustc_hash::FxHashSet;
 
 use crate::diagnostic::Code;
+use crate::kustomization;
 use crate::reader::Reader;
 use crate::reading::{Input, Options};
 
@@ -38,10 +39,26 @@ pub(crate) fn visit(inputs: &[Input], options: &Options, reader: &mut Reader<'_>
         files_left: options.max_files,
         stdin_read: false,
         stopped: false,
+        patches: FxHashSet::default(),
     };
     for input in inputs {
+        if let Input::Found { name, text } = input
+            && kustomization::is(Path::new(name))
+        {
+            visitor.kustomization(Path::new(name), text);
+        }
+    }
+    for input in inputs {
         match input {
-            Input::Text { name, text } => visitor.reader.bytes(name, text.clone().into_bytes()),
+            Input::Text { name, text } => {
+                visitor.reader.bytes(name, text.clone().into_bytes(), false);
+            }
+            Input::Found { name, text } => {
+                let path = Path::new(name);
+                if !kustomization::is(path) && !visitor.is_patch(path) {
+                    visitor.reader.bytes(name, text.clone().into_bytes(), true);
+                }
+            }
             Input::Stdin => visitor.stdin(),
             Input::Path(path) if path.as_os_str() == "-" => visitor.stdin(),
             Input::Path(path) => visitor.path(path),
@@ -58,13 +75,15 @@ struct Visitor<'v, 'o> {
     files_left: usize,
     stdin_read: bool,
     stopped: bool,
+    /// Files that Kustomizations name as patches.
+    patches: FxHashSet<PathBuf>,
 }
 
 impl Visitor<'_, '_> {
     fn stdin(&mut self) {
         if !self.stdin_read {
             self.stdin_read = true;
-            self.content("<stdin>", io::stdin().lock());
+            self.content("<stdin>", io::stdin().lock(), false);
         }
     }
 
@@ -82,8 +101,43 @@ impl Visitor<'_, '_> {
                         .help("files named *.yaml, *.yml and *.json are read");
                 }
             }
-            Ok(_) => self.file(path),
+            Ok(_) if kustomization::is(path) => {
+                if let Ok(text) = self.small(path) {
+                    self.kustomization(path, &text);
+                }
+            }
+            Ok(_) => self.file(path, false),
         }
+    }
+
+    /// A file of tens of kilobytes at most, as text.
+    fn small(&self, path: &Path) -> io::Result<String> {
+        let mut text = String::new();
+        File::open(path)?
+            .take(self.options.max_file_bytes.min(1 << 20))
+            .read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// What kustomize would make of a directory is not what is read.
+    fn kustomization(&mut self, path: &Path, text: &str) {
+        let found = kustomization::read(path, text);
+        self.patches.extend(found.patches);
+        if found.changes.is_empty() {
+            return;
+        }
+        let what = found.changes.join(", ");
+        let message = format!("kustomize makes other objects of these files ({what})");
+        let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
+        let directory = shown(directory.unwrap_or(Path::new(".")));
+        self.reader.file_warning(&shown(path), Code::NotBuilt, message).help(format!(
+            "the files are read as they stand; to ask of what it makes: kubectl kustomize \
+             {directory} | podwall … -f -"
+        ));
+    }
+
+    fn is_patch(&self, path: &Path) -> bool {
+        !self.patches.is_empty() && self.patches.contains(&kustomization::clean(path))
     }
 
     fn directory(&mut self, path: &Path, depth: usize, found: &mut usize) {
@@ -108,9 +162,21 @@ impl Visitor<'_, '_> {
                 Err(error) => self.unreadable(&name, &error),
             }
         }
+        for path in paths.iter().filter(|path| kustomization::is(path)) {
+            *found += 1;
+            // Whoever may not read it learns so of the other files.
+            if self.is_new(path)
+                && let Ok(text) = self.small(path)
+            {
+                self.kustomization(path, &text);
+            }
+        }
         for path in paths {
             if self.stopped {
                 return;
+            }
+            if kustomization::is(&path) || self.is_patch(&path) {
+                continue;
             }
             let ending = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
             let wanted = ending.is_some_and(|e| ENDINGS.contains(&e.as_str()));
@@ -119,7 +185,7 @@ impl Visitor<'_, '_> {
                 // Pipes and devices are read only if they are named themselves.
                 Ok(metadata) if metadata.is_file() && wanted => {
                     *found += 1;
-                    self.file(&path);
+                    self.file(&path, true);
                 }
                 Err(error) if wanted => {
                     *found += 1;
@@ -130,7 +196,7 @@ impl Visitor<'_, '_> {
         }
     }
 
-    fn file(&mut self, path: &Path) {
+    fn file(&mut self, path: &Path, found: bool) {
         let name = shown(path);
         if self.stopped || !self.is_new(path) {
             return;
@@ -146,12 +212,12 @@ impl Visitor<'_, '_> {
         }
         self.files_left -= 1;
         match File::open(path) {
-            Ok(file) => self.content(&name, file),
+            Ok(file) => self.content(&name, file, found),
             Err(error) => self.unreadable(&name, &error),
         }
     }
 
-    fn content(&mut self, name: &str, source: impl Read) {
+    fn content(&mut self, name: &str, source: impl Read, found: bool) {
         let limit = self.options.max_file_bytes.min(self.bytes_left);
         let mut bytes = Vec::new();
         if let Err(error) = source.take(limit + 1).read_to_end(&mut bytes) {
@@ -160,7 +226,7 @@ impl Visitor<'_, '_> {
         let length = bytes.len() as u64;
         if length <= limit {
             self.bytes_left -= length;
-            return self.reader.bytes(name, bytes);
+            return self.reader.bytes(name, bytes, found);
         }
         let (what, limit) = if limit == self.options.max_file_bytes {
             ("this file is", limit)

@@ -32,6 +32,7 @@ mod files;
 pub mod flows;
 mod json;
 mod kind;
+mod kustomization;
 mod locate;
 mod metadata;
 mod names;
@@ -56,6 +57,7 @@ mod written;
 mod yaml;
 
 pub use crate::assertions::read_assertions;
+pub use crate::cidr::cidr_oddities;
 pub use crate::diagnostic::{Code, Diagnostic, Note, Place, Severity};
 pub use crate::edit::{Edit, Splice, apply, line_columns, splices, splices_of};
 pub use crate::expand::cluster;

@@ -171,6 +171,9 @@ fn read_any(
             return;
         }
         Value::Map(map) => map,
+        _ if lent.is_none() && text.found => {
+            return outcomes.push(Outcome::Skipped(NO_OBJECT.to_owned()));
+        }
         _ => {
             let message = format!("a Kubernetes object is a mapping, this is {}", node.describe());
             walk.error(Code::NotAnObject, node.at, &Path::root(""), message)
@@ -178,6 +181,9 @@ fn read_any(
             return outcomes.push(Outcome::LeftOut(left_out));
         }
     };
+    if lent.is_none() && text.found && is_foreign(map) {
+        return outcomes.push(Outcome::Skipped(NO_OBJECT.to_owned()));
+    }
     let Some((api_version, kind_name)) = identity(&mut walk, map, node, lent) else {
         left_out.kind = match map.get("kind").map(|e| &e.value.value) {
             Some(Value::Text(kind)) => Some(Arc::from(&**kind)),
@@ -238,6 +244,16 @@ fn read_any(
             outcomes.push(Outcome::LeftOut(left_out));
         }
     }
+}
+
+/// What was found among manifests and is none, as it is counted.
+const NO_OBJECT: &str = "document without apiVersion and kind";
+
+/// Whether nothing says that this is meant for Kubernetes: a policy without its first lines has to
+/// be told of, the settings of another program have not.
+fn is_foreign(map: &Map<'_>) -> bool {
+    let stated = |key: &&str| map.get(key).is_some() || suggest::nearest_key(map, key).is_some();
+    !["apiVersion", "kind", "metadata", "spec"].iter().any(stated)
 }
 
 /// `apiVersion` and `kind`: both must be there.

@@ -18,7 +18,7 @@ use std::thread;
 use podwall_policy::source::Source;
 use rustc_hash::FxHashMap;
 
-use crate::diagnostic::{Code, Diagnostic, Findings, Place};
+use crate::diagnostic::{Code, Diagnostic, Findings, Place, Severity};
 use crate::object::{Document, LeftOut, ObjectKey, Outcome, read_document};
 use crate::reading::{Options, Reading};
 use crate::text::{At, Part, Text};
@@ -54,8 +54,8 @@ pub(crate) struct Reader<'o> {
     aliased: usize,
     /// How many values the objects that are kept may still have.
     values: usize,
-    /// Files by name that are not read yet, and their length together.
-    queue: Vec<(String, String)>,
+    /// Files by name that are not read yet, and whether they were found; and their length together.
+    queue: Vec<(String, String, bool)>,
     queued: usize,
     /// 0: as many as are good. Who keeps everything hands it on to a lab, enters namespaces and
     /// forks, which a process may do that has one thread; and one that has ended is not gone at once.
@@ -118,8 +118,22 @@ impl<'o> Reader<'o> {
         self.findings.push(diagnostic)
     }
 
-    /// Takes one file's content.
-    pub(crate) fn bytes(&mut self, name: &str, bytes: Vec<u8>) {
+    /// Something to know of a file as a whole.
+    pub(crate) fn file_warning(
+        &mut self,
+        name: &str,
+        code: Code,
+        message: String,
+    ) -> &mut Diagnostic {
+        self.read_queue();
+        let mut diagnostic = Diagnostic::error(code, message);
+        diagnostic.severity = Severity::Warning;
+        diagnostic.place = Some(Place { source: Source::new(name, 0, 0), length: 1, text: None });
+        self.findings.push(diagnostic)
+    }
+
+    /// Takes one file's content; `found` if nobody named it.
+    pub(crate) fn bytes(&mut self, name: &str, bytes: Vec<u8>, found: bool) {
         self.reading.files += 1;
         if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = &bytes[..] {
             self.file_error(name, Code::Encoding, "this file is UTF-16, not UTF-8".into())
@@ -132,7 +146,7 @@ impl<'o> Reader<'o> {
                     content.drain(..'\u{feff}'.len_utf8());
                 }
                 self.queued += content.len();
-                self.queue.push((name.to_owned(), content));
+                self.queue.push((name.to_owned(), content, found));
                 if self.queued >= WINDOW {
                     self.read_queue();
                 }
@@ -157,8 +171,10 @@ impl<'o> Reader<'o> {
     fn read_queue(&mut self) {
         self.queued = 0;
         let queue = std::mem::take(&mut self.queue);
-        let texts: Vec<Text<'_>> =
-            queue.iter().map(|(name, content)| Text::new(name.as_str().into(), content)).collect();
+        let texts: Vec<Text<'_>> = queue
+            .iter()
+            .map(|(name, text, found)| Text::new(name.as_str().into(), text).found(*found))
+            .collect();
         let mut jobs = Vec::new();
         for text in &texts {
             if self.options.keep_texts {
@@ -381,10 +397,10 @@ mod tests {
 
     fn read(text: &str, threads: usize, options: &Options) -> Reading {
         let mut reader = Reader { threads, ..Reader::new(options) };
-        reader.bytes("all.yaml", text.as_bytes().to_vec());
-        reader.bytes("more.yaml", text.replace("name: x", "name: y").into_bytes());
+        reader.bytes("all.yaml", text.as_bytes().to_vec(), false);
+        reader.bytes("more.yaml", text.replace("name: x", "name: y").into_bytes(), false);
         reader.file_error("gone.yaml", Code::Unreadable, "cannot be read: it is gone".into());
-        reader.bytes("again.yaml", text.as_bytes().to_vec());
+        reader.bytes("again.yaml", text.as_bytes().to_vec(), false);
         reader.finish()
     }
 

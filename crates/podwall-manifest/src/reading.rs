@@ -27,13 +27,21 @@ use crate::{expand, files};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// A file (any name), or a directory: its `*.yaml`, `*.yml` and `*.json` files and those of its
-    /// subdirectories, sorted by path. `-` is standard input.
+    /// subdirectories, sorted by path, but what is no Kubernetes object at all. `-` is standard input.
     Path(PathBuf),
     /// Standard input, named `<stdin>`.
     Stdin,
     /// A text that is at hand.
     Text {
         /// What places call it.
+        name: String,
+        /// YAML or JSON.
+        text: String,
+    },
+    /// A text that was found where manifests are looked for, as in a directory: what is no Kubernetes
+    /// object at all is passed over.
+    Found {
+        /// What places call it: its path.
         name: String,
         /// YAML or JSON.
         text: String,
@@ -70,6 +78,9 @@ pub struct Options {
     /// Whether [`Reading::texts`] keeps what was read, for who looks up places in it later or
     /// changes it. Default: no.
     pub keep_texts: bool,
+    /// Whether a linter looks at the policies afterwards, so that what it finds is not warned of here,
+    /// too. Default: no.
+    pub linted: bool,
     /// Whether Ingresses, Gateways, their routes and ReferenceGrants are read, too. Default: no.
     pub entrances: bool,
 }
@@ -85,6 +96,7 @@ impl Default for Options {
             max_findings: 10_000,
             keep_texts: false,
             written: Written::All,
+            linted: false,
             entrances: false,
         }
     }
@@ -130,5 +142,9 @@ impl Reading {
 pub fn read(inputs: &[Input], options: &Options) -> Reading {
     let mut reader = Reader::new(options);
     files::visit(inputs, options, &mut reader);
-    reader.finish()
+    let mut reading = reader.finish();
+    if options.linted {
+        reading.diagnostics.retain(|diagnostic| !diagnostic.is_for_linters());
+    }
+    reading
 }

@@ -35,6 +35,8 @@ pub(crate) struct At {
 pub(crate) struct Text<'t> {
     pub(crate) name: Arc<str>,
     pub(crate) text: &'t str,
+    /// It was looked for, not named: it may be no manifest.
+    pub(crate) found: bool,
     /// The byte offset of each line's start; made when the first finding needs it.
     starts: OnceLock<Vec<usize>>,
 }
@@ -49,7 +51,12 @@ pub(crate) struct Part<'t> {
 
 impl<'t> Text<'t> {
     pub(crate) fn new(name: Arc<str>, text: &'t str) -> Self {
-        Self { name, text, starts: OnceLock::new() }
+        Self { name, text, found: false, starts: OnceLock::new() }
+    }
+
+    /// The same, that was found and not named.
+    pub(crate) fn found(self, found: bool) -> Self {
+        Self { found, ..self }
     }
 
     pub(crate) fn source(&self, at: At) -> Source {

@@ -36,7 +36,7 @@ fn code(output: &Output) -> i32 {
 }
 
 fn json(output: &Output) -> Json {
-    serde_json::from_slice(&output.stdout).unwrap()
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
 fn ids(output: &Output) -> Vec<String> {
@@ -179,9 +179,57 @@ fn fixes_change_what_is_wrong_and_no_other_byte() {
         assert!(new.iter().all(|line| line == added) && old == [removed], "{id}: {new:?} {old:?}");
     }
     assert_eq!(fixed("PW402").0, ["    - protocol: UDP", "      port: quic"]);
+    assert_eq!(fixed("PW404").0, ["    - protocol: UDP", "      port: 8443"]);
     let (dns, nothing) = fixed("PW201");
     assert!(nothing.is_empty(), "{nothing:?}");
     assert!(dns.contains(&"          k8s-app: kube-dns".to_owned()), "{dns:?}");
+}
+
+/// What the reader warned of was no finding: no format had it, and the exit code was 0. And a list
+/// that is ignored was told of twice.
+#[test]
+fn what_is_read_otherwise_than_it_is_written_is_a_finding_and_told_once() {
+    let spec = "  policyTypes: [Ingress]\n  egress: []\n  ingress:\n  - from:\n    - ipBlock: {cidr: 192.168.1.5/16, except: [192.168.010.0/24]}\n";
+    let folder = with_policy(spec);
+    let report = lint(folder.path(), &["-o", "json"]);
+    assert_eq!(report.status.code(), Some(1), "{report:?}");
+    assert_eq!(String::from_utf8_lossy(&report.stderr), "");
+    let report = json(&report);
+    let ids: Vec<&str> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|finding| finding["id"].as_str())
+        .filter(|id| ["PW202", "PW506"].contains(id))
+        .collect();
+    assert_eq!(ids, ["PW202", "PW506", "PW506"], "{report}");
+    // With bits behind the prefix the one address may be meant: that is not mended unasked.
+    lint(folder.path(), &["--fix"]);
+    let text = fs::read_to_string(folder.path().join("policy.yaml")).unwrap();
+    assert!(text.contains("cidr: 192.168.1.5/16, except: [192.168.10.0/24]"), "{text}");
+}
+
+#[test]
+fn a_port_of_another_protocol_is_told_of_unless_both_are_meant_or_nobody_knows() {
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: dns, namespace: shop, labels: {app: dns}}, \
+               spec: {containers: [{name: c, image: i, ports: [{containerPort: 53, protocol: UDP}]}]}}";
+    for (ports, told) in [
+        ("[{port: 53}]", true),
+        ("[{port: 53, protocol: TCP}]", true),
+        ("[{port: 53, protocol: UDP}]", false),
+        ("[{port: 53, protocol: UDP}, {port: 53}]", false),
+        ("[{port: 50, endPort: 60, protocol: UDP}, {port: 53}]", false),
+        ("[{port: 54}]", false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p, namespace: shop}}, \
+             spec: {{podSelector: {{}}, ingress: [{{ports: {ports}}}]}}}}"
+        );
+        fs::write(folder.path().join("policy.yaml"), format!("{pod}\n---\n{policy}\n")).unwrap();
+        let report = json(&lint(folder.path(), &["-o", "json"])).to_string();
+        assert_eq!(report.contains("\"PW404\""), told, "{ports}: {report}");
+    }
 }
 
 /// A folder with a pod of both families, and a policy that selects it.

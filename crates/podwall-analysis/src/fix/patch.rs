@@ -96,7 +96,7 @@ fn with_document(texts: &Texts, file: &Arc<str>, document: &str) -> (Arc<str>, S
 fn says(texts: &Texts, wanted: &Cluster) -> bool {
     let inputs: Vec<Input> = texts
         .iter()
-        .map(|(name, text)| Input::Text { name: name.to_string(), text: text.to_string() })
+        .map(|(name, text)| Input::Found { name: name.to_string(), text: text.to_string() })
         .collect();
     let reading = read(&inputs, &Options { written: Written::Little, ..Options::default() });
     if reading.has_errors() {

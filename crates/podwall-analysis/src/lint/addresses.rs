@@ -1,6 +1,6 @@
 //! Do blocks of addresses cover what their author did not think of, or not what he did?
 //!
-//! PW501 to PW505. Addresses outside are what blocks are for, and say nothing; only addresses that
+//! PW501 to PW506. Addresses outside are what blocks are for, and say nothing; only addresses that
 //! are known to be pods', nodes' or Services' do, and the few that mean the same everywhere.
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use podwall_policy::port::{PortMatch, Protocol};
 use super::View;
 use super::finding::{Change, Finding, Fix, Severity};
 use super::flows::sentence;
-use super::words::{count, list, peer_path, peers_key, rule_path};
+use super::words::{count, json_at, list, peer_path, peers_key, rule_path};
 
 /// Where clouds serve instances their credentials.
 const METADATA: [IpAddr; 2] = [
@@ -45,6 +45,7 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
                     let covered = known.entry(block).or_insert_with(|| covered(view, block));
                     let at = At { view, policy, direction, i, p };
                     found.extend(nothing(&at, block));
+                    found.extend(odd(&at, block));
                     found.extend(inside(&at, block, covered));
                     found.extend(metadata(&at, rule, block));
                 }
@@ -104,6 +105,36 @@ fn covered(view: &View<'_>, block: &IpBlock) -> Covered {
             .map(|service| service.name.to_string())
             .collect(),
     }
+}
+
+/// PW506.
+fn odd(at: &At<'_, '_>, block: &IpBlock) -> Vec<Finding> {
+    let Some(raw) = at.view.written(at.policy) else { return Vec::new() };
+    let path = peer_path(at.direction, at.i, at.p).key("ipBlock");
+    let excepted = (0..block.except.len()).map(|e| path.key("except").item(e));
+    let nets = std::iter::once(&block.cidr).chain(&block.except);
+    let mut found = Vec::new();
+    for (field, net) in std::iter::once(path.key("cidr")).chain(excepted).zip(nets) {
+        let text = json_at(raw, &field).and_then(serde_json::Value::as_str);
+        for (what, instead) in text.map(podwall_manifest::cidr_oddities).unwrap_or_default() {
+            let rule = (at.direction, at.i);
+            let fix = Fix {
+                what: format!("write {net}"),
+                changes: vec![Change::Value(field.clone(), net.to_string())],
+                // With bits behind the prefix the one address may be meant.
+                sure: text.is_some_and(|text| podwall_manifest::cidr_oddities(text).len() == 1)
+                    && !what.contains("bits set"),
+            };
+            found.push(
+                Finding::of_rule("PW506", at.policy, rule, field.clone(), what)
+                    .about(text.unwrap_or_default().to_owned())
+                    .proof(format!("it is taken as {net}"))
+                    .help(format!("{instead}; newer API servers refuse it as it stands"))
+                    .fix(Some(fix)),
+            );
+        }
+    }
+    found
 }
 
 /// PW505.

@@ -23,7 +23,7 @@ pub struct Rule {
 }
 
 /// Every rule, by id.
-pub const RULES: [Rule; 26] = [
+pub const RULES: [Rule; 28] = [
     r("PW101", "subject-matches-nothing", Warning, "a policy selects no pod of its namespace"),
     r("PW102", "peer-matches-nothing", Warning, "a peer of a rule selects no pod"),
     r(
@@ -74,6 +74,12 @@ pub const RULES: [Rule; 26] = [
         "the port of this name is declared for another protocol",
     ),
     r("PW403", "service-port", Warning, "a Service's port stands where the pod's port is meant"),
+    r(
+        "PW404",
+        "port-protocol",
+        Warning,
+        "the pods that are meant declare this port for another protocol",
+    ),
     r("PW501", "block-over-cluster", Warning, "an ipBlock covers pods or nodes of the cluster"),
     r(
         "PW502",
@@ -84,6 +90,7 @@ pub const RULES: [Rule; 26] = [
     r("PW503", "ipv4-only", Warning, "0.0.0.0/0 is allowed, and nothing of IPv6"),
     r("PW504", "metadata-open", Warning, "the metadata address of clouds can be reached"),
     r("PW505", "block-empty", Warning, "an ipBlock has no address left after its exceptions"),
+    r("PW506", "block-odd", Warning, "an ipBlock is not written as it is taken"),
     r("PW601", "impersonable", Warning, "an allow rule trusts labels that anybody can give a pod"),
 ];
 

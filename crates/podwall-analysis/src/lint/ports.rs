@@ -4,9 +4,10 @@
 //!   port: htpp      ── no pod declares it ──▶ nearest name that is declared
 //!   port: dns       ── declared for UDP, a rule means TCP unless it says so
 //!   port: 80        ── Service 80 ─▶ pods 8080: policies see 8080
+//!   port: 5353      ── declared for UDP, and means TCP
 //! ```
 //!
-//! PW401, PW402, PW403. A rule's ports are those of the destination: the pods that the policy
+//! PW401 to PW404. A rule's ports are those of the destination: the pods that the policy
 //! selects for ingress, the peers for egress.
 
 use std::collections::BTreeSet;
@@ -36,6 +37,7 @@ pub(super) fn check(view: &View<'_>, found: &mut Vec<Finding>) {
                         PortMatch::Named(name) => named(&at, spec, name),
                         PortMatch::Range(range) if range.first == range.last => {
                             number(&at, spec, range.first)
+                                .or_else(|| protocol(&at, rule, spec, range.first))
                         }
                         _ => None,
                     });
@@ -113,21 +115,7 @@ fn named(at: &Place<'_, '_>, spec: &PortSpec, name: &str) -> Option<Finding> {
             "port {name} is declared for {protocol}, and this rule is about {}",
             spec.protocol
         );
-        let stated = at
-            .view
-            .written(at.policy)
-            .and_then(|raw| json_at(raw, &at.path.key("protocol")))
-            .is_some();
-        let change = if stated {
-            Change::Value(at.path.key("protocol"), protocol.to_string())
-        } else {
-            Change::Insert(at.path.key("port"), format!("protocol: {protocol}"))
-        };
-        let fix = Fix {
-            what: format!("write protocol: {protocol}"),
-            changes: vec![change],
-            sure: protocols.len() == 1,
-        };
+        let fix = with_protocol(at, *protocol, protocols.len() == 1);
         return Some(
             at.finding("PW402", message)
                 .about(spec.to_string())
@@ -147,6 +135,59 @@ fn named(at: &Place<'_, '_>, spec: &PortSpec, name: &str) -> Option<Finding> {
         })),
         None => finding.help("write the number, or name the port in the pods' containers"),
     })
+}
+
+/// Writes another protocol.
+fn with_protocol(at: &Place<'_, '_>, protocol: Protocol, sure: bool) -> Fix {
+    let field = at.path.key("protocol");
+    let stated = at.view.written(at.policy).and_then(|raw| json_at(raw, &field)).is_some();
+    let change = if stated {
+        Change::Value(field, protocol.to_string())
+    } else {
+        Change::Insert(at.path.key("port"), format!("protocol: {protocol}"))
+    };
+    Fix { what: format!("write protocol: {protocol}"), changes: vec![change], sure }
+}
+
+/// PW404. A number says nothing of what listens there, but where every pod that is meant declares
+/// it, and for other protocols alone, nothing is allowed that anybody serves.
+fn protocol(at: &Place<'_, '_>, rule: &Rule, spec: &PortSpec, number: u16) -> Option<Finding> {
+    let mut declared: BTreeSet<Protocol> = BTreeSet::new();
+    for class in at.classes {
+        let ports = at.view.classes[*class].pod.ports.iter();
+        let own: Vec<Protocol> =
+            ports.filter(|port| port.number == number).map(|port| port.protocol).collect();
+        if own.is_empty() || own.contains(&spec.protocol) {
+            return None;
+        }
+        declared.extend(own);
+    }
+    // Both are allowed, as for DNS, which may turn to TCP.
+    let beside = |other: &PortSpec| {
+        declared.contains(&other.protocol)
+            && matches!(&other.port, PortMatch::Range(range) if range.contains(number))
+    };
+    let protocol = *declared.first()?;
+    if rule.ports.iter().any(beside) {
+        return None;
+    }
+    let message = format!(
+        "port {number} is declared for {}, and this rule is about {}",
+        list(declared.iter().map(ToString::to_string)),
+        spec.protocol
+    );
+    let pods = count(at.view.count(at.classes), "pod");
+    Some(
+        at.finding("PW404", message)
+            .about(spec.to_string())
+            .proof(format!(
+                "{pods} ({}) declare {protocol} {number} and no {} {number}",
+                at.view.name(at.classes),
+                spec.protocol
+            ))
+            .help(format!("write `protocol: {protocol}`; without it TCP is meant"))
+            .fix(Some(with_protocol(at, protocol, declared.len() == 1))),
+    )
 }
 
 /// PW403.

@@ -93,12 +93,17 @@ pub(super) fn and_or(
             let other = Party::Pod(view.classes[*other].pod);
             finding.proof.extend(sentence(view, class, other, direction, example(&ports)));
         }
-        finding.proof.push(format!(
-            "as written {} and {} are meant; as one item {} would be",
-            count(view.count(&there.classes), "pod"),
-            count(view.count(&own.classes), "pod"),
-            count(view.count(&both.classes), "pod")
-        ));
+        let [there_many, own_many, both_many] =
+            [&there, &own, &both].map(|of| view.count(&of.classes));
+        // Where nobody is known numbers prove nothing.
+        if there_many + own_many > 0 {
+            finding.proof.push(format!(
+                "as written {} and {} are meant; as one item {} would be",
+                count(there_many, "pod"),
+                count(own_many, "pod"),
+                count(both_many, "pod")
+            ));
+        }
         if anywhere(namespaces) {
             finding = finding.proof(format!("{pods} are among all pods in all namespaces"));
         }
@@ -142,11 +147,16 @@ fn types(view: &View<'_>, policy: &Policy, found: &mut Vec<Finding>) {
     let items = |key: &str| rules(key).and_then(Json::as_array).map_or(0, Vec::len);
     if let Some(stated) = stated {
         for (key, name) in [("ingress", "Ingress"), ("egress", "Egress")] {
-            if items(key) > 0 && !stated.iter().any(|item| item == name) {
+            if rules(key).is_some() && !stated.iter().any(|item| item == name) {
+                // Of rules it is clear that they were to have an effect.
+                let (severity, sure) = match items(key) {
+                    0 => (Severity::Warning, false),
+                    _ => (Severity::Error, true),
+                };
                 let message = format!("`{key}` has no effect: `policyTypes` does not name {name}");
                 let selected = view.select(&policy.subject);
                 let finding = Finding::new("PW202", policy, spec_path.key(key), message)
-                    .severity(Severity::Error)
+                    .severity(severity)
                     .about(format!("{key} ignored"))
                     .proof(format!(
                         "{} of {key} are written; the policy isolates none of the {} that it \
@@ -161,7 +171,7 @@ fn types(view: &View<'_>, policy: &Policy, found: &mut Vec<Finding>) {
                             spec_path.key("policyTypes"),
                             vec![name.to_owned()],
                         )],
-                        sure: true,
+                        sure,
                     }));
                 found.push(finding);
             }
@@ -296,7 +306,8 @@ fn with_outside(
             .iter()
             .find_map(|address| sentence(view, *class, Party::Address(*address), direction, None))
     });
-    let otherwise = || "a rule without peers and ports matches every flow".to_owned();
+    let otherwise =
+        || "a rule without peers is about everybody, one without ports about all".to_owned();
     finding.proof.push(proof.unwrap_or_else(otherwise));
     finding
 }

@@ -50,9 +50,9 @@ pub(crate) fn load(source: &Source) -> Result<Objects, Failure> {
     load_as(source, &for_answers())
 }
 
-/// As [`load`], and keeps the files' texts.
-pub(crate) fn load_with_texts(source: &Source) -> Result<Objects, Failure> {
-    load_as(source, &Options { keep_texts: true, ..for_answers() })
+/// As [`load`], keeps the files' texts, and leaves it to a linter to warn of policies.
+pub(crate) fn load_for_lint(source: &Source) -> Result<Objects, Failure> {
+    load_as(source, &Options { keep_texts: true, linted: true, ..for_answers() })
 }
 
 /// As [`load`], and reads Ingresses, Gateways and their routes, too.

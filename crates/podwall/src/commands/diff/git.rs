@@ -138,7 +138,7 @@ impl Repository {
         for (path, id) in found {
             let bytes = objects.read(&id, options.max_file_bytes.min(left), &path)?;
             left = left.saturating_sub(bytes.len() as u64);
-            inputs.push(Input::Text { name: path.clone(), text: utf8(&path, bytes)? });
+            inputs.push(Input::Found { name: path.clone(), text: utf8(&path, bytes)? });
         }
         Ok(Texts { inputs })
     }
@@ -184,7 +184,7 @@ impl Repository {
                 return Err(too_large(&path));
             }
             left = left.saturating_sub(bytes.len() as u64);
-            inputs.push(Input::Text { name: path.clone(), text: utf8(&path, bytes)? });
+            inputs.push(Input::Found { name: path.clone(), text: utf8(&path, bytes)? });
         }
         Ok(Texts { inputs })
     }

@@ -191,7 +191,7 @@ fn attempt(
     }
     let inputs: Vec<Input> = texts
         .iter()
-        .map(|(name, text)| Input::Text { name: name.to_string(), text: text.to_string() })
+        .map(|(name, text)| Input::Found { name: name.to_string(), text: text.to_string() })
         .collect();
     let reading = read(&inputs, &for_answers());
     if reading.has_errors() || reading.objects.len() != objects.objects.len() {

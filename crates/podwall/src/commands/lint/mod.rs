@@ -25,7 +25,7 @@ use podwall_render::{json, text};
 
 use crate::cli::{Level, Lint, LintFormat};
 use crate::output::{Failure, NO, YES, print, remark};
-use crate::source::{Objects, load_with_texts};
+use crate::source::{Objects, load_for_lint};
 
 /// Where suppressions stand if nothing else is said.
 const CONFIG: &str = ".podwall-lint.yaml";
@@ -34,7 +34,7 @@ pub(crate) fn run(command: &Lint) -> Result<ExitCode, Failure> {
     if command.fix && command.source.files.is_empty() {
         return Err(Failure::new("--fix mends files, and there are none: give them with -f"));
     }
-    let mut objects = load_with_texts(&command.source)?;
+    let mut objects = load_for_lint(&command.source)?;
     let mut suppressions = from_config(command.config.as_deref())?;
     suppressions.extend(from_annotations(&objects.objects));
     let baseline = match (&command.baseline, command.write_baseline) {
