@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use podwall_analysis::picture::scene::{Called, Scene, Stands, Term};
-use podwall_analysis::picture::{Change, Content, Picture, What};
+use podwall_analysis::picture::{Change, Content, Passing, Picture, What};
 
 use super::text::{cut, head, ports, width};
 
@@ -134,28 +134,34 @@ pub(crate) struct Ends {
 /// What a content says, for a socket.
 pub(crate) fn said(content: &Content, compared: bool) -> String {
     let now = if content.now.is_nothing() { &content.before } else { &content.now };
-    let mut text = if now.passes.is_empty() && now.families.is_empty() {
-        format!("perhaps {}", ports(&now.open))
-    } else if now.families.is_empty() {
-        ports(&now.passes)
-    } else {
-        let of = now.families.iter().filter(|(_, set)| !set.is_empty());
-        of.map(|(family, set)| format!("{family}: {}", ports(set))).collect::<Vec<_>>().join("; ")
-    };
-    if now.partly {
-        text.push_str(" ~");
-    }
-    if !now.open.is_empty() && !now.passes.is_empty() {
-        text.push_str(" ?");
-    }
+    let text = side(now);
     match content.change(compared) {
         Change::Added => format!("+ {text}"),
         Change::Removed => format!("− {text}"),
         Change::More | Change::Less | Change::Other => {
-            format!("{} → {text}", ports(&content.before.at_most()))
+            format!("{} → {text}", side(&content.before))
         }
         Change::Same => text,
     }
+}
+
+/// What one side of a content says.
+fn side(passing: &Passing) -> String {
+    let mut text = if passing.passes.is_empty() && passing.families.is_empty() {
+        format!("perhaps {}", ports(&passing.open))
+    } else if passing.families.is_empty() {
+        ports(&passing.passes)
+    } else {
+        let of = passing.families.iter().filter(|(_, set)| !set.is_empty());
+        of.map(|(family, set)| format!("{family}: {}", ports(set))).collect::<Vec<_>>().join("; ")
+    };
+    if passing.partly {
+        text.push_str(" ~");
+    }
+    if !passing.open.is_empty() && !passing.passes.is_empty() {
+        text.push_str(" ?");
+    }
+    text
 }
 
 /// The boxes of a scene, with columns and rows but without places.

@@ -24,7 +24,8 @@ const setZoom = (wanted) => {
 const fit = () => {
   const box = map.firstElementChild.viewBox.baseVal;
   const wide = map.clientWidth / box.width;
-  const high = map.clientHeight / box.height;
+  // The tools stand below, and not on the legend.
+  const high = (map.clientHeight - 62) / box.height;
   // All of it, where that can still be read; else by its width, else by scrolling.
   const all = Math.min(wide, high);
   setZoom(Math.min(1.15, all >= 0.7 ? all : Math.max(wide, 0.62)));

@@ -46,10 +46,17 @@ const search = (text) => {
   const port = /^(?:(tcp|udp|sctp)[ /:]?)?(\d{1,5})$/.exec(words);
   if (port) {
     const protocol = (port[1] ?? "").toUpperCase();
-    const numbers = new Set(data.contents.flatMap((content, at) =>
-      content.kind !== "everything" && holdsPort(content.full, protocol, Number(port[2])) ? [at] : []));
-    const rows = data.rows.flatMap((row, dst) => (row.s >= 0 && data.rows.some((_, src) => numbers.has(cell(src, dst))) ? [dst] : []));
-    if (rows.length) found.push(["port", `${protocol || "port"} ${port[2]}: let in by ${rows.length}`, () => showRows("Let it in by a rule", text, rows)]);
+    const holding = (part) => {
+      const numbers = new Set(data.contents.flatMap((content, at) =>
+        content.kind !== "everything" && holdsPort(part(content.full), protocol, Number(port[2])) ? [at] : []));
+      return data.rows.flatMap((row, dst) => (row.s >= 0 && data.rows.some((_, src) => numbers.has(cell(src, dst))) ? [dst] : []));
+    };
+    // What depends on a missing fact is no rule that lets it in.
+    const rows = holding(certain);
+    const open = holding(perhaps).filter((row) => !rows.includes(row));
+    const name = `${protocol || "port"} ${port[2]}`;
+    if (rows.length) found.push(["port", `${name}: let in by ${rows.length}`, () => showRows("Let it in by a rule", text, rows)]);
+    if (open.length) found.push(["port", `${name}: perhaps by ${open.length}`, () => showRows("Perhaps let it in: a fact is missing", text, open)]);
   }
   const address = /^\d+\.\d+\.\d+\.\d+$/.test(words);
   data.rows.forEach((row, at) => {

@@ -39,6 +39,10 @@ const rulesOf = (direction, subject, peer) =>
 const holders = (row, direction) =>
   data.policies.filter((policy) => policy.d & direction && has(policy.s, row));
 
+// What certainly passes of what is said, and what depends on a missing fact.
+const certain = (text) => text.replace(/(^|; )perhaps .*$/, "");
+const perhaps = (text) => (/(?:^|; )perhaps (.*)$/.exec(text) ?? ["", ""])[1];
+
 // Whether a text like "TCP 80-90,443; UDP 53" holds a port; `protocol` may be empty.
 const holdsPort = (text, protocol, port) => {
   if (text.includes("everything")) return true;
