@@ -6,7 +6,7 @@
 //!
 //! A group is never empty: an assertion about nobody would hold whatever the policies say.
 
-use std::collections::HashSet;
+use rustc_hash::FxHashSet;
 use std::net::IpAddr;
 
 use podwall_manifest::assertions::{PeerKind, PeerSpec, Ports};
@@ -39,7 +39,7 @@ pub(super) struct Group<'a> {
     /// Never empty.
     pub(super) ends: Vec<End<'a>>,
     /// The names of the pods and nodes among the ends; a node's has no namespace.
-    names: HashSet<Name>,
+    names: FxHashSet<Name>,
     /// The Service, if it is one: ports are its own.
     pub(super) service: Option<&'a Service>,
     /// The addresses outside among the ends.
@@ -74,7 +74,7 @@ pub(super) fn group<'a>(
     let mut group = Group {
         label: spec.to_string(),
         ends: Vec::new(),
-        names: HashSet::new(),
+        names: FxHashSet::default(),
         service: None,
         addresses: AddressSet::empty(),
         public: false,
