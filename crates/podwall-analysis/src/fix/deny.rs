@@ -43,8 +43,8 @@ pub(super) fn proposals(
     let mut obstacles = Vec::new();
     for side in Side::both(answer) {
         let direction = side.direction;
-        let subject = End::of(cluster, side.subject());
-        let other = End::of(cluster, side.other());
+        let subject = End::of(cluster, side.subject(), answer.ask.family);
+        let other = End::of(cluster, side.other(), answer.ask.family);
         let Some(group) = &subject.pods else {
             obstacles.push(format!("no NetworkPolicy asks for {direction} here"));
             continue;

@@ -18,6 +18,8 @@ mod effect;
 mod ends;
 pub mod patch;
 mod side;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
