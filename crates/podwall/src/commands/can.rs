@@ -9,11 +9,11 @@ use podwall_analysis::fix::{Fixes, fixes};
 use podwall_analysis::peer::{self, Peer, resolve};
 use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
-use podwall_render::patch::unified;
+use podwall_render::patch::{base, unified};
 use podwall_render::{json, text};
 
 use crate::cli::{Can, CanFormat};
-use crate::output::{Failure, code, print};
+use crate::output::{Failure, code, print, remark};
 use crate::source::{Objects, Options, for_answers, load_as};
 
 pub(crate) fn run(command: &Can) -> Result<ExitCode, Failure> {
@@ -83,6 +83,12 @@ fn patch(objects: &Objects, answer: &Answer<'_>, fix: Option<&Fixes>) -> Result<
     let written =
         fixes.iter().find_map(|fix| patches(&objects.texts, &objects.cluster, &fix.changes));
     if let Some(patches) = written {
+        if let Some(base) = base(&patches) {
+            remark(&format!(
+                "the files are outside of this directory: apply the patch with\n  patch -p1 -d {}\n",
+                quoted(&base.to_string_lossy())
+            ));
+        }
         return Ok(unified(&patches));
     }
     let failure = Failure::new(format!(
@@ -95,6 +101,15 @@ fn patch(objects: &Objects, answer: &Answer<'_>, fix: Option<&Fixes>) -> Result<
     } else {
         failure.hint(obstacles)
     })
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    if path.chars().all(plain) {
+        return path.to_owned();
+    }
+    format!("'{}'", path.replace('\'', "'\\''"))
 }
 
 /// A port by number or by name.
