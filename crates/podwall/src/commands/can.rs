@@ -91,16 +91,25 @@ fn patch(objects: &Objects, answer: &Answer<'_>, fix: Option<&Fixes>) -> Result<
         }
         return Ok(unified(&patches));
     }
-    let failure = Failure::new(format!(
-        "no patch turns the answer on {} and {} round",
-        answer.src, answer.dst
-    ));
     let obstacles = fix.map(|fix| fix.obstacles.join("; ")).unwrap_or_default();
-    Err(if obstacles.is_empty() {
+    Err(no_patch(answer, !objects.texts.is_empty(), obstacles))
+}
+
+/// Why there is none. Objects of a lab or a cluster stand in no file, whatever would turn it round.
+fn no_patch(answer: &Answer<'_>, has_files: bool, obstacles: String) -> Failure {
+    let (src, dst) = (&answer.src, &answer.dst);
+    if !has_files && obstacles.is_empty() {
+        return Failure::new(format!(
+            "there is no file to patch: the objects of {src} and {dst} come from a lab or a cluster"
+        ))
+        .hint("--fix says the change as kubectl commands; -f names files");
+    }
+    let failure = Failure::new(format!("no patch turns the answer on {src} and {dst} round"));
+    if obstacles.is_empty() {
         failure.hint("--fix says it in words and commands")
     } else {
         failure.hint(obstacles)
-    })
+    }
 }
 
 /// A path as a shell takes it.
@@ -121,5 +130,28 @@ fn port(text: &str) -> Result<PortAsk, Failure> {
         Ok(number) if number > 0 => Ok(PortAsk::Number(number)),
         _ => Err(Failure::new(format!("--port {text} is not a port"))
             .hint("a port is a number from 1 to 65535, or the name of a container port")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use podwall_manifest::{Input, read};
+
+    /// `-o patch --lab` said that no patch turns the answer round, where there was nothing to patch.
+    #[test]
+    fn where_there_is_no_file_that_is_said() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: c, \
+                    image: c}]}\n";
+        let input = Input::Text { name: "x".to_owned(), text: text.to_owned() };
+        let cluster = read(&[input], &Options::default()).cluster();
+        let x = resolve(&cluster, "x", "default").unwrap();
+        let outside = resolve(&cluster, "internet", "default").unwrap();
+        let answer = can(&cluster, &outside, &x, &Ask::default()).unwrap();
+        let said = |files, why: &str| format!("{:?}", no_patch(&answer, files, why.to_owned()));
+        assert!(said(false, "").contains("no file to patch"), "{}", said(false, ""));
+        assert!(said(false, "").contains("--fix says the change as kubectl"));
+        assert!(said(true, "").contains("no patch turns"));
+        assert!(said(false, "because").contains("because"));
     }
 }
