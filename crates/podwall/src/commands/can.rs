@@ -123,6 +123,10 @@ fn quoted(path: &str) -> String {
 
 /// A port by number or by name.
 fn port(text: &str) -> Result<PortAsk, Failure> {
+    if let Some((port, protocol)) = text.split_once('/') {
+        return Err(Failure::new(format!("--port {text} is not a port"))
+            .hint(format!("write --port {port} --protocol {}", protocol.to_ascii_uppercase())));
+    }
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(PortAsk::Name(text.to_owned()));
     }
@@ -153,5 +157,12 @@ mod tests {
         assert!(said(false, "").contains("--fix says the change as kubectl"));
         assert!(said(true, "").contains("no patch turns"));
         assert!(said(false, "because").contains("because"));
+    }
+
+    /// `--port 53/udp` was taken for the name of a port.
+    #[test]
+    fn a_port_with_its_protocol_is_told_apart() {
+        let said = format!("{:?}", port("53/udp").unwrap_err());
+        assert!(said.contains("--port 53 --protocol UDP"), "{said}");
     }
 }
