@@ -86,3 +86,16 @@ fn what_a_fix_does_to_the_other_family_is_listed() {
     let best = &found.fixes[0];
     assert!(best.besides.iter().all(|effect| effect.src != "::/0"), "{best:?}");
 }
+
+/// Files that know one namespace alone made a fix that cut off all others, the name server's first.
+#[test]
+fn a_policy_that_denies_one_pod_leaves_all_other_namespaces() {
+    let found = asked(&cluster(PODS), "web", "x", 80, None);
+    assert_eq!(found.fixes.len(), 2, "{found:?}");
+    for fix in &found.fixes {
+        let text = said(fix);
+        let elsewhere =
+            "- key: kubernetes.io/metadata.name\n          operator: NotIn\n          values: [p]";
+        assert!(text.contains("namespaceSelector:") && text.contains(elsewhere), "{text}");
+    }
+}
