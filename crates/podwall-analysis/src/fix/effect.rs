@@ -11,9 +11,10 @@ use std::sync::Arc;
 use podwall_policy::address::{AddressSet, Family};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::explain::Question;
-use podwall_policy::object::Name;
+use podwall_policy::object::{Name, Pod};
 use podwall_policy::port::{PortRange, PortSet};
 
+use super::idle;
 use crate::can::Answer;
 use crate::difference::{Exposure, Row, Shift, Shifts, difference_from};
 use crate::matrix::By;
@@ -88,6 +89,16 @@ impl<'q, 'a> Besides<'q, 'a> {
                 } else {
                     sets(&change.shift.all)
                 };
+            // What was unknown before and is, for the same reasons, is no effect.
+            let undecided = &change.shift.all.undecided;
+            let idle = !undecided.is_empty()
+                && opened.is_empty()
+                && closed.is_empty()
+                && perhaps.difference(undecided).is_empty()
+                && idle::is_idle(before, after, pods_of(from), pods_of(to));
+            if idle {
+                continue;
+            }
             if [&opened, &closed, &perhaps].iter().all(|set| set.is_empty()) {
                 continue;
             }
@@ -102,6 +113,13 @@ impl<'q, 'a> Besides<'q, 'a> {
             });
         }
         found
+    }
+}
+
+fn pods_of<'r, 'a>(row: &'r Row<'a>) -> &'r [&'a Pod] {
+    match row {
+        Row::Pods { before, .. } => before,
+        Row::Outside(_) => &[],
     }
 }
 

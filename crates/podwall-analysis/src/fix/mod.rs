@@ -16,6 +16,7 @@ mod command;
 mod deny;
 mod effect;
 mod ends;
+mod idle;
 pub mod patch;
 mod side;
 #[cfg(test)]

@@ -99,3 +99,20 @@ fn a_policy_that_denies_one_pod_leaves_all_other_namespaces() {
         assert!(text.contains("namespaceSelector:") && text.contains(elsewhere), "{text}");
     }
 }
+
+/// A pod on its node's network, whose node nobody states, was told as a change of every fix.
+#[test]
+fn what_is_as_unknown_as_before_is_no_effect() {
+    let team = "[{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: p}}}], \
+                ports: [{port: 80}]}]";
+    let found = asked(&cluster(&policy(team)), "web", "x", 80, None);
+    assert!(!found.fixes.is_empty());
+    for fix in &found.fixes {
+        let added = matches!(fix.changes[0], Change::AddPolicy { .. });
+        let host = fix.besides.iter().any(|effect| effect.src.contains("host"));
+        assert!(added || !host, "{fix:?}");
+    }
+    let narrowed =
+        found.fixes.iter().find(|fix| matches!(fix.changes[0], Change::ReplacePeer { .. }));
+    assert!(narrowed.is_some_and(Fix::is_exact), "{found:?}");
+}
