@@ -83,6 +83,14 @@ pub enum AskError {
         /// The family that was asked for.
         family: Option<Family>,
     },
+    /// Addresses outside on both ends.
+    #[error("neither {src} nor {dst} is in the cluster: no policy is asked between them")]
+    BothOutside {
+        /// The source.
+        src: String,
+        /// The destination.
+        dst: String,
+    },
     /// A port for a protocol without ports.
     #[error("{protocol} has no ports")]
     PortlessProtocol {
@@ -135,6 +143,9 @@ impl AskError {
             Self::NoFamily { .. } => Some(
                 "status.podIPs says which families a pod has; ask without -4 and -6 for any".into(),
             ),
+            Self::BothOutside { .. } => {
+                Some("name a pod, a workload or a Service as one of the two".into())
+            }
             Self::PortlessProtocol { .. } => Some("leave --port out".into()),
             Self::Ended { .. } | Self::ServiceSource { .. } => None,
         }

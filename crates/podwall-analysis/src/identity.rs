@@ -10,7 +10,7 @@
 //! gives to each generation or each replica are of no use: the next rollout has others.
 
 use podwall_policy::cluster::Cluster;
-use podwall_policy::label::METADATA_NAME;
+use podwall_policy::label::{Labels, METADATA_NAME};
 use podwall_policy::object::{Name, Pod};
 use podwall_policy::policy::{NamespaceScope, Peer, PodScope};
 use podwall_policy::selector::Selector;
@@ -55,6 +55,10 @@ const NAMING: [&str; 11] = [
     "release",
 ];
 
+/// Labels that tell one variant of a thing from another, and mean nothing without its name: the next
+/// `version: v3` may be of another workload.
+const VARIANT: [&str; 3] = ["version", "track", "revision"];
+
 /// How many labels together are tried before all are taken.
 const TOGETHER: usize = 3;
 
@@ -82,19 +86,41 @@ pub(crate) fn naming(key: &str) -> usize {
     NAMING.iter().position(|its| *its == key).unwrap_or(NAMING.len())
 }
 
+/// Whether the label says which variant of something it is, and not of what.
+fn is_variant(key: &str) -> bool {
+    VARIANT.contains(&key)
+}
+
+/// Labels that were chosen out of `all`, with one that names the thing where they name a variant alone.
+pub(crate) fn with_name<'l>(
+    mut chosen: Vec<(&'l str, &'l str)>,
+    all: &[(&'l str, &'l str)],
+) -> Vec<(&'l str, &'l str)> {
+    if !chosen.is_empty() && chosen.iter().all(|(key, _)| is_variant(key)) {
+        let names = all.iter().filter(|(key, _)| !is_variant(key));
+        let name = names.min_by_key(|(key, _)| (naming(key), key.len(), key.to_string()));
+        chosen.splice(..0, name.copied());
+    }
+    chosen
+}
+
+/// The labels of a pod that its next generation has too: those that people gave it.
+pub fn lasting(pod: &Pod) -> Labels {
+    let runs = pod.owner.as_ref().is_some_and(|owner| &*owner.kind == "CronJob");
+    pod.labels.iter().filter(|(key, _)| !(is_made_up(key) || (runs && is_of_a_run(key)))).collect()
+}
+
 /// What tells these pods from the others of their namespace; all must be of one.
 pub fn identity(cluster: &Cluster, pods: &[&Pod]) -> Identity {
     let Some(first) = pods.first() else {
         return Identity { selector: Selector::everything(), also: Vec::new() };
     };
-    let runs = first.owner.as_ref().is_some_and(|owner| &*owner.kind == "CronJob");
-    let mut common: Vec<(&str, &str)> = first
-        .labels
+    let lasting = lasting(first);
+    let mut common: Vec<(&str, &str)> = lasting
         .iter()
-        .filter(|(key, _)| !(is_made_up(key) || (runs && is_of_a_run(key))))
         .filter(|(key, value)| pods.iter().all(|pod| pod.labels.get(key) == Some(value)))
         .collect();
-    common.sort_by_key(|(key, _)| (naming(key), key.len(), key.to_string()));
+    common.sort_by_key(|(key, _)| (is_variant(key), naming(key), key.len(), key.to_string()));
     let namespace = &first.name.namespace;
     let others: Vec<&Pod> = cluster
         .pods_of(namespace)
@@ -108,6 +134,7 @@ pub fn identity(cluster: &Cluster, pods: &[&Pod]) -> Identity {
     let chosen = (1..=TOGETHER.min(common.len()))
         .find_map(|size| combinations(&common, size).find(|labels| tells(labels)))
         .unwrap_or_else(|| fewest(&common, &others, has));
+    let chosen = with_name(chosen, &common);
     let also = others.iter().filter(|pod| has(pod, &chosen)).map(|pod| pod.name.clone()).collect();
     Identity { selector: Selector::labels(chosen), also }
 }
@@ -203,6 +230,19 @@ mod tests {
         ];
         assert_eq!(of(twins, &["a"]), ("app=x".into(), vec!["b".into()]));
         assert_eq!(of(twins, &["bare"]).1, ["a", "b", "c"]);
+    }
+
+    /// `--fix` named reviews-v3 by `version: v3`, which the v3 of any other workload has as well.
+    #[test]
+    fn a_version_never_stands_alone() {
+        let pods: &[(&str, &[(&str, &str)])] = &[
+            ("reviews-v2", &[("app", "reviews"), ("version", "v2")]),
+            ("reviews-v3", &[("app", "reviews"), ("version", "v3")]),
+            ("ratings-v1", &[("app", "ratings"), ("version", "v1")]),
+        ];
+        assert_eq!(of(pods, &["reviews-v3"]).0, "app=reviews,version=v3");
+        assert_eq!(of(pods, &["ratings-v1"]).0, "app=ratings");
+        assert_eq!(of(&[("only", &[("version", "v1")])], &["only"]).0, "version=v1");
     }
 
     #[test]

@@ -160,7 +160,10 @@ pub fn resolve<'a>(
         return Err(bad("a part of it is empty"));
     }
     match parts[..] {
-        [name] => pod(cluster, namespace, name),
+        [name] => pod(cluster, namespace, name).map_err(|error| match not_a_pod(name) {
+            Some(why) if matches!(error, AskError::NotFound { meant: None, .. }) => bad(why),
+            _ => error,
+        }),
         [first, name] => match kind(first) {
             // As kubectl users write it; a namespace of that name goes first.
             Some(kind) if !cluster.namespaces.contains_key(first) => {
@@ -209,6 +212,18 @@ fn at_address(cluster: &Cluster, address: IpAddr) -> Peer<'_> {
             addresses: AddressSet::from(IpNet::from(address)),
         },
     }
+}
+
+/// What a text is that looks like no pod's name; an existing pod may be called so all the same.
+fn not_a_pod(text: &str) -> Option<&'static str> {
+    let of = |allowed: fn(char) -> bool| text.chars().all(allowed);
+    if text.contains(':') || (text.contains('.') && of(|c| c.is_ascii_digit() || c == '.')) {
+        return Some("it is not an IP address");
+    }
+    text.contains('.').then_some(
+        "there is no pod of that name, and names of the DNS are nothing that policies know: ask \
+         with an address that it stands for",
+    )
 }
 
 /// Finds a running pod.
@@ -381,6 +396,20 @@ mod tests {
             source: None,
         });
         cluster
+    }
+
+    /// `300.1.1.1` and `www.google.com` were looked for among the pods, and that was the answer.
+    #[test]
+    fn what_is_no_address_and_what_is_a_name_of_the_dns_is_said() {
+        let mut cluster = cluster();
+        cluster.put_pod(Pod::new("default", "a.b", Labels::default()));
+        let why = |text: &str| resolve(&cluster, text, "default").unwrap_err().to_string();
+        for text in ["300.1.1.1", "10.0.0", "2001:db8::g"] {
+            assert!(why(text).ends_with("it is not an IP address"), "{}", why(text));
+        }
+        assert!(why("www.google.com").contains("names of the DNS"), "{}", why("www.google.com"));
+        assert!(why("a.b.c").contains("names no peer") || why("a.b.c").contains("no pod"));
+        assert_eq!(resolve(&cluster, "a.b", "default").unwrap().to_string(), "default/a.b");
     }
 
     #[test]

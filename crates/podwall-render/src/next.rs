@@ -4,14 +4,15 @@
 //! advice on one rule, not a proof that nothing else stands in the way: the other side has its own.
 
 use podwall_analysis::can::{Case, End};
+use podwall_analysis::identity::lasting;
 use podwall_analysis::outside;
 use podwall_policy::evaluate::{Side, Verdict};
 use podwall_policy::explain::{Question, SideExplanation};
 use podwall_policy::label::METADATA_NAME;
-use podwall_policy::object::Pod;
+use podwall_policy::object::{Name, Owner, Pod};
 use podwall_policy::policy::{Action, Direction, RuleRef};
 use podwall_policy::reason::Reason;
-use podwall_policy::selector::Operator;
+use podwall_policy::selector::{Operator, Requirement};
 
 use crate::words;
 
@@ -42,7 +43,7 @@ fn mend(case: &Case<'_>, side: &Side, why: &SideExplanation) -> String {
     let steps = why.near_misses.iter().filter(|miss| miss.action == Action::Allow);
     if let Some(step) = steps
         .filter_map(|miss| match &miss.reasons[..] {
-            [reason] => one_step(&miss.rule, reason),
+            [reason] => one_step(case, &miss.rule, reason),
             _ => None,
         })
         .next()
@@ -89,10 +90,12 @@ fn selector(subject: &End<'_>, peer: &End<'_>) -> String {
 
 fn pod_selector(subject: &End<'_>, pod: &Pod) -> String {
     let own = matches!(subject, End::Pod(subject) if subject.name.namespace == pod.name.namespace);
-    let pods = if pod.labels.is_empty() {
+    // What a controller makes up is another label after the next roll-out.
+    let labels = lasting(pod);
+    let pods = if labels.is_empty() {
         "podSelector {}".to_owned()
     } else {
-        format!("podSelector {}", pod.labels)
+        format!("podSelector {labels}")
     };
     if own {
         return pods;
@@ -100,8 +103,41 @@ fn pod_selector(subject: &End<'_>, pod: &Pod) -> String {
     format!("namespaceSelector {METADATA_NAME}={} with {pods}", pod.name.namespace)
 }
 
+/// Who makes a pod of the case.
+fn owner_of<'a>(case: &Case<'a>, name: &Name) -> Option<&'a Owner> {
+    [&case.src, &case.dst].into_iter().find_map(|end| match end {
+        End::Pod(pod) if pod.name == *name => pod.owner.as_ref(),
+        _ => None,
+    })
+}
+
+/// What mends a rule that lacks a label of a workload's pod. A label of the pod itself would go with
+/// it, and the pod's name may be none that there is. A label that has another value is what Services
+/// and the workload's own selector know its pods by, and stays.
+fn of_template(rule: &str, pod: &Name, owner: &Owner, has: bool, wants: &Requirement) -> String {
+    let whole = format!("let {rule} name the labels of the pods of {}/{}", owner.kind, owner.name);
+    let Operator::Equals(value) = &wants.operator else { return whole };
+    // A Job's template never changes.
+    if has || &*owner.kind == "Job" {
+        return whole;
+    }
+    let label = format!("{{\"metadata\":{{\"labels\":{{\"{}\":\"{value}\"}}}}}}", wants.key);
+    let template = if &*owner.kind == "CronJob" {
+        format!("{{\"spec\":{{\"jobTemplate\":{{\"spec\":{{\"template\":{label}}}}}}}}}")
+    } else {
+        format!("{{\"spec\":{{\"template\":{label}}}}}")
+    };
+    format!(
+        "{whole}, or, if they belong there, label its template: kubectl -n {} patch {} {} -p \
+         '{template}'",
+        pod.namespace,
+        owner.kind.to_ascii_lowercase(),
+        owner.name
+    )
+}
+
 /// What mends the only thing that a rule lacks; nothing where no short advice would do.
-fn one_step(rule: &RuleRef, reason: &Reason) -> Option<String> {
+fn one_step(case: &Case<'_>, rule: &RuleRef, reason: &Reason) -> Option<String> {
     let rule = words::rule(rule);
     let overwrite = |has: &Option<_>| if has.is_some() { " --overwrite" } else { "" };
     Some(match reason {
@@ -113,6 +149,9 @@ fn one_step(rule: &RuleRef, reason: &Reason) -> Option<String> {
             ),
             _ => format!("label namespace {namespace} so that {wants} holds, or change {rule}"),
         },
+        Reason::PodLabel { pod, has, wants, .. } if owner_of(case, pod).is_some() => {
+            of_template(&rule, pod, owner_of(case, pod)?, has.is_some(), wants)
+        }
         Reason::PodLabel { pod, has, wants, .. } => match &wants.operator {
             Operator::Equals(value) => format!(
                 "let {rule} name this pod's labels, or, if the pod belongs there: kubectl -n {} \
@@ -148,4 +187,71 @@ fn one_step(rule: &RuleRef, reason: &Reason) -> Option<String> {
             return None;
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use podwall_analysis::can::{Ask, PortAsk, can};
+    use podwall_analysis::peer::resolve;
+    use podwall_manifest::{Input, Options, read};
+
+    const TEXT: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: api, namespace: shop}
+spec:
+  selector: {matchLabels: {app: api}}
+  template:
+    metadata: {labels: {app: api, tier: back}}
+    spec: {containers: [{name: c, image: c}]}
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: backup, namespace: shop}
+spec:
+  schedule: '0 3 * * *'
+  jobTemplate:
+    spec:
+      template:
+        metadata: {labels: {app: backup}}
+        spec: {restartPolicy: Never, containers: [{name: b, image: b}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: all, namespace: shop}
+spec: {podSelector: {matchLabels: {app: backup}}, policyTypes: [Egress]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: api, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: api}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {LABEL}}}]
+    ports: [{port: 9000}]
+";
+
+    fn next(label: &str) -> String {
+        let text = TEXT.replace("LABEL", label);
+        let input = Input::Text { name: "t.yaml".to_owned(), text };
+        let cluster = read(&[input], &Options::default()).cluster();
+        let ends = ["shop/cronjob/backup", "shop/deploy/api"]
+            .map(|peer| resolve(&cluster, peer, "shop").unwrap());
+        let ask = Ask { port: Some(PortAsk::Number(9000)), ..Ask::default() };
+        let answer = can(&cluster, &ends[0], &ends[1], &ask).unwrap();
+        steps(&answer.cases[answer.deciding]).join("\n")
+    }
+
+    /// Advice named pods by pod-template-hash, and labelled pods whose names were made up.
+    #[test]
+    fn advice_on_pods_of_a_workload_is_about_the_workload() {
+        let said = next("role: client");
+        assert!(said.contains("podSelector app=api,tier=back on port"), "{said}");
+        assert!(said.contains("kubectl -n shop patch cronjob backup -p"), "{said}");
+        assert!(said.contains(r#"{"spec":{"jobTemplate":{"spec":{"template":"#), "{said}");
+        let said = next("app: web");
+        assert!(said.contains("name the labels of the pods of CronJob/backup"), "{said}");
+        assert!(!said.contains("kubectl"), "{said}");
+    }
 }

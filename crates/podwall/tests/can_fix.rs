@@ -77,6 +77,78 @@ fn a_patch_turns_the_answer_round_and_back() {
     }
 }
 
+/// Runs `podwall can -o patch` of a denied pair on files, named in some way.
+fn patch_of(here: &Path, files: &str) -> Output {
+    let out = Command::new(env!("CARGO_BIN_EXE_podwall"))
+        .current_dir(here)
+        .args(["can", "web-pod", "db-pod", "--port", "3306", "-o", "patch", "-f", files])
+        .output()
+        .unwrap();
+    assert_eq!(code(&out), 1, "{out:?}");
+    out
+}
+
+/// Feeds a patch to a program.
+fn fed(patch: &[u8], here: &Path, line: &[&str]) {
+    use std::io::Write as _;
+    let mut child = Command::new(line[0])
+        .args(&line[1..])
+        .current_dir(here)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(patch).unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert!(done.status.success(), "{line:?} {done:?}: {}", String::from_utf8_lossy(patch));
+}
+
+/// An absolute path, one with `..` and one with a space made patches that nothing took.
+#[test]
+fn a_patch_is_taken_however_the_files_are_named() {
+    for tool in ["git", "patch"] {
+        for (case, files) in
+            [("absolute", ""), ("above", "../k8s"), ("space", "k 8s"), ("plain", "./k8s")]
+        {
+            let from = folder("three-tier");
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path().canonicalize().unwrap();
+            let k8s = root.join(if case == "space" { files } else { "k8s" });
+            fs::create_dir_all(root.join("sub")).unwrap();
+            fs::create_dir(&k8s).unwrap();
+            copy(from.path(), &k8s);
+            let init = Command::new("git").args(["init", "-q"]).current_dir(&root).status();
+            assert!(init.unwrap().success());
+            let here = if case == "above" { root.join("sub") } else { root.clone() };
+            let files = if case == "absolute" { k8s.to_str().unwrap() } else { files };
+            let out = patch_of(&here, files);
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            let hint = format!("patch -p1 -d {}", root.display());
+            assert_eq!(said.contains(&hint), case == "above", "{said}");
+            let line: &[&str] =
+                if tool == "git" { &["git", "apply", "-"] } else { &["patch", "-s", "-p1"] };
+            fed(&out.stdout, &root, line);
+            let now = Command::new(env!("CARGO_BIN_EXE_podwall"))
+                .current_dir(&here)
+                .args(["can", "web-pod", "db-pod", "--port", "3306", "-f", files])
+                .output()
+                .unwrap();
+            assert_eq!(code(&now), 0, "{tool} {case}");
+        }
+    }
+}
+
+/// Files that are nowhere near are named from the root of the file system.
+#[test]
+fn a_patch_of_files_elsewhere_is_for_the_root() {
+    let (files, here) = (folder("three-tier"), tempfile::tempdir().unwrap());
+    let out = patch_of(here.path(), files.path().to_str().unwrap());
+    assert!(String::from_utf8_lossy(&out.stderr).contains("patch -p1 -d /"), "{out:?}");
+    fed(&out.stdout, here.path(), &["patch", "-s", "-p1", "-d", "/"]);
+    assert_eq!(code(&can(files.path(), &["web-pod", "db-pod", "--port", "3306"])), 0);
+}
+
 /// A Service before two Deployments, each with a policy of its own in its own file.
 fn blue_and_green() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();

@@ -262,7 +262,11 @@ pub fn can<'a>(
         }
     }
     if cases.is_empty() {
+        let outside = [src, dst].iter().all(|peer| matches!(peer, Peer::Outside { .. }));
         let (src, dst) = (src.to_string(), dst.to_string());
+        if outside {
+            return Err(AskError::BothOutside { src, dst });
+        }
         return Err(AskError::NoFamily { src, dst, family: ask.family });
     }
     let verdict = verdict_of(&cases);

@@ -130,8 +130,8 @@ fn need<'a>(cluster: &'a Cluster, side: Side<'_, 'a>) -> Result<Option<Need<'a>>
     let asked = ports(answer);
     let mut need = Need {
         direction,
-        subject: End::of(cluster, subject),
-        other: End::of(cluster, other),
+        subject: End::of(cluster, subject, answer.ask.family),
+        other: End::of(cluster, other, answer.ask.family),
         ports: asked.unwrap_or_default(),
         isolated_by: BTreeSet::new(),
         misses: BTreeMap::new(),

@@ -43,8 +43,8 @@ pub(super) fn proposals(
     let mut obstacles = Vec::new();
     for side in Side::both(answer) {
         let direction = side.direction;
-        let subject = End::of(cluster, side.subject());
-        let other = End::of(cluster, side.other());
+        let subject = End::of(cluster, side.subject(), answer.ask.family);
+        let other = End::of(cluster, side.other(), answer.ask.family);
         let Some(group) = &subject.pods else {
             obstacles.push(format!("no NetworkPolicy asks for {direction} here"));
             continue;
@@ -243,14 +243,14 @@ fn isolating(
 
 /// All pods and all addresses but the asked ones.
 fn everybody_else(cluster: &Cluster, own: &str, other: &End<'_>) -> Option<Vec<RulePeer>> {
-    let mut rest = everybody_but(cluster, own, other)?;
+    let mut rest = everybody_but(own, other)?;
     // Blocks match pods too, so the pods that are kept out must not stand in one.
     rest.extend(outside_but(cluster, other).into_iter().map(RulePeer::Block));
     Some(rest)
 }
 
 /// All pods but the asked ones; `None` if labels do not tell them from others.
-fn everybody_but(cluster: &Cluster, own: &str, other: &End<'_>) -> Option<Vec<RulePeer>> {
+fn everybody_but(own: &str, other: &End<'_>) -> Option<Vec<RulePeer>> {
     let pods = |namespaces, pods| RulePeer::Pods(PodScope { namespaces, pods });
     let Some(out) = &other.pods else {
         let all = NamespaceScope::Matching(Selector::everything());
@@ -270,11 +270,11 @@ fn everybody_but(cluster: &Cluster, own: &str, other: &End<'_>) -> Option<Vec<Ru
         let not = Operator::NotIn([value.clone()].into());
         peers.push(pods(there.clone(), Selector::everything().and(requirement.key.clone(), not)));
     }
-    if cluster.namespaces.len() > 1 {
-        let elsewhere = Operator::NotIn([out.namespace.clone()].into());
-        let elsewhere = Selector::everything().and(METADATA_NAME, elsewhere);
-        peers.push(pods(NamespaceScope::Matching(elsewhere), Selector::everything()));
-    }
+    // Also where the files know of one namespace alone: kube-system is in every cluster, and with it
+    // the name server.
+    let elsewhere = Operator::NotIn([out.namespace.clone()].into());
+    let elsewhere = Selector::everything().and(METADATA_NAME, elsewhere);
+    peers.push(pods(NamespaceScope::Matching(elsewhere), Selector::everything()));
     Some(peers)
 }
 

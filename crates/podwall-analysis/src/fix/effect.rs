@@ -8,14 +8,15 @@ use std::cell::OnceCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use podwall_policy::address::AddressSet;
+use podwall_policy::address::{AddressSet, Family};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::explain::Question;
-use podwall_policy::object::Name;
+use podwall_policy::object::{Name, Pod};
 use podwall_policy::port::{PortRange, PortSet};
 
+use super::idle;
 use crate::can::Answer;
-use crate::difference::{Exposure, Row, difference_from};
+use crate::difference::{Exposure, Row, Shift, Shifts, difference_from};
 use crate::matrix::By;
 use crate::peer::Peer;
 use crate::reachability::Reachability;
@@ -70,6 +71,11 @@ impl<'q, 'a> Besides<'q, 'a> {
         let difference = difference_from(engine, before, after, By::Workload);
         let (src, dst) = (Asked::of(before, &self.answer.src), Asked::of(before, &self.answer.dst));
         let ports = asked_ports(self.answer);
+        let family = self.answer.ask.family;
+        let other_family = |row: &Row<'_>| match row {
+            Row::Outside(class) => family.is_some_and(|family| family != class.family),
+            Row::Pods { .. } => false,
+        };
         let mut found = Vec::new();
         for change in &difference.changes {
             let (Some(from), Some(to)) =
@@ -77,12 +83,22 @@ impl<'q, 'a> Besides<'q, 'a> {
             else {
                 continue;
             };
-            let shift = &change.shift.all;
-            let perhaps = shift.perhaps_opened.union(&shift.perhaps_closed).union(&shift.undecided);
-            let of = |set: &PortSet| {
-                if src.is(from) && dst.is(to) { set.difference(&ports) } else { set.clone() }
-            };
-            let (opened, closed, perhaps) = (of(&shift.opened), of(&shift.closed), of(&perhaps));
+            let [opened, closed, perhaps] =
+                if src.is(from) && dst.is(to) && !other_family(from) && !other_family(to) {
+                    unasked(&change.shift, family, &ports)
+                } else {
+                    sets(&change.shift.all)
+                };
+            // What was unknown before and is, for the same reasons, is no effect.
+            let undecided = &change.shift.all.undecided;
+            let idle = !undecided.is_empty()
+                && opened.is_empty()
+                && closed.is_empty()
+                && perhaps.difference(undecided).is_empty()
+                && idle::is_idle(before, after, pods_of(from), pods_of(to));
+            if idle {
+                continue;
+            }
             if [&opened, &closed, &perhaps].iter().all(|set| set.is_empty()) {
                 continue;
             }
@@ -98,6 +114,33 @@ impl<'q, 'a> Besides<'q, 'a> {
         }
         found
     }
+}
+
+fn pods_of<'r, 'a>(row: &'r Row<'a>) -> &'r [&'a Pod] {
+    match row {
+        Row::Pods { before, .. } => before,
+        Row::Outside(_) => &[],
+    }
+}
+
+/// What is certainly opened, certainly closed, and neither.
+fn sets(shift: &Shift) -> [PortSet; 3] {
+    let perhaps = shift.perhaps_opened.union(&shift.perhaps_closed).union(&shift.undecided);
+    [shift.opened.clone(), shift.closed.clone(), perhaps]
+}
+
+/// What happens between the asked ends besides what was asked: over the other family everything, where
+/// one was asked about and the two differ.
+fn unasked(shifts: &Shifts, asked: Option<Family>, ports: &PortSet) -> [PortSet; 3] {
+    let without = |shift: &Shift| sets(shift).map(|set| set.difference(ports));
+    let Some(asked) = asked.filter(|_| !shifts.families.is_empty()) else {
+        return without(&shifts.all);
+    };
+    let nothing = [PortSet::empty(), PortSet::empty(), PortSet::empty()];
+    shifts.families.iter().fold(nothing, |[a, b, c], (family, shift)| {
+        let [x, y, z] = if *family == asked { without(shift) } else { sets(shift) };
+        [a.union(&x), b.union(&y), c.union(&z)]
+    })
 }
 
 /// One end of the question among rows.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use podwall_policy::address::{AddressRange, IpBlock};
+use podwall_policy::address::{AddressRange, Family, IpBlock};
 use podwall_policy::cluster::Cluster;
 use podwall_policy::explain::Question;
 use podwall_policy::object::Pod;
@@ -43,7 +43,9 @@ pub(super) struct End<'a> {
 }
 
 impl<'a> End<'a> {
-    pub(super) fn of(cluster: &'a Cluster, peer: &Peer<'a>) -> Self {
+    /// The end of a question about one family, or about both: a block of the other would open what
+    /// nobody asked for.
+    pub(super) fn of(cluster: &'a Cluster, peer: &Peer<'a>, family: Option<Family>) -> Self {
         let mut end = Self::default();
         match peer {
             Peer::Outside { addresses, .. } => {
@@ -72,6 +74,7 @@ impl<'a> End<'a> {
                 });
             }
         }
+        end.blocks.retain(|block| family.is_none_or(|its| its == Family::of(block.cidr.addr())));
         end.blocks.dedup();
         end.nameless.dedup();
         end

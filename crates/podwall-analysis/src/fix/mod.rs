@@ -16,8 +16,11 @@ mod command;
 mod deny;
 mod effect;
 mod ends;
+mod idle;
 pub mod patch;
 mod side;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

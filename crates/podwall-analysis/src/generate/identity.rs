@@ -7,7 +7,7 @@
 
 use podwall_policy::label::Labels;
 
-use crate::identity::{is_made_up, is_of_a_run, naming};
+use crate::identity::{is_made_up, is_of_a_run, naming, with_name};
 
 /// More labels than these are not tried in all combinations.
 const COMBINED: usize = 3;
@@ -56,7 +56,7 @@ pub(super) fn choose(own: &Labels, selector: Option<&Labels>, others: &[&Labels]
     for size in 1..=COMBINED.min(candidates.len()) {
         let mut picked = Vec::with_capacity(size);
         if pick(&candidates, size, &mut picked, &exact) {
-            return made(&picked, true);
+            return made(&with_name(picked, &candidates), true);
         }
     }
     let all = exact(&candidates);
@@ -106,7 +106,13 @@ mod tests {
             ("app=shop,tier=web,team=x", None, &["app=shop,tier=db"], "tier=web", true),
             ("app=shop,tier=web", None, &["app=shop", "tier=web"], "app=shop,tier=web", true),
             ("app=web,x=1", Some("app=web,x=1"), &["app=db"], "app=web,x=1", true),
-            ("app=web,version=2", Some("app=web"), &["app=web,version=1"], "version=2", true),
+            (
+                "app=web,version=2",
+                Some("app=web"),
+                &["app=web,version=1"],
+                "app=web,version=2",
+                true,
+            ),
             ("app=web", None, &["app=web,x=1"], "app=web", false),
             ("pod-template-hash=1", None, &["app=db"], "<none>", false),
             ("app=web", None, &[], "app=web", true),

@@ -9,11 +9,11 @@ use podwall_analysis::fix::{Fixes, fixes};
 use podwall_analysis::peer::{self, Peer, resolve};
 use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
-use podwall_render::patch::unified;
+use podwall_render::patch::{base, unified};
 use podwall_render::{json, text};
 
 use crate::cli::{Can, CanFormat};
-use crate::output::{Failure, code, print};
+use crate::output::{Failure, code, print, remark};
 use crate::source::{Objects, Options, for_answers, load_as};
 
 pub(crate) fn run(command: &Can) -> Result<ExitCode, Failure> {
@@ -83,22 +83,50 @@ fn patch(objects: &Objects, answer: &Answer<'_>, fix: Option<&Fixes>) -> Result<
     let written =
         fixes.iter().find_map(|fix| patches(&objects.texts, &objects.cluster, &fix.changes));
     if let Some(patches) = written {
+        if let Some(base) = base(&patches) {
+            remark(&format!(
+                "the files are outside of this directory: apply the patch with\n  patch -p1 -d {}\n",
+                quoted(&base.to_string_lossy())
+            ));
+        }
         return Ok(unified(&patches));
     }
-    let failure = Failure::new(format!(
-        "no patch turns the answer on {} and {} round",
-        answer.src, answer.dst
-    ));
     let obstacles = fix.map(|fix| fix.obstacles.join("; ")).unwrap_or_default();
-    Err(if obstacles.is_empty() {
+    Err(no_patch(answer, !objects.texts.is_empty(), obstacles))
+}
+
+/// Why there is none. Objects of a lab or a cluster stand in no file, whatever would turn it round.
+fn no_patch(answer: &Answer<'_>, has_files: bool, obstacles: String) -> Failure {
+    let (src, dst) = (&answer.src, &answer.dst);
+    if !has_files && obstacles.is_empty() {
+        return Failure::new(format!(
+            "there is no file to patch: the objects of {src} and {dst} come from a lab or a cluster"
+        ))
+        .hint("--fix says the change as kubectl commands; -f names files");
+    }
+    let failure = Failure::new(format!("no patch turns the answer on {src} and {dst} round"));
+    if obstacles.is_empty() {
         failure.hint("--fix says it in words and commands")
     } else {
         failure.hint(obstacles)
-    })
+    }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    if path.chars().all(plain) {
+        return path.to_owned();
+    }
+    format!("'{}'", path.replace('\'', "'\\''"))
 }
 
 /// A port by number or by name.
 fn port(text: &str) -> Result<PortAsk, Failure> {
+    if let Some((port, protocol)) = text.split_once('/') {
+        return Err(Failure::new(format!("--port {text} is not a port"))
+            .hint(format!("write --port {port} --protocol {}", protocol.to_ascii_uppercase())));
+    }
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(PortAsk::Name(text.to_owned()));
     }
@@ -106,5 +134,35 @@ fn port(text: &str) -> Result<PortAsk, Failure> {
         Ok(number) if number > 0 => Ok(PortAsk::Number(number)),
         _ => Err(Failure::new(format!("--port {text} is not a port"))
             .hint("a port is a number from 1 to 65535, or the name of a container port")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use podwall_manifest::{Input, read};
+
+    /// `-o patch --lab` said that no patch turns the answer round, where there was nothing to patch.
+    #[test]
+    fn where_there_is_no_file_that_is_said() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: [{name: c, \
+                    image: c}]}\n";
+        let input = Input::Text { name: "x".to_owned(), text: text.to_owned() };
+        let cluster = read(&[input], &Options::default()).cluster();
+        let x = resolve(&cluster, "x", "default").unwrap();
+        let outside = resolve(&cluster, "internet", "default").unwrap();
+        let answer = can(&cluster, &outside, &x, &Ask::default()).unwrap();
+        let said = |files, why: &str| format!("{:?}", no_patch(&answer, files, why.to_owned()));
+        assert!(said(false, "").contains("no file to patch"), "{}", said(false, ""));
+        assert!(said(false, "").contains("--fix says the change as kubectl"));
+        assert!(said(true, "").contains("no patch turns"));
+        assert!(said(false, "because").contains("because"));
+    }
+
+    /// `--port 53/udp` was taken for the name of a port.
+    #[test]
+    fn a_port_with_its_protocol_is_told_apart() {
+        let said = format!("{:?}", port("53/udp").unwrap_err());
+        assert!(said.contains("--port 53 --protocol UDP"), "{said}");
     }
 }
