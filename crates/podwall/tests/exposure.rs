@@ -48,7 +48,7 @@ fn exposure_is_an_answer_and_fails_only_where_it_is_told_to() {
     assert_eq!(code(&exposure(TIERS, &["--direction", "egress", "--fail-on", "internet"])), 0);
     assert_eq!(code(&exposure(SCENE, &["--fail-on", "paths"])), 1);
     assert_eq!(code(&exposure(SCENE, &["--direction", "egress", "--fail-on", "paths"])), 0);
-    // The controller is isolated by nothing; of db nothing but the own node's path is open.
+    // The controller is isolated by nothing.
     let unknown = ["--direction", "egress", "--only", "cluster", "--fail-on", "cluster"];
     assert_eq!(code(&exposure("examples/egress-ip-blocks/restrict-egress.yaml", &unknown)), 0);
     let blocks = ["exposure", "-f", "examples/egress-ip-blocks/pods.yaml", "-f"];
@@ -112,7 +112,7 @@ fn each_path_says_whom_policies_see_and_whether_it_works() {
             "shop/Deployment/edge loadBalancer shop/edge client open",
             "shop/Deployment/edge nodePort shop/edge client open",
             "shop/Deployment/web ingress shop/shop controller open",
-            "shop/StatefulSet/db nodePort shop/db node ownNodeOnly",
+            "shop/StatefulSet/db nodePort shop/db node denied",
         ]
     );
     let loose = &answer["loosePaths"][0];

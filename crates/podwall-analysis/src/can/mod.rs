@@ -345,8 +345,8 @@ fn notes(src: &Peer<'_>, dst: &Peer<'_>, ask: &Ask) -> Vec<String> {
                 service.name
             )),
             Exposure::Node { local: false } => notes.push(
-                "externalTrafficPolicy is Cluster: the pod may see a node's address instead of \
-                 the client's, and no ipBlock of clients matches that"
+                "externalTrafficPolicy is Cluster: a client that asks another node than the pod's \
+                 own comes with that node's address, and no ipBlock of clients matches that"
                     .to_owned(),
             ),
             Exposure::Node { local: true } => {}
