@@ -186,6 +186,23 @@ fn a_namespaces_label_that_no_policy_asks_for_is_no_difference() {
     assert_ne!(ran.code, Some(0), "{ran}");
 }
 
+/// A Service that became a load balancer went by unsaid.
+#[test]
+fn what_leads_to_pods_is_not_compared_and_that_is_said_where_it_differs() {
+    let ran =
+        replaced("selector: {app: web}, ports", "type: LoadBalancer, selector: {app: web}, ports");
+    assert_eq!(ran.code, Some(0), "{ran}");
+    let words = ran.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    let note =
+        "Services, Ingresses and Gateways are not compared, and these differ: Service shop/web;";
+    assert!(words.contains(note), "{ran}");
+    let moved = replaced(
+        "\n---\n{apiVersion: v1, kind: Service",
+        "\n---\n\n\n{apiVersion: v1, kind: Service",
+    );
+    assert!(!moved.out.contains("Services"), "{moved}");
+}
+
 #[test]
 fn a_set_without_pods_is_asked_of_those_that_are_there() {
     let policies = format!("{OLD}/policies.yaml");
