@@ -122,6 +122,13 @@ pub(crate) fn service_targets<'a>(
     ask: &Ask,
 ) -> Result<ServiceTargets<'a>, AskError> {
     let nowhere = |why: String| Err(AskError::NoBackends { service: service.name.clone(), why });
+    if is_external_name(service) {
+        return nowhere(
+            "it is of type ExternalName, a name in DNS for a host elsewhere: it leads to no pods, and \
+             its ports are that host's"
+                .to_owned(),
+        );
+    }
     // Nobody translates what is sent to a headless Service: the port is the pods' own.
     let own = own_question(service, ask);
     let asked = if own.is_some() { Vec::new() } else { asked_ports(service, ask)? };
@@ -176,6 +183,11 @@ pub(crate) fn service_targets<'a>(
         );
     }
     Ok((targets, translations))
+}
+
+/// Whether a Service is of type ExternalName: all others need ports, but headless ones.
+fn is_external_name(service: &Service) -> bool {
+    !service.headless && service.selector.is_none() && service.ports.is_empty()
 }
 
 /// What is asked of the pods themselves: a headless Service is a name in DNS for their addresses, and
