@@ -44,7 +44,7 @@ fn line(path: &Path) -> String {
     };
     let targets: Vec<String> = path.targets.iter().map(|(p, n)| format!("{p} {n}")).collect();
     let seen = match &path.seen {
-        Seen::Node => "node".to_owned(),
+        Seen::Node(_) => "node".to_owned(),
         Seen::Client => "client".to_owned(),
         Seen::Unknown => "?".to_owned(),
         Seen::Controller(pods) => pods[0].to_string(),
@@ -52,7 +52,8 @@ fn line(path: &Path) -> String {
     let outcome = match &path.outcome {
         Outcome::Open(None) => "open".to_owned(),
         Outcome::Open(Some(to)) => format!("open to {}", describe(to)),
-        Outcome::OwnNodeOnly => "own node only".to_owned(),
+        Outcome::OwnNodeOnly(None) => "own node only".to_owned(),
+        Outcome::OwnNodeOnly(Some(to)) => format!("own node only, to {}", describe(to)),
         Outcome::Shut => "shut".to_owned(),
         Outcome::Unknown(facts) => format!("unknown: {}", facts.join(", ")),
         Outcome::Broken(why) => format!("broken: {why}"),
@@ -80,7 +81,7 @@ fn policy(from: &str) -> String {
 const BLOCK: &str = "{from: [{ipBlock: {cidr: 203.0.113.0/24}}], ports: [{port: 8080}]}";
 
 #[test]
-fn a_node_port_shows_policies_the_node_and_is_never_shut_on_the_pods_own() {
+fn a_node_port_shows_policies_the_node_and_the_client_at_the_pods_own() {
     let node_port = service("type: NodePort");
     assert_eq!(
         paths(&(POD.to_owned() + &node_port), None),
@@ -88,19 +89,18 @@ fn a_node_port_shows_policies_the_node_and_is_never_shut_on_the_pods_own() {
     );
     assert_eq!(
         paths(&(POD.to_owned() + &node_port + &policy("")), None),
-        ["default/web < node port 0 -> TCP 8080 as node: own node only"]
+        ["default/web < node port 0 -> TCP 8080 as node: shut"],
+        "exposure said that policies never keep a client out who asks the pod's own node"
     );
     let anybody = policy("{ports: [{port: 80}]}");
     assert_eq!(
         paths(&(POD.to_owned() + &node_port + &anybody), None),
-        ["default/web < node port 0 -> TCP 8080 as node: own node only"],
+        ["default/web < node port 0 -> TCP 8080 as node: shut"],
         "the pod's port counts, not the Service's"
     );
     assert_eq!(
         paths(&(POD.to_owned() + &node_port + &policy(BLOCK)), None),
-        [
-            "default/web < node port 0 -> TCP 8080 as node: unknown: the address that such a node has"
-        ]
+        ["default/web < node port 0 -> TCP 8080 as node: own node only, to 203.0.113.0/24"]
     );
 }
 
@@ -117,7 +117,7 @@ fn the_nodes_that_there_are_decide_where_a_block_could_be_theirs() {
     let line = "default/web < node port 0 -> TCP 8080 as node: ";
     assert_eq!(
         paths(&(scene.clone() + &node("b", "192.0.2.1")), None),
-        [format!("{line}own node only")]
+        [format!("{line}own node only, to 203.0.113.0/24")]
     );
     assert_eq!(paths(&(scene + &node("b", "203.0.113.2")), None), [format!("{line}open")]);
 }
@@ -145,6 +145,16 @@ fn a_load_balancer_lets_its_ranges_in_and_has_a_node_port_too() {
             "default/web < load balancer -> TCP 8080 as client: open to 203.0.113.64/26",
             "default/web < node port 0 -> TCP 8080 as client: open to 203.0.113.0/24",
         ]
+    );
+}
+
+/// The ranges were asked for only where the client's address was thought to count.
+#[test]
+fn with_the_policy_cluster_the_ranges_count_at_the_pods_own_node() {
+    let ranges = "type: LoadBalancer, loadBalancerSourceRanges: [203.0.113.64/26, 198.51.100.0/24]";
+    assert_eq!(
+        paths(&(POD.to_owned() + &service(ranges) + &policy(BLOCK)), None)[0],
+        "default/web < load balancer -> TCP 8080 as node: own node only, to 203.0.113.64/26"
     );
 }
 

@@ -492,6 +492,36 @@ fn what_is_right_or_cannot_be_known_is_left_alone() {
             vec![],
         ),
         (
+            "a headless Service's port, of pods that listen they do not say where",
+            vec![
+                pod("shop", "web", "app: web", "", ""),
+                deny.clone(),
+                service(
+                    "web",
+                    "selector: {app: web}, ",
+                    "{port: 80, targetPort: 8080}",
+                    ", clusterIP: None",
+                ),
+                ingress("ports: [{port: 80}]"),
+            ],
+            vec![],
+        ),
+        (
+            "a headless Service's port, of pods that say they listen at targetPort",
+            vec![
+                web.clone(),
+                deny.clone(),
+                service(
+                    "web",
+                    "selector: {app: web}, ",
+                    "{port: 80, targetPort: 8080}",
+                    ", clusterIP: None",
+                ),
+                ingress("ports: [{port: 80}]"),
+            ],
+            vec!["PW403"],
+        ),
+        (
             "a Service without a selector has no pods",
             vec![
                 web.clone(),

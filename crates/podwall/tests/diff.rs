@@ -155,6 +155,54 @@ fn a_comment_stays_short_however_much_differs() {
     );
 }
 
+const HOSTS: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: mon, labels: {team: sre}}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: agent, namespace: mon}, spec: {hostNetwork: true, containers: [{name: c, image: i}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop, labels: {app: web}}, spec: {containers: [{name: c, image: i}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {selector: {app: web}, ports: [{port: 80}]}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: web, namespace: shop}, spec: {podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: sre}}}]}]}}
+";
+
+/// `HOSTS`, and the same with one thing replaced.
+fn replaced(from: &str, to: &str) -> support::Ran {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (folder.path().join("a.yaml"), folder.path().join("b.yaml"));
+    assert!(HOSTS.contains(from));
+    std::fs::write(&a, HOSTS).unwrap();
+    std::fs::write(&b, HOSTS.replace(from, to)).unwrap();
+    podwall(&["diff", a.to_str().unwrap(), b.to_str().unwrap()], None)
+}
+
+/// It ended with 3: what was open before and after was taken for touched by any label.
+#[test]
+fn a_namespaces_label_that_no_policy_asks_for_is_no_difference() {
+    let ran = replaced("team: sre}}}\n", "team: sre, note: x}}}\n");
+    assert_eq!(ran.code, Some(0), "{ran}");
+    let ran = replaced("labels: {team: sre}", "labels: {team: ops}");
+    assert_ne!(ran.code, Some(0), "{ran}");
+}
+
+/// A Service that became a load balancer went by unsaid.
+#[test]
+fn what_leads_to_pods_is_not_compared_and_that_is_said_where_it_differs() {
+    let ran =
+        replaced("selector: {app: web}, ports", "type: LoadBalancer, selector: {app: web}, ports");
+    assert_eq!(ran.code, Some(0), "{ran}");
+    let words = ran.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    let note =
+        "Services, Ingresses and Gateways are not compared, and these differ: Service shop/web;";
+    assert!(words.contains(note), "{ran}");
+    let moved = replaced(
+        "\n---\n{apiVersion: v1, kind: Service",
+        "\n---\n\n\n{apiVersion: v1, kind: Service",
+    );
+    assert!(!moved.out.contains("Services"), "{moved}");
+}
+
 #[test]
 fn a_set_without_pods_is_asked_of_those_that_are_there() {
     let policies = format!("{OLD}/policies.yaml");

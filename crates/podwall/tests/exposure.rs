@@ -48,7 +48,7 @@ fn exposure_is_an_answer_and_fails_only_where_it_is_told_to() {
     assert_eq!(code(&exposure(TIERS, &["--direction", "egress", "--fail-on", "internet"])), 0);
     assert_eq!(code(&exposure(SCENE, &["--fail-on", "paths"])), 1);
     assert_eq!(code(&exposure(SCENE, &["--direction", "egress", "--fail-on", "paths"])), 0);
-    // The controller is isolated by nothing; of db nothing but the own node's path is open.
+    // The controller is isolated by nothing.
     let unknown = ["--direction", "egress", "--only", "cluster", "--fail-on", "cluster"];
     assert_eq!(code(&exposure("examples/egress-ip-blocks/restrict-egress.yaml", &unknown)), 0);
     let blocks = ["exposure", "-f", "examples/egress-ip-blocks/pods.yaml", "-f"];
@@ -112,7 +112,7 @@ fn each_path_says_whom_policies_see_and_whether_it_works() {
             "shop/Deployment/edge loadBalancer shop/edge client open",
             "shop/Deployment/edge nodePort shop/edge client open",
             "shop/Deployment/web ingress shop/shop controller open",
-            "shop/StatefulSet/db nodePort shop/db node ownNodeOnly",
+            "shop/StatefulSet/db nodePort shop/db node denied",
         ]
     );
     let loose = &answer["loosePaths"][0];
@@ -122,6 +122,50 @@ fn each_path_says_whom_policies_see_and_whether_it_works() {
     let named = json(&exposure(SCENE, &named));
     let unknown = |answer: &Json| answer.to_string().matches("\"unknown\"").count();
     assert!(unknown(&named) < unknown(&answer), "the Gateway's controller was named");
+}
+
+/// `command` of these objects, as words with one space between.
+fn words_of(command: &[&str], objects: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("objects.yaml");
+    std::fs::write(&path, objects).unwrap();
+    let ran = run(&[command, &["-f", path.to_str().unwrap()]].concat());
+    let all = text(&ran) + &String::from_utf8(ran.stderr).unwrap();
+    all.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+const WEB: &str = "
+{apiVersion: v1, kind: Pod, metadata: {name: web, labels: {app: web}}, spec: {containers: [{name: c, image: i, ports: [{containerPort: 8080}, {containerPort: 8081}]}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: lb}, spec: {type: LoadBalancer, loadBalancerSourceRanges: [198.51.100.0/24], selector: {app: web}, ports: [{name: a, port: 80, targetPort: 8080}, {name: b, port: 81, targetPort: 8081}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: hand}, spec: {type: NodePort, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: far}, spec: {type: ExternalName, externalName: db.example.com}}
+---
+{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: web}, spec: {podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8}}, {ipBlock: {cidr: 192.0.2.0/24}}], ports: [{port: 8080}]}, {from: [{ipBlock: {cidr: 203.0.113.0/24}}], ports: [{port: 8081}]}]}}
+";
+
+/// The same fact twice, a Service without a selector as a fact, `of 1 workload` where there are more,
+/// ranges of a load balancer that were left out.
+#[test]
+fn facts_are_said_once_and_workloads_are_counted_before_they_are_filtered() {
+    let all = words_of(&["exposure"], WEB);
+    assert!(!all.contains("such a pod gets, the IPv4"), "{all}");
+    assert!(all.contains("unknown is which pods are behind the Service"), "{all}");
+    assert!(all.contains("(loadBalancerSourceRanges 198.51.100.0/24)"), "{all}");
+    let only = text(&exposure(TIERS, &["--direction", "ingress", "--only", "internet"]));
+    assert!(only.starts_with("In: of 3 workloads open are 1 to the internet"), "{only}");
+}
+
+#[test]
+fn paths_are_those_of_the_port_that_was_asked_for() {
+    let asked = words_of(&["can", "internet", "svc/lb", "--port", "81"], WEB);
+    assert!(asked.contains("TCP 81") && !asked.contains("port TCP 80 "), "{asked}");
+    let named = words_of(&["can", "internet", "svc/lb", "--port", "a"], WEB);
+    assert!(named.contains("port TCP 80 ") && !named.contains("TCP 81"), "{named}");
+    let far = words_of(&["can", "web", "svc/far", "--port", "5432"], WEB);
+    assert!(far.contains("of type ExternalName"), "{far}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
-use support::{Lab, Packet, all_agree, root};
+use support::{Lab, Packet, all_agree, podwall, root};
 
 /// `one` on node-1 and `two` on node-2 are behind `web`; each calls its ports differently.
 const OBJECTS: &str = "
@@ -143,6 +143,48 @@ fn every_way_through_a_service_is_foretold() {
         let nobody = ("TCP".to_owned(), "nobody".to_owned(), "refused".to_owned());
         assert!(outcomes.contains(&nobody), "{outcomes:?}");
     });
+}
+
+/// Exposure said of a node port with policy Cluster that nothing keeps out who asks the pod's own node,
+/// and that nobody comes in at others' but by their address; packets say that the first is the client's.
+#[test]
+fn exposure_says_of_a_node_port_what_packets_do_at_each_node() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::up("exposed", &["--nodes", "3"]);
+    lab.apply(&OBJECTS.replace("externalTrafficPolicy: Local, ", ""));
+    for (from, outcome, clients, enters) in [
+        ("", "denied", "", &[][..]),
+        (
+            "{from: [{ipBlock: {cidr: 203.0.113.0/24}}]}",
+            "ownNodeOnly",
+            "203.0.113.0/24",
+            &["node-2"],
+        ),
+        ("{from: [{ipBlock: {cidr: 172.18.0.0/16}}]}", "open", "", &["node-1", "node-3"]),
+    ] {
+        lab.apply(&format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p}}, spec: \
+             {{podSelector: {{matchLabels: {{n: two}}}}, policyTypes: [Ingress], ingress: [{from}]}}}}"
+        ));
+        let said = podwall(&["exposure", "--lab", lab.name(), "-o", "json"], None).json(&[0]);
+        let workloads = said["workloads"].as_array().unwrap();
+        let two = workloads.iter().find(|its| its["workload"] == "default/two").unwrap();
+        let paths = two["paths"].as_array().unwrap();
+        let path = paths
+            .iter()
+            .find(|its| its["service"] == "default/local" && its["port"] == "TCP 80")
+            .unwrap();
+        assert_eq!((&path["outcome"], &path["seen"]), (&outcome.into(), &"node".into()), "{path}");
+        assert_eq!(path["clients"].as_array().map_or("", |its| its[0].as_str().unwrap()), clients);
+        for node in ["node-1", "node-2", "node-3"] {
+            let packets = lab.probe_json(&["203.0.113.7", node, "--port", "31080"]);
+            all_agree(&format!("{from} at {node}"), &packets);
+            let passed: Vec<_> = packets.iter().map(Packet::passed).collect();
+            assert_eq!(passed, [Some(enters.contains(&node))], "{from} at {node}: {packets:?}");
+        }
+    }
 }
 
 #[test]

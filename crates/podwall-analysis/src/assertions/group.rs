@@ -177,19 +177,36 @@ pub(super) fn wanted<'a>(
     let any = *ports == Ports::Any;
     let set = match (ports, service, dst) {
         (_, Some(service), End::Pod(pod)) => {
-            let asks: Vec<Ask> = match ports {
-                Ports::These(specs) => specs.iter().flat_map(|spec| asks(spec, service)).collect(),
-                _ => vec![Ask::default()],
-            };
             let mut set = PortSet::empty();
+            let mut asks: Vec<Ask> = Vec::new();
+            match ports {
+                Ports::These(specs) => {
+                    for spec in specs {
+                        match &spec.port {
+                            // Nothing is translated, so that the ports need not be the Service's.
+                            PortMatch::Range(range) if service.headless => {
+                                set = set.union(&PortSet::range(spec.protocol, *range));
+                            }
+                            _ => asks.extend(self::asks(spec, service)),
+                        }
+                    }
+                }
+                _ => asks.push(Ask::default()),
+            }
             for ask in asks {
                 for target in service_targets(asker.cluster, service, &ask)?.0 {
                     let own = matches!(&target.end, End::Pod(own) if own.name == pod.name);
                     for question in target.questions.iter().filter(|_| own) {
-                        if let Question::Port(protocol, Some(port)) = question {
-                            let port = PortRange::one(*port);
-                            set = set.union(&PortSet::range(*protocol, port));
-                        }
+                        set = set.union(&match question {
+                            Question::Port(protocol, Some(port)) => {
+                                PortSet::range(*protocol, PortRange::one(*port))
+                            }
+                            // A headless Service need not say any port.
+                            Question::Port(protocol, None) => {
+                                PortSet::range(*protocol, PortRange::ALL)
+                            }
+                            Question::Anything => PortSet::everything(),
+                        });
                     }
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   peer ──▶ ends: pods, a node, classes of addresses      cases = ends × ends × families
-//!   Service port ──▶ target port on each pod behind it
+//!   Service port ──▶ target port on each pod behind it; of a headless Service: the pods' own port
 //!
 //!   verdict   worst of pods and families (all must pass), best of ports and of addresses outside
 //! ```
@@ -89,7 +89,8 @@ pub struct Answer<'a> {
     pub cases: Vec<Case<'a>>,
     /// The case that speaks for the verdict.
     pub deciding: usize,
-    /// How the ports of a Service were translated; empty for other destinations.
+    /// How the ports of a Service were translated; empty for other destinations, and where a number
+    /// was asked of a headless Service, which translates none.
     pub translations: Vec<Translation<'a>>,
     /// What a reader should know about how the answer was found, in sentences.
     pub notes: Vec<String>,
@@ -280,7 +281,7 @@ pub fn can<'a>(
         }
     }
     let cases = merge(cases);
-    let mut notes = notes(src, dst);
+    let mut notes = notes(src, dst, ask);
     if untold {
         notes.push(format!(
             "of the rules that do not match, each case tells of the {misses} that lack least"
@@ -335,8 +336,11 @@ fn ask_pair<'a>(
     }
 }
 
-fn notes(src: &Peer<'_>, dst: &Peer<'_>) -> Vec<String> {
+fn notes(src: &Peer<'_>, dst: &Peer<'_>, ask: &Ask) -> Vec<String> {
     let mut notes = Vec::new();
+    if let Peer::Service(service) = dst {
+        notes.extend(targets::headless_note(service, ask));
+    }
     if let (Peer::Outside { .. }, Peer::Service(service)) = (src, dst) {
         match service.exposure {
             Exposure::Cluster => notes.push(format!(
@@ -345,8 +349,8 @@ fn notes(src: &Peer<'_>, dst: &Peer<'_>) -> Vec<String> {
                 service.name
             )),
             Exposure::Node { local: false } => notes.push(
-                "externalTrafficPolicy is Cluster: the pod may see a node's address instead of \
-                 the client's, and no ipBlock of clients matches that"
+                "externalTrafficPolicy is Cluster: a client that asks another node than the pod's \
+                 own comes with that node's address, and no ipBlock of clients matches that"
                     .to_owned(),
             ),
             Exposure::Node { local: true } => {}

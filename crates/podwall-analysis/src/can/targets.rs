@@ -122,7 +122,16 @@ pub(crate) fn service_targets<'a>(
     ask: &Ask,
 ) -> Result<ServiceTargets<'a>, AskError> {
     let nowhere = |why: String| Err(AskError::NoBackends { service: service.name.clone(), why });
-    let asked: Vec<&ServicePort> = asked_ports(service, ask)?;
+    if is_external_name(service) {
+        return nowhere(
+            "it is of type ExternalName, a name in DNS for a host elsewhere: it leads to no pods, and \
+             its ports are that host's"
+                .to_owned(),
+        );
+    }
+    // Nobody translates what is sent to a headless Service: the port is the pods' own.
+    let own = own_question(service, ask);
+    let asked = if own.is_some() { Vec::new() } else { asked_ports(service, ask)? };
     let pods = backends(cluster, service);
     if pods.is_empty() {
         return match &service.selector {
@@ -132,6 +141,11 @@ pub(crate) fn service_targets<'a>(
                 service.name.namespace
             )),
         };
+    }
+    if let Some(question) = own {
+        let target =
+            |pod| Target { end: End::Pod(pod), questions: vec![question], translation: None };
+        return Ok((pods.into_iter().map(target).collect(), Vec::new()));
     }
     let mut targets = Vec::new();
     let mut translations = Vec::new();
@@ -169,6 +183,60 @@ pub(crate) fn service_targets<'a>(
         );
     }
     Ok((targets, translations))
+}
+
+/// Whether a Service is of type ExternalName: all others need ports, but headless ones.
+fn is_external_name(service: &Service) -> bool {
+    !service.headless && service.selector.is_none() && service.ports.is_empty()
+}
+
+/// What is asked of the pods themselves: a headless Service is a name in DNS for their addresses, and
+/// whoever connects says a port of theirs. Without a number its targetPorts say where they listen.
+fn own_question(service: &Service, ask: &Ask) -> Option<Question> {
+    match &ask.port {
+        _ if !service.headless => None,
+        Some(PortAsk::Number(port)) => {
+            Some(Question::Port(ask.protocol.unwrap_or(Protocol::TCP), Some(*port)))
+        }
+        None if service.ports.is_empty() => {
+            Some(ask.protocol.map_or(Question::Anything, |protocol| Question::Port(protocol, None)))
+        }
+        _ => None,
+    }
+}
+
+/// What a reader should know of a question about a headless Service.
+pub(super) fn headless_note(service: &Service, ask: &Ask) -> Option<String> {
+    if !service.headless {
+        return None;
+    }
+    let note = format!(
+        "Service {} is headless and translates no port: clients get its pods' addresses",
+        service.name
+    );
+    Some(match &ask.port {
+        Some(PortAsk::Number(number)) => {
+            let protocol = ask.protocol.unwrap_or(Protocol::TCP);
+            let mut stated = service.ports.iter().filter(|port| {
+                port.protocol == protocol
+                    && port.port == *number
+                    && port.target != TargetPort::Number(*number)
+            });
+            let target = stated.next().map(|port| match &port.target {
+                TargetPort::Number(target) => format!("--port {target}"),
+                TargetPort::Name(name) => format!("the number of their port {name}"),
+            });
+            match target {
+                Some(target) => format!(
+                    "{note}, so {protocol} {number} is asked of the pods themselves, though \
+                     targetPort is another; ask for {target} if that is where they listen"
+                ),
+                None => format!("{note}, so {protocol} {number} is the pods' own port"),
+            }
+        }
+        _ if service.ports.is_empty() => note,
+        _ => format!("{note} and connect to the port that they name; asked is its targetPort"),
+    })
 }
 
 fn asked_ports<'a>(service: &'a Service, ask: &Ask) -> Result<Vec<&'a ServicePort>, AskError> {

@@ -80,6 +80,44 @@ fn a_service_port_is_translated_on_each_pod() {
     assert_eq!(answer.passes.to_string(), "nothing", "no port is open on both pods");
 }
 
+/// A headless Service was answered for as if its ports were translated.
+#[test]
+fn a_headless_service_translates_no_port() {
+    let mut cluster = cluster();
+    let mut service = cluster.services.values().next().unwrap().clone();
+    service.headless = true;
+    service.cluster_ips.clear();
+    service.ports =
+        vec![ServicePort { target: TargetPort::Number(8080), ..service.ports.remove(0) }];
+    cluster.put_service(service.clone());
+    for pod in ["web-1", "web-2"] {
+        shut(&mut cluster, pod, &[8080]);
+    }
+    let port = |number| Some(PortAsk::Number(number));
+    assert_eq!(ask(&cluster, "client", "svc/web", port(80)), Verdict::Denied);
+    assert_eq!(ask(&cluster, "client", "svc/web", port(8080)), Verdict::Allowed);
+    assert_eq!(ask(&cluster, "client", "svc/web", None), Verdict::Allowed, "asks for targetPort");
+    let (src, dst) =
+        (resolve(&cluster, "client", "default"), resolve(&cluster, "svc/web", "default"));
+    let (src, dst) = (src.unwrap(), dst.unwrap());
+    for (port, note) in
+        [(Some(80), "ask for --port 8080"), (Some(8080), "own port"), (None, "targetPort")]
+    {
+        let ask = Ask { port: port.map(PortAsk::Number), ..Ask::default() };
+        let answer = can(&cluster, &src, &dst, &ask).unwrap();
+        assert!(answer.notes[0].contains("headless") && answer.notes[0].contains(note));
+        assert_eq!(answer.translations.is_empty(), port.is_some());
+    }
+    service.ports.clear();
+    cluster.put_service(service);
+    assert_eq!(
+        ask(&cluster, "client", "svc/web", None),
+        Verdict::Allowed,
+        "it need not state ports"
+    );
+    assert_eq!(ask(&cluster, "client", "svc/web", port(81)), Verdict::Denied);
+}
+
 #[test]
 fn one_pod_that_is_shut_closes_the_service() {
     let mut cluster = cluster();

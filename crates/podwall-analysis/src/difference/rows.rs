@@ -12,7 +12,8 @@ use std::sync::Arc;
 use podwall_policy::cluster::Cluster;
 use podwall_policy::flow::Party;
 use podwall_policy::object::{Owner, Phase, Pod};
-use podwall_policy::policy::{Direction, Peer, PodScope};
+use podwall_policy::policy::{Direction, NamespaceScope, Peer, PodScope};
+use podwall_policy::selector::Selector;
 
 use super::Row;
 use super::spelling::Changed;
@@ -83,7 +84,7 @@ fn replacements(found: BTreeMap<String, [Vec<&Pod>; 2]>) -> BTreeMap<String, [Ve
 pub(super) struct Facts<'a> {
     /// By side: policies that say something else than the other side's.
     pub(super) changed: [Changed; 2],
-    /// Namespaces whose labels differ, or are known on one side only.
+    /// Namespaces with other labels that some selector asks for, or that are known on one side only.
     namespaces: HashSet<&'a str>,
     /// Nodes differ, and what they isolate: that may concern everybody.
     everything: bool,
@@ -96,11 +97,16 @@ pub(super) struct Facts<'a> {
 impl<'a> Facts<'a> {
     pub(super) fn of(clusters: [&'a Cluster; 2], blocks: &Blocks) -> Self {
         let [before, after] = clusters;
+        let (mut of_pods, mut of_namespaces) = (HashSet::new(), HashSet::new());
+        for cluster in clusters {
+            asked(cluster, &mut of_pods, &mut of_namespaces);
+        }
         let differs = |name: &&str| {
-            let facts = |cluster: &'a Cluster| {
-                cluster.namespaces.get(*name).map(|its| (&its.labels, its.labels_known))
-            };
-            facts(before) != facts(after)
+            let of = clusters.map(|cluster| cluster.namespaces.get(*name));
+            let [Some(before), Some(after)] = of else { return true };
+            // Labels that no policy asks for decide nothing.
+            before.labels_known != after.labels_known
+                || of_namespaces.iter().any(|key| before.labels.get(key) != after.labels.get(key))
         };
         let names = before.namespaces.keys().chain(after.namespaces.keys()).map(|name| &**name);
         let nodes = |cluster: &'a Cluster| -> Vec<_> {
@@ -110,7 +116,7 @@ impl<'a> Facts<'a> {
         Self {
             changed: super::spelling::changed(before, after),
             namespaces: names.filter(differs).collect(),
-            asked: clusters.into_iter().flat_map(asked).collect(),
+            asked: of_pods,
             everything: nodes(before) != nodes(after) || before.strangers != after.strangers,
             keys: [0, 1].map(|_| Keys::without_nodes(blocks.clone())),
             at_nodes: clusters.map(|cluster| Keys::new(cluster, blocks.clone())),
@@ -129,14 +135,19 @@ impl Facts<'_> {
     }
 }
 
-/// The keys of labels of pods that a cluster's policies ask for.
-fn asked(cluster: &Cluster) -> HashSet<Arc<str>> {
-    let mut out = HashSet::new();
-    let mut add = |scope: &PodScope| {
-        for requirement in &scope.pods.requirements {
-            if !out.contains(&requirement.key) {
-                out.insert(requirement.key.clone());
+/// Adds the keys of labels that a cluster's policies ask for: of pods, of namespaces.
+fn asked(cluster: &Cluster, pods: &mut HashSet<Arc<str>>, namespaces: &mut HashSet<Arc<str>>) {
+    let add = |keys: &mut HashSet<Arc<str>>, selector: &Selector| {
+        for requirement in &selector.requirements {
+            if !keys.contains(&requirement.key) {
+                keys.insert(requirement.key.clone());
             }
+        }
+    };
+    let mut add = |scope: &PodScope| {
+        add(pods, &scope.pods);
+        if let NamespaceScope::Matching(selector) = &scope.namespaces {
+            add(namespaces, selector);
         }
     };
     for policy in cluster.policies.values().filter(|policy| !policy.dry_run) {
@@ -148,7 +159,6 @@ fn asked(cluster: &Cluster) -> HashSet<Arc<str>> {
             }
         }
     }
-    out
 }
 
 /// Pods of one row that change alike.

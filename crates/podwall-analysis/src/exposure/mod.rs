@@ -17,6 +17,7 @@ mod candidates;
 mod controllers;
 mod crowd;
 mod into;
+mod nodes;
 pub mod paths;
 mod today;
 

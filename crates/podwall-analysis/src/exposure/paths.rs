@@ -1,14 +1,10 @@
 //! Through what can the outside reach which pods, and whom do their policies see?
 //!
 //! ```text
-//!   client ─▶ NodePort, LoadBalancer, external IP ─┬ Cluster: a node's address ─┐
-//!                                                  └ Local: the client's        ├▶ pod : target port
-//!   client ─▶ Ingress, Gateway ─▶ the controller's pod ─────────────────────────┘
+//!   client ─▶ NodePort, LoadBalancer, external IP ─┬ Cluster: see `nodes` ─┐
+//!                                                  └ Local: the client's   ├▶ pod : target port
+//!   client ─▶ Ingress, Gateway ─▶ the controller's pod ────────────────────┘
 //! ```
-//!
-//! With `externalTrafficPolicy: Cluster` the node that was asked puts its own address in the client's
-//! place. If that is the pod's own node its policies let it in, whatever they say; so such a path is
-//! never quite shut.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,12 +14,13 @@ use podwall_policy::cluster::Cluster;
 use podwall_policy::entrance::BackendPort;
 use podwall_policy::flow::Party;
 use podwall_policy::object::{Exposure as Type, Name, Pod, Service, ServicePort, TargetPort};
-use podwall_policy::policy::Direction;
-use podwall_policy::port::{PortRange, PortSet, Protocol};
+use podwall_policy::port::{PortSet, Protocol};
 use podwall_policy::source::Source;
 
+use super::Exposed;
 use super::controllers::{Controllers, Found};
-use super::{Exposed, Way, Who};
+pub use super::nodes::AtNodes;
+use super::nodes::{asked_by_clients, asked_by_nodes, contains};
 use crate::peer::backends;
 use crate::reachability::Reachability;
 
@@ -80,8 +77,8 @@ pub enum Via {
 /// Whose address policies see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// The address of the node that was asked.
-    Node,
+    /// The client's own at the pod's own node, elsewhere the address of the node that is asked.
+    Node(Box<AtNodes>),
     /// The client's own.
     Client,
     /// That of these pods.
@@ -95,8 +92,8 @@ pub enum Seen {
 pub enum Outcome {
     /// It does; from these addresses only, if it is the client's that counts.
     Open(Option<AddressSet>),
-    /// Only if the client asks the pod's own node.
-    OwnNodeOnly,
+    /// Only if the client asks the pod's own node; from these addresses only, as above.
+    OwnNodeOnly(Option<AddressSet>),
     /// It does not: the policies of the pods, or of the controller, are against it.
     Shut,
     /// It cannot be known, for want of these facts.
@@ -150,7 +147,7 @@ impl Outcome {
         match self {
             Self::Open(None) => 0,
             Self::Open(Some(_)) => 1,
-            Self::OwnNodeOnly => 2,
+            Self::OwnNodeOnly(_) => 2,
             Self::Unknown(_) => 3,
             Self::Shut => 4,
             Self::Broken(_) => 5,
@@ -207,13 +204,15 @@ impl<'e> Finder<'e> {
                     port: format!("{} {}", port.protocol, port.port),
                     source: service.source.clone(),
                 };
-                let seen = if external.local { Seen::Client } else { Seen::Node };
                 self.behind(&start, service, port, workloads, |this, workload, pods, targets| {
-                    let outcome = match &seen {
-                        Seen::Client => asked_by_clients(workload, targets, &clients),
-                        _ => this.asked_by_nodes(workload, pods, targets),
-                    };
-                    (seen.clone(), outcome)
+                    let own = asked_by_clients(workload, targets, &clients);
+                    if external.local {
+                        return (Seen::Client, own);
+                    }
+                    let others = asked_by_nodes(this.engine, workload, pods, targets);
+                    let at = AtNodes { own, others };
+                    let outcome = at.together();
+                    (Seen::Node(Box::new(at)), outcome)
                 });
             }
         }
@@ -239,7 +238,10 @@ impl<'e> Finder<'e> {
         if leads_nowhere {
             let why = match service.selector {
                 Some(_) => "the Service selects no running pod",
-                None => "the Service has no selector; its endpoints are not among the objects",
+                None => {
+                    "which pods are behind the Service: it has no selector, and its endpoints are not \
+                     among the objects"
+                }
             };
             let outcome = match service.selector {
                 Some(_) => Outcome::Broken(why.to_owned()),
@@ -396,47 +398,6 @@ impl<'e> Finder<'e> {
         });
     }
 
-    /// A path on which policies see the address of the node that was asked: what is so for any other
-    /// node, else what is so for those that there are.
-    fn asked_by_nodes(
-        &self,
-        workload: &Exposed<'_>,
-        pods: &[&Pod],
-        targets: &[(Protocol, u16)],
-    ) -> Outcome {
-        if workload.host_network {
-            return Outcome::Open(None);
-        }
-        let mut missing: Vec<String> = Vec::new();
-        for way in incoming(workload).filter(|way| way.who == Who::Node) {
-            if contains(&passes(way), targets) {
-                return Outcome::Open(None);
-            }
-            if contains(&way.open, targets) {
-                missing.extend(way.missing.iter().map(super::fact));
-            }
-        }
-        if !missing.is_empty() && !self.cluster.nodes.is_empty() {
-            missing.clear();
-            for pod in pods {
-                let others = self.cluster.nodes.values();
-                for node in others.filter(|node| pod.node.as_ref() != Some(&node.name)) {
-                    let passage = self.engine.passage(Party::Node(node), Party::Pod(pod));
-                    let some = passage.families.iter().any(|(_, set)| contains(set, targets));
-                    if some || contains(&passage.passes, targets) {
-                        return Outcome::Open(None);
-                    }
-                    if contains(&passage.open, targets) {
-                        missing.extend(passage.missing.iter().map(ToString::to_string));
-                    }
-                }
-            }
-            missing.sort();
-            missing.dedup();
-        }
-        if missing.is_empty() { Outcome::OwnNodeOnly } else { Outcome::Unknown(missing) }
-    }
-
     /// What the engine says of all pairs: open if any lets it pass, since requests go to any.
     fn asked_by_controller(
         &self,
@@ -474,50 +435,4 @@ impl Start<'_> {
         let (via, service, port) = (via.clone(), (*service).clone(), port.clone());
         Path { via, service, port, targets, seen, outcome, source: source.clone() }
     }
-}
-
-/// Whether one of these ports is in the set.
-fn contains(set: &PortSet, targets: &[(Protocol, u16)]) -> bool {
-    targets.iter().any(|(protocol, port)| {
-        let one = PortSet::range(*protocol, PortRange::one(*port));
-        one.difference(set).is_empty()
-    })
-}
-
-/// What a way lets pass over any family.
-fn passes(way: &Way) -> PortSet {
-    way.families.iter().fold(way.ports.clone(), |all, (_, set)| all.union(set))
-}
-
-fn incoming<'w>(workload: &'w Exposed<'_>) -> impl Iterator<Item = &'w Way> {
-    workload.ways.iter().filter(|way| way.direction == Direction::Ingress)
-}
-
-/// A path on which policies see the client's address.
-fn asked_by_clients(
-    workload: &Exposed<'_>,
-    targets: &[(Protocol, u16)],
-    clients: &AddressSet,
-) -> Outcome {
-    let mut open = AddressSet::empty();
-    let mut missing: Vec<String> = Vec::new();
-    for way in incoming(workload) {
-        let Who::Outside(addresses) = &way.who else { continue };
-        let among = addresses.intersection(clients);
-        if among.is_empty() {
-            continue;
-        }
-        if contains(&passes(way), targets) {
-            open = open.union(&among);
-        } else if contains(&way.open, targets) {
-            missing.extend(way.missing.iter().map(ToString::to_string));
-        }
-    }
-    if !open.is_empty() {
-        let anybody = *clients == AddressSet::everything();
-        let all =
-            clients.is_within(&open) || (anybody && crate::outside::public().is_within(&open));
-        return Outcome::Open((!all).then_some(open));
-    }
-    if missing.is_empty() { Outcome::Shut } else { Outcome::Unknown(missing) }
 }

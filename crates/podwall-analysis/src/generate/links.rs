@@ -215,6 +215,19 @@ pub(super) fn behind(
     if pods.is_empty() {
         return Err("no pod is behind it now".to_owned());
     }
+    let ends = |pod: &Pod| -> Vec<End> {
+        match places.unit_of(&pod.name) {
+            Some(unit) => vec![End::Unit(unit)],
+            None => pod.ips.iter().copied().map(End::Node).collect(),
+        }
+    };
+    // A headless Service is a name for its pods' addresses: the port that was seen is theirs.
+    if let (true, SeenPorts::Ports(protocol, range)) = (service.headless, seen) {
+        let ports = PortSet::range(protocol, range);
+        let found: BTreeMap<End, PortSet> =
+            pods.iter().flat_map(|pod| ends(pod)).map(|end| (end, ports.clone())).collect();
+        return Ok(found.into_iter().collect());
+    }
     let wanted = |protocol: Protocol, port: u16| match seen {
         SeenPorts::Ports(of, range) => of == protocol && range.contains(port),
         SeenPorts::Everything => true,
@@ -236,11 +249,7 @@ pub(super) fn behind(
                 TargetPort::Number(number) => vec![*number],
                 TargetPort::Name(name) => pod.named_port(name, port.protocol).collect(),
             };
-            let ends: Vec<End> = match places.unit_of(&pod.name) {
-                Some(unit) => vec![End::Unit(unit)],
-                None => pod.ips.iter().copied().map(End::Node).collect(),
-            };
-            for end in ends {
+            for end in ends(pod) {
                 for number in &numbers {
                     let one = PortSet::range(port.protocol, PortRange::one(*number));
                     let all = out.entry(end).or_default();

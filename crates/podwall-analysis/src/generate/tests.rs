@@ -135,6 +135,23 @@ fn services_become_pods_names_numbers_and_dns_is_let_out() {
     assert_eq!(dns.isolated, [false, false], "the system's namespace is left alone");
 }
 
+/// A flow to a headless Service was placed at its targetPort, which nobody had connected to.
+#[test]
+fn the_port_of_a_headless_service_is_its_pods_own() {
+    let shop = SHOP.replace("clusterIP: 10.96.0.7", "clusterIP: None");
+    assert_ne!(shop, SHOP);
+    let made = made(
+        &cluster(&shop),
+        "src,dst,protocol,port\nshop/deploy/web,shop/svc/cart,TCP,80\n",
+        &Options::default(),
+    );
+    let rules = rules(&made);
+    assert!(
+        rules.contains(&"allow-cart ingress pods app=web in namespace shop: TCP 80".to_owned()),
+        "{rules:?}"
+    );
+}
+
 #[test]
 fn directions_and_default_deny_are_separate() {
     let cluster = cluster(SHOP);

@@ -194,6 +194,7 @@ fn protocol(at: &Place<'_, '_>, rule: &Rule, spec: &PortSpec, number: u16) -> Op
 fn number(at: &Place<'_, '_>, spec: &PortSpec, number: u16) -> Option<Finding> {
     let mut targets: BTreeSet<u16> = BTreeSet::new();
     let mut by: BTreeSet<String> = BTreeSet::new();
+    let mut headless: BTreeSet<String> = BTreeSet::new();
     for class in at.classes {
         let pod = at.view.classes[*class].pod;
         let declares =
@@ -212,9 +213,20 @@ fn number(at: &Place<'_, '_>, spec: &PortSpec, number: u16) -> Option<Finding> {
                     return None;
                 }
                 if let (Some(target), true) = (target, port.port == number) {
+                    // A headless Service translates nothing: whoever asks for its port gets the
+                    // pod's port of that number, and that may listen. It does not, it seems, where
+                    // the pod says that it listens at targetPort.
+                    let listens = pod
+                        .ports
+                        .iter()
+                        .any(|its| (its.protocol, its.number) == (port.protocol, target));
+                    if service.headless && !listens {
+                        continue;
+                    }
                     behind = true;
                     targets.insert(target);
-                    by.insert(service.name.to_string());
+                    let names = if service.headless { &mut headless } else { &mut by };
+                    names.insert(service.name.to_string());
                 }
             }
         }
@@ -233,16 +245,27 @@ fn number(at: &Place<'_, '_>, spec: &PortSpec, number: u16) -> Option<Finding> {
         changes: vec![Change::Value(at.path.key("port"), target.to_string())],
         sure: targets.len() == 1,
     };
+    let mut finding = at.finding("PW403", message).about(spec.to_string());
+    if !by.is_empty() {
+        finding = finding.proof(format!(
+            "Service {} takes {} {number} to {} {target} of {}",
+            list(&by),
+            spec.protocol,
+            spec.protocol,
+            at.view.name(at.classes)
+        ));
+    }
+    if !headless.is_empty() {
+        finding = finding.proof(format!(
+            "Service {} is headless, so nothing takes {} {number} to its targetPort {target}, where \
+             {} listens",
+            list(&headless),
+            spec.protocol,
+            at.view.name(at.classes)
+        ));
+    }
     Some(
-        at.finding("PW403", message)
-            .about(spec.to_string())
-            .proof(format!(
-                "Service {} takes {} {number} to {} {target} of {}",
-                list(&by),
-                spec.protocol,
-                spec.protocol,
-                at.view.name(at.classes)
-            ))
+        finding
             .proof(format!("none of these pods declares {} {number}", spec.protocol))
             .help(format!("write {target}"))
             .fix(Some(fix)),

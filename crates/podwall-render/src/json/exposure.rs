@@ -61,7 +61,8 @@ pub struct PathJson {
     pub port: String,
     /// The pods' ports that it leads to.
     pub target_ports: Vec<RangeJson>,
-    /// Whose address policies see: `node`, `client`, `controller`, or `unknown`.
+    /// Whose address policies see: `node` (the client's at the pod's own node, elsewhere that of the
+    /// node that is asked), `client`, `controller`, or `unknown`.
     pub seen: String,
     /// The controller's pods, where they are seen.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -214,7 +215,7 @@ pub(super) fn path(path: &Path) -> PathJson {
         Via::Gateway { gateway, .. } => ("gateway", gateway),
     };
     let (seen, controller) = match &path.seen {
-        Seen::Node => ("node", Vec::new()),
+        Seen::Node(_) => ("node", Vec::new()),
         Seen::Client => ("client", Vec::new()),
         Seen::Controller(pods) => ("controller", pods.iter().map(ToString::to_string).collect()),
         Seen::Unknown => ("unknown", Vec::new()),
@@ -223,7 +224,9 @@ pub(super) fn path(path: &Path) -> PathJson {
         Outcome::Open(clients) => {
             ("open", clients.as_ref().map(outside::cidrs).unwrap_or_default(), Vec::new())
         }
-        Outcome::OwnNodeOnly => ("ownNodeOnly", Vec::new(), Vec::new()),
+        Outcome::OwnNodeOnly(clients) => {
+            ("ownNodeOnly", clients.as_ref().map(outside::cidrs).unwrap_or_default(), Vec::new())
+        }
         Outcome::Shut => ("denied", Vec::new(), Vec::new()),
         Outcome::Unknown(facts) => ("unknown", Vec::new(), facts.clone()),
         Outcome::Broken(_) => ("broken", Vec::new(), Vec::new()),

@@ -181,9 +181,13 @@ fn translations(page: &mut Page, answer: &Answer<'_>) {
             "",
             2,
             &format!(
-                "{} of {} leads to: {}",
+                "{} of {} {}: {}",
                 service_port(translation.port),
                 answer.dst,
+                match &answer.dst {
+                    Peer::Service(service) if service.headless => "names these ports of its pods",
+                    _ => "leads to",
+                },
                 words::painted(translation.verdict)
             ),
         );

@@ -21,14 +21,10 @@ use crate::words;
 /// How many workloads of one kind are named before they are counted.
 const NAMED: usize = 6;
 
-/// The answer as coloured text.
-pub fn exposure(exposure: &Exposure<'_>, directions: &[Direction]) -> String {
+/// The answer as coloured text, under its summary.
+pub fn exposure(exposure: &Exposure<'_>, summary: &str, directions: &[Direction]) -> String {
     let mut page = Page::default();
-    if exposure.workloads.is_empty() {
-        page.line("There are no running pods, so nobody is exposed.");
-        return page.into_text();
-    }
-    summary(&mut page, exposure, directions);
+    page.raw(format_args!("{summary}"));
     // Workloads with the same ways stand together, where the first of them does.
     let mut groups: Vec<(String, Vec<&Exposed<'_>>)> = Vec::new();
     let mut index = std::collections::HashMap::new();
@@ -55,8 +51,13 @@ pub fn exposure(exposure: &Exposure<'_>, directions: &[Direction]) -> String {
     page.into_text()
 }
 
-/// How many workloads are open how far.
-fn summary(page: &mut Page, exposure: &Exposure<'_>, directions: &[Direction]) {
+/// How many workloads are open how far: of all, whatever is shown of them.
+pub fn summary(exposure: &Exposure<'_>, directions: &[Direction]) -> String {
+    let mut page = Page::default();
+    if exposure.workloads.is_empty() {
+        page.line("There are no running pods, so nobody is exposed.");
+        return page.into_text();
+    }
     let all = words::count(exposure.workloads.len(), "workload");
     let works = |its: &&Exposed<'_>| its.paths.iter().any(paths::works);
     let through = exposure.workloads.iter().filter(works).count();
@@ -89,6 +90,7 @@ fn summary(page: &mut Page, exposure: &Exposure<'_>, directions: &[Direction]) {
         };
         page.para("", 2, &format!("{what} {all} {parts}."));
     }
+    page.into_text()
 }
 
 fn through(page: &mut Page, workload: &Exposed<'_>) {
@@ -189,7 +191,13 @@ fn line(way: &Way) -> String {
         out += ": no policy isolates it";
     }
     if !way.missing.is_empty() {
-        let facts: Vec<String> = way.missing.iter().map(fact).collect();
+        // Pods that nobody has made have no names: facts of several are the same words.
+        let mut facts: Vec<String> = Vec::new();
+        for fact in way.missing.iter().map(fact) {
+            if !facts.contains(&fact) {
+                facts.push(fact);
+            }
+        }
         out += &format!("; unknown is {}", words::some(&facts, 2));
     }
     if let Who::Pods(_) = &way.who

@@ -22,7 +22,13 @@ pub fn way(path: &Path) -> String {
             format!("NodePort {number} of Service {service} port {port}")
         }
         Via::NodePort(None) => format!("the NodePort of Service {service} port {port}"),
-        Via::LoadBalancer(_) => format!("LoadBalancer {service} port {port}"),
+        Via::LoadBalancer(ranges) if ranges.is_empty() => {
+            format!("LoadBalancer {service} port {port}")
+        }
+        Via::LoadBalancer(ranges) => {
+            let ranges = words::some(ranges.as_slice(), 3);
+            format!("LoadBalancer {service} port {port} (loadBalancerSourceRanges {ranges})")
+        }
         Via::ExternalIps(ips) => {
             format!(
                 "external address {} of Service {service} port {port}",
@@ -59,9 +65,23 @@ pub fn outcome(path: &Path) -> String {
         _ => "the internet".to_owned(),
     };
     match (&path.outcome, &path.seen) {
-        (Outcome::Open(None), Seen::Node) => {
-            format!("open to {whom}; policies see the address of the node that is asked")
-        }
+        (Outcome::Open(None), Seen::Node(at)) => format!(
+            "open to {whom}; policies see the address of the node that is asked, but at the pod's own \
+             node the client's{}",
+            match &at.own {
+                Outcome::Open(None) => String::new(),
+                Outcome::Open(Some(addresses)) => {
+                    format!(", and let in {} only there", outside::describe(addresses))
+                }
+                Outcome::Unknown(missing) => {
+                    format!(
+                        "; what they do there depends on {}",
+                        words::some(missing.as_slice(), 2)
+                    )
+                }
+                _ => ", and let none in there".to_owned(),
+            }
+        ),
         (Outcome::Open(None), Seen::Controller(pods)) => {
             format!("open to {whom}; policies see the controller, {}", controller(pods))
         }
@@ -70,23 +90,50 @@ pub fn outcome(path: &Path) -> String {
             "open to {} only; policies see the client's address",
             outside::describe(addresses)
         ),
-        (Outcome::OwnNodeOnly, _) => "open to who asks the pod's own node: policies see the \
-             address of the node that is asked, let no other node in, and never keep the own one out"
-            .to_owned(),
+        (Outcome::OwnNodeOnly(addresses), seen) => format!(
+            "open to {} at the pod's own node only: policies see the client's address there, \
+             elsewhere that of the node that is asked, {}",
+            match (addresses, &path.via) {
+                (Some(addresses), _) => outside::describe(addresses),
+                (None, Via::NodePort(_)) => "whoever asks".to_owned(),
+                (None, _) => whom,
+            },
+            match seen {
+                Seen::Node(at) => others(&at.others),
+                _ => others(&Outcome::Shut),
+            }
+        ),
+        (Outcome::Shut, Seen::Node(_)) => {
+            "denied: policies see the client's address at the pod's own \
+             node, elsewhere that of the node that is asked, and let none in"
+                .to_owned()
+        }
         (Outcome::Shut, Seen::Controller(pods)) => {
             format!("denied: policies do not let the controller, {}, reach it", controller(pods))
         }
         (Outcome::Shut, _) => {
             "denied: policies see the client's address and let none in".to_owned()
         }
-        (Outcome::Unknown(missing), _) => format!("unknown is {}", words::some(missing.as_slice(), 2)),
+        (Outcome::Unknown(missing), _) => {
+            format!("unknown is {}", words::some(missing.as_slice(), 2))
+        }
         (Outcome::Broken(why), _) => format!("leads nowhere: {why}"),
+    }
+}
+
+/// What policies do with other nodes than the pod's own, where they certainly let not all in.
+fn others(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Unknown(missing) => {
+            format!("and what they do then depends on {}", words::some(missing.as_slice(), 2))
+        }
+        _ => "and let no other node in".to_owned(),
     }
 }
 
 /// Whether somebody outside comes through.
 pub fn works(path: &Path) -> bool {
-    matches!(path.outcome, Outcome::Open(_) | Outcome::OwnNodeOnly)
+    matches!(path.outcome, Outcome::Open(_) | Outcome::OwnNodeOnly(_))
 }
 
 /// "ingress-nginx/controller-x and 2 more".
@@ -108,7 +155,7 @@ pub(super) fn section(page: &mut Page, heading: &str, paths: &[Path]) {
 /// A path as a line of text.
 pub(crate) fn line(path: &Path) -> String {
     let style = match &path.outcome {
-        Outcome::Open(_) | Outcome::OwnNodeOnly => BAD,
+        Outcome::Open(_) | Outcome::OwnNodeOnly(_) => BAD,
         Outcome::Shut => GOOD,
         Outcome::Unknown(_) | Outcome::Broken(_) => UNSURE,
     };

@@ -9,6 +9,7 @@ use podwall_analysis::fix::{Fixes, fixes};
 use podwall_analysis::peer::{self, Peer, resolve};
 use podwall_policy::address::Family;
 use podwall_policy::cluster::Cluster;
+use podwall_policy::object::ServicePort;
 use podwall_render::patch::{base, unified};
 use podwall_render::{json, text};
 
@@ -68,13 +69,32 @@ pub(crate) fn run(command: &Can) -> Result<ExitCode, Failure> {
 fn paths(cluster: &Cluster, dst: &Peer<'_>, ask: &Ask) -> Vec<Path> {
     let mut paths = paths_into(cluster, &dst.pods(cluster));
     match (dst, &ask.port) {
-        (Peer::Service(service), _) => paths.retain(|path| path.service == service.name),
+        (Peer::Service(service), port) => paths.retain(|path| {
+            path.service == service.name
+                && port
+                    .as_ref()
+                    .is_none_or(|port| service.ports.iter().any(|its| names(path, its, port)))
+        }),
         (_, Some(PortAsk::Number(port))) => {
             paths.retain(|path| path.targets.iter().any(|(_, target)| target == port));
         }
         _ => {}
     }
     paths
+}
+
+/// Whether a path leads to the port of its Service that was asked for. Objects name a Service's port by
+/// number or by name, the Service itself with its protocol.
+fn names(path: &Path, its: &ServicePort, asked: &PortAsk) -> bool {
+    let is_asked = match asked {
+        PortAsk::Number(number) => its.port == *number,
+        PortAsk::Name(name) => its.name.as_deref() == Some(&**name),
+    };
+    let number = its.port.to_string();
+    is_asked
+        && (path.port == number
+            || path.port == format!("{} {number}", its.protocol)
+            || its.name.as_deref() == Some(&*path.port))
 }
 
 /// The best fix that stands in files.

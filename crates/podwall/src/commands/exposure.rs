@@ -139,6 +139,7 @@ pub(crate) fn run(command: &Exposure) -> Result<ExitCode, Failure> {
                 .hint("-n names the namespace whose workloads are shown; without it all are"));
         }
     }
+    let summary = text::exposure::summary(&answer, &directions);
     if !command.only.is_empty() {
         for workload in &mut answer.workloads {
             workload.ways.retain(|way| is_one_of(&command.only, way));
@@ -152,7 +153,7 @@ pub(crate) fn run(command: &Exposure) -> Result<ExitCode, Failure> {
         }
     }
     print(&match command.output {
-        Format::Text => text::exposure::exposure(&answer, &directions),
+        Format::Text => text::exposure::exposure(&answer, &summary, &directions),
         Format::Json => json::pretty(&json::exposure::exposure(&answer, &objects.left_out))?,
         Format::Csv => text::exposure::csv(&answer),
         Format::Md => text::exposure::markdown(&answer),

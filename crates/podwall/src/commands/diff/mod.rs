@@ -17,7 +17,7 @@ use self::args::{Diff, DiffFormat};
 use self::git::{Range, Repository};
 use crate::cli::By;
 use crate::output::{Failure, NO, UNKNOWN, YES, print};
-use crate::source::{Objects, Options, from_inputs, load};
+use crate::source::{Objects, Options, from_inputs, load, load_with_entrances};
 
 /// Both sides, ready to be compared.
 struct Sides {
@@ -91,7 +91,7 @@ fn sides(command: &Diff) -> Result<Sides, Failure> {
 }
 
 fn files(command: &Diff, path: &str) -> Result<Objects, Failure> {
-    load(&command.source(vec![PathBuf::from(path)]))
+    load_with_entrances(&command.source(vec![PathBuf::from(path)]))
 }
 
 fn revisions(command: &Diff, range: &Range) -> Result<Sides, Failure> {
@@ -108,7 +108,8 @@ fn revisions(command: &Diff, range: &Range) -> Result<Sides, Failure> {
         ));
     }
     let source = command.source(Vec::new());
-    let read = |texts: &git::Texts| from_inputs(&texts.inputs, &source, &Options::default());
+    let options = Options { entrances: true, ..Options::default() };
+    let read = |texts: &git::Texts| from_inputs(&texts.inputs, &source, &options);
     let objects = [read(&before)?, read(&after)?];
     let first = if range.branched {
         format!("{} ({})", range.before, base.get(..10).unwrap_or(&base))
@@ -128,6 +129,7 @@ fn two(command: &Diff, objects: [Objects; 2], names: [String; 2]) -> Result<Side
     let mut notes = Vec::new();
     let mut left_out: Vec<String> = objects.iter().flat_map(|its| its.left_out.clone()).collect();
     let mut clusters = objects.map(|its| its.cluster);
+    notes.extend(sides::entrances(&clusters));
     let lender = if command.is_live() {
         let live = load(&command.live())?;
         Some((live, whose(command)))

@@ -5,13 +5,14 @@
 //!   one set     before: the cluster       after: the cluster, and B applied over it
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use podwall_manifest::{Object, Typed};
 use podwall_policy::cluster::Cluster;
+use podwall_policy::entrance::{Gateway, Ingress, Route};
 use podwall_policy::label::Labels;
-use podwall_policy::object::{Name, Namespace, Owner, Pod};
+use podwall_policy::object::{Name, Namespace, Owner, Pod, Service};
 use podwall_render::words::{count, some};
 
 /// Labels that controllers put on pods, beside those of the template.
@@ -33,6 +34,55 @@ const NAMES: usize = 4;
 /// Whether a cluster has somebody to ask about.
 pub(super) fn has_pods(cluster: &Cluster) -> bool {
     !cluster.pods.is_empty()
+}
+
+/// What leads to pods and is not the same on both sides. No policy asks for such objects, so that no
+/// connection differs by them, and still they may open a pod to the outside: that has to be said. A side
+/// without pods is borrowed ones, but no Services; then nothing can be compared.
+pub(super) fn entrances(sides: &[Cluster; 2]) -> Option<String> {
+    if !sides.iter().all(has_pods) {
+        return None;
+    }
+    let [before, after] = sides.each_ref().map(leading_in);
+    let differ: BTreeSet<String> = before
+        .iter()
+        .filter(|(name, what)| after.get(*name) != Some(*what))
+        .map(|(name, _)| name.clone())
+        .chain(after.keys().filter(|name| !before.contains_key(*name)).cloned())
+        .collect();
+    let names: Vec<String> = differ.into_iter().collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "Services, Ingresses and Gateways are not compared, and these differ: {}; podwall \
+             exposure of each side says what they open",
+            some(&names, NAMES)
+        )
+    })
+}
+
+/// Services, Ingresses, Gateways and routes by kind and name, as they are but for where they stand.
+fn leading_in(cluster: &Cluster) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    for its in cluster.services.values() {
+        let its = Service { source: None, ..its.clone() };
+        out.insert(format!("Service {}", its.name), format!("{its:?}"));
+    }
+    let entrances = &cluster.entrances;
+    for its in entrances.ingresses.values() {
+        let mut its = Ingress { source: None, ..its.clone() };
+        its.backends.iter_mut().for_each(|backend| backend.source = None);
+        out.insert(format!("Ingress {}", its.name), format!("{its:?}"));
+    }
+    for its in entrances.gateways.values() {
+        let its = Gateway { source: None, ..its.clone() };
+        out.insert(format!("Gateway {}", its.name), format!("{its:?}"));
+    }
+    for its in entrances.routes.values() {
+        let mut its = Route { source: None, ..its.clone() };
+        its.backends.iter_mut().for_each(|backend| backend.source = None);
+        out.insert(format!("{} {}", its.kind, its.name), format!("{its:?}"));
+    }
+    out
 }
 
 /// Gives a side what policies are asked of, where it does not have it itself.
