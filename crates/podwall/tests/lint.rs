@@ -36,7 +36,9 @@ fn code(output: &Output) -> i32 {
 }
 
 fn json(output: &Output) -> Json {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    let read = serde_json::from_slice(&output.stdout);
+    assert!(read.is_ok(), "{read:?}: {output:?}");
+    read.unwrap()
 }
 
 fn ids(output: &Output) -> Vec<String> {

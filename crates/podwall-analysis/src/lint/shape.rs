@@ -96,14 +96,17 @@ pub(super) fn and_or(
         let [there_many, own_many, both_many] =
             [&there, &own, &both].map(|of| view.count(&of.classes));
         // Where nobody is known numbers prove nothing.
-        if there_many + own_many > 0 {
-            finding.proof.push(format!(
+        finding.proof.push(if there_many + own_many == 0 {
+            "items are alternatives: whoever is meant by one of them need not be by the other"
+                .into()
+        } else {
+            format!(
                 "as written {} and {} are meant; as one item {} would be",
                 count(there_many, "pod"),
                 count(own_many, "pod"),
                 count(both_many, "pod")
-            ));
-        }
+            )
+        });
         if anywhere(namespaces) {
             finding = finding.proof(format!("{pods} are among all pods in all namespaces"));
         }
