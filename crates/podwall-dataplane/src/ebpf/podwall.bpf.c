@@ -81,9 +81,9 @@ __noinline int report(struct packet *packet, __u32 subject, __u32 rule, __u32 in
 
 /* No interface brought it: this node made it. The hook's own `in` does not say that: br_netfilter
  * gives none for packets between two pods, and igmp.c one for reports of the node itself. */
-static __always_inline int made_here(const struct bpf_nf_ctx *ctx)
+static __always_inline int made_here(const struct sk_buff *skb)
 {
-	return !ctx->skb->skb_iif;
+	return !skb->skb_iif;
 }
 
 /* From this node to itself. */
@@ -125,9 +125,8 @@ static __always_inline int passes(struct packet *packet, __u32 local, __u64 verd
 
 /* The place and the tag of a connection; 0 if there is none, or none that says which one it is. The
  * kernel's objects begin at multiples of 64 and lie in one region, whose upper bits are those of a packet's data. */
-static __always_inline volatile __u64 *standing(const struct bpf_nf_ctx *ctx, __u64 control, __u64 *tag)
+static __always_inline volatile __u64 *standing(const struct sk_buff *skb, __u64 control, __u64 *tag)
 {
-	const struct sk_buff *skb = ctx->skb;
 	__u64 connection = skb->_nfct & ~(__u64)CT_STATE;
 	__u32 slot = connection >> 6 & ((1 << PASSED_BITS) - 1);
 
@@ -141,12 +140,15 @@ static __always_inline volatile __u64 *standing(const struct bpf_nf_ctx *ctx, __
 SEC("netfilter")
 int podwall(struct bpf_nf_ctx *ctx)
 {
-	__u32 zero = 0, ct = ctx->skb->_nfct & CT_STATE;
+	/* Pointers of the kernel are read here and kept: wherever the verifier sees one read, it goes over
+	 * the names of all types of the kernel, and the loop below it sees hundreds of times. */
+	struct sk_buff *skb = ctx->skb;
+	__u32 zero = 0, ct = skb->_nfct & CT_STATE;
 	struct packet packet = {};
 	volatile __u64 *word, *place;
 	struct control *now;
 	__u64 tag;
-	int itself;
+	int itself, to_itself;
 
 	if (ct == CT_ESTABLISHED_REPLY)
 		return NF_ACCEPT;
@@ -156,14 +158,15 @@ int podwall(struct bpf_nf_ctx *ctx)
 	word = &now->word;
 	/* To the node itself only egress is asked, so those do not count for others. */
 	if (ct == CT_ESTABLISHED && ctx->state->hook == NF_INET_POST_ROUTING) {
-		place = standing(ctx, *word, &tag);
+		place = standing(skb, *word, &tag);
 		if (place && *place == tag)
 			return NF_ACCEPT;
 	}
 	packet.is_v6 = ctx->state->pf == NFPROTO_IPV6;
 	packet.to_node = ctx->state->hook == NF_INET_LOCAL_IN;
-	packet.from_node = !packet.to_node && made_here(ctx);
-	if (!read_packet(ctx->skb, &packet))
+	packet.from_node = !packet.to_node && made_here(skb);
+	to_itself = packet.to_node && looped(ctx);
+	if (!read_packet(skb, &packet))
 		return NF_DROP;
 	itself = is_itself(&packet);
 	if (itself && !HAS_POD_RANGES(*word))
@@ -182,7 +185,7 @@ int podwall(struct bpf_nf_ctx *ctx)
 		known_of(&packet, 0, before & 1, &from);
 		known_of(&packet, 1, before & 1, &to);
 		from.egress = subject_of(&packet, 0, from.egress, before);
-		if (from.egress == STRANGER && (packet.to_node ? looped(ctx) : packet.from_node))
+		if (from.egress == STRANGER && (to_itself || packet.from_node))
 			from.egress = OPEN;
 		if (packet.to_node || packet.from_node)
 			to.ingress = OPEN;
@@ -200,7 +203,7 @@ int podwall(struct bpf_nf_ctx *ctx)
 			return NF_DROP;
 		if (packet.to_node || ct == CT_RELATED || ct == CT_RELATED_REPLY)
 			return NF_ACCEPT;
-		place = standing(ctx, before, &tag);
+		place = standing(skb, before, &tag);
 		if (place)
 			*place = tag; /* without a look at what stands there, which would be waited for */
 		return NF_ACCEPT;
